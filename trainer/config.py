@@ -1,0 +1,168 @@
+"""What an agent and a training process need to know, and the sections of the job file that they share with it.
+
+`TrainConfig` is the resolved form: one JSON file, named by ORCH_CONFIG, the same for all workers. Durations are seconds here,
+and "90s", "5m", "12h" or "7d" in a job file. Free of TensorFlow.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def parse_duration(value: object) -> object:
+    """Seconds of "90s", "1.5m", "12h", "7d", "250ms"; other values are returned as they are, for pydantic to judge.
+
+    Raises:
+        ValueError: a text that is no duration.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if not match:
+        raise ValueError(f'"{value}" is no duration; write a number and a unit: 30s, 5m, 12h, 7d')
+    return float(match[1]) * _UNITS[match[2]]
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A mapping of the job file: unknown keys are errors, values are not changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class EvaluateConfig(Section):
+    """When to evaluate on held-out data. It is always evaluated at the end as well."""
+
+    every: Annotated[int, Field(gt=0, strict=True)] | Literal["epoch"] | None = None
+    """Steps between evaluations, or "epoch". Default: only at the end."""
+    batch_size: Annotated[int, Field(gt=0, strict=True)] | None = None
+    """Examples of one evaluation step over all replicas. Default: train.global_batch_size."""
+
+
+class StopWhen(Section):
+    """Stop early when a metric of the evaluation no longer improves."""
+
+    metric: str = Field(pattern=r"^val_[A-Za-z0-9_]+$")
+    """The metric of the evaluation, with `val_` before its name: val_loss, val_accuracy."""
+    patience: Annotated[int, Field(ge=0, strict=True)] = 3
+    """Evaluations without improvement before training stops."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Whether smaller or larger is better. auto: max for names with acc, auc, precision, recall or f1, else min."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """The least change that counts as an improvement."""
+
+
+class TrainSection(Section):
+    """What to train, how long, and in which order."""
+
+    task: str | None = None
+    """The Task to train: `file.py:Class` (the path is relative to the job file) or `package.module:Class`."""
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    """Instead of a task: a program to run, as a list of arguments. It gets TF_CONFIG, restarts and logs."""
+    params: dict[str, Any] = {}
+    """Arguments for the task's constructor."""
+    steps: Annotated[int, Field(gt=0, strict=True)] | None = None
+    """Optimizer updates to train for. Give steps or epochs, not both."""
+    epochs: Annotated[int, Field(gt=0, strict=True)] | None = None
+    """Passes over the training data. Give steps or epochs, not both."""
+    global_batch_size: Annotated[int, Field(gt=0, strict=True)] = 64
+    """Examples of one step over all replicas. It must divide by the number of replicas."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """When to evaluate."""
+    stop_when: StopWhen | None = None
+    """Stop early. Default: never."""
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
+    """Seeds the weights, the order of the data and Keras' random layers."""
+    compile: Literal["auto", "xla", "graph", "eager"] = "auto"
+    """How steps are compiled: xla (a block of steps is one XLA program), graph (tf.function), eager (none, for debugging).
+    auto: xla where it is known to be faster, else graph."""
+    deterministic: bool = False
+    """Pin the CPU instruction set, turn on op determinism and refuse unseeded ops."""
+
+    @model_validator(mode="after")
+    def _one_program_and_one_length(self) -> Self:
+        if (self.task is None) == (self.command is None):
+            raise ValueError("give train.task or train.command, one of the two")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give train.steps or train.epochs, not both")
+        if self.task is not None and self.steps is None and self.epochs is None:
+            raise ValueError("how long to train is missing: give train.steps or train.epochs")
+        if self.task is not None and ":" not in self.task:
+            raise ValueError(f'train.task "{self.task}" names no class; write file.py:Class or package.module:Class')
+        return self
+
+
+class CheckpointSection(Section):
+    """When the state is saved, and how much of it is kept."""
+
+    every: Annotated[int, Field(gt=0, strict=True)] | Seconds = 60.0
+    """Steps between saves (200), or a duration ("5m"). A last save is always made at the end."""
+    keep: Annotated[int, Field(ge=2, strict=True)] = 3
+    """How many verified checkpoints are kept. At least 2: the newest may turn out damaged."""
+    shard_size_mb: Annotated[int, Field(ge=1, le=2048, strict=True)] = 128
+    """The size of one shard, in MB."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_duration_is_text(cls, data: Any) -> Any:
+        # A bare number is steps; a float could only be a slip for a duration without its unit.
+        if isinstance(data, dict) and isinstance(data.get("every"), bool):
+            raise ValueError('checkpoint.every must be a number of steps or a duration such as "5m"')
+        return data
+
+    @property
+    def every_steps(self) -> int | None:
+        """Steps between saves, or None when saves go by the clock."""
+        return self.every if isinstance(self.every, int) else None
+
+    @property
+    def every_s(self) -> float | None:
+        """Seconds between saves, or None when saves go by steps."""
+        return self.every if isinstance(self.every, float) else None
+
+
+class RestartsSection(Section):
+    """How much trouble a job may have before it gives up."""
+
+    max: Annotated[int, Field(ge=0, strict=True)] = 20
+    """Restarts that count against the budget of one launch; those after which steps were committed are free."""
+    hang_timeout: Literal["auto"] | Seconds = "auto"
+    """A worker without a finished block for so long hangs. auto: 10 times the longest of the last 20 blocks, at least 10 s."""
+    start_timeout: Seconds = 900.0
+    """How long the first assembly of all workers of a launch may take."""
+
+
+class TrainConfig(Section):
+    """The resolved configuration of one job, the same for every worker. In JSON, named by ORCH_CONFIG."""
+
+    name: str
+    """The job's name."""
+    train: TrainSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    restarts: RestartsSection = RestartsSection()
+    run_directory: str
+    """An absolute local path or gs://bucket/prefix."""
+    workers: Annotated[int, Field(gt=0)] = 1
+    """Number of workers (processes of TensorFlow)."""
+    grace_s: float = 30.0
+    """Seconds from SIGTERM to SIGKILL."""
+    memory_limit_bytes: int | None = None
+    """The memory limit of one worker, where there is one."""
+    cpu_limit: float | None = None
+    """The CPU limit of one worker in cores; TensorFlow's own thread pools follow it."""
+    log_all_workers: bool = True
+    """Whether workers other than 0 write their output to the run directory at once, or on failure only."""
+    task_root: str | None = None
+    """The folder that file.py in train.task is relative to. Default: the working directory."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TrainConfig":
+        """Read the JSON file that ORCH_CONFIG names."""
+        return cls.model_validate_json(Path(path).read_bytes())

@@ -1,0 +1,203 @@
+"""The log of records, RUN/attempts/1.json, 2.json, ...: consecutive, each written once, each an attempt or an end.
+
+The models of a record, and reading and appending through a store. What follows from the records (which commits are true,
+how much budget is used) is decided in lineage.py and in the coordinator.
+"""
+
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from trainer.errors import ObjectExists, ObjectNotFound
+from trainer.rundir.store import Store
+
+PREFIX = "attempts/"
+
+
+class Wire(BaseModel):
+    """A value that travels between processes or lies in the run directory. Unknown keys are ignored: a newer version may add some."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CommitRef(Wire):
+    """Names one commit: RUN/checkpoints/commits/step-S.attempt-K.json."""
+
+    step: int
+    attempt: int
+
+    @property
+    def name(self) -> str:
+        """`step-S.attempt-K`, numbers unpadded."""
+        return f"step-{self.step}.attempt-{self.attempt}"
+
+
+class Launch(Wire):
+    """One start by a user: a submit, a resume, an `orch run`."""
+
+    id: str
+    started: datetime
+
+
+class Member(Wire):
+    """One worker of an attempt and where its training process listens in it."""
+
+    index: int
+    uid: str
+    address: str
+    port: int
+
+
+class AttemptEnd(Wire):
+    """Why an attempt ended, as its culprit told it."""
+
+    attempt: int
+    code: int
+    reason: str
+    """One line for a person, naming the worker."""
+    exception: str = ""
+    worker: int | None = None
+    step: int = 0
+    """The last step any worker reported in that attempt."""
+    blocks: bool = False
+    """Whether a block was finished in that attempt."""
+    memory_full: bool = False
+    """Whether the culprit's last reported memory was above 90 % of its limit."""
+    at: datetime | None = None
+
+
+class AttemptRecord(Wire):
+    """One attempt: who is in it, and from which commit all of them start."""
+
+    kind: Literal["attempt"] = "attempt"
+    number: int
+    nonce: str
+    launch: Launch
+    created: datetime
+    members: list[Member]
+    restore: CommitRef | None
+    """The commit to restore; None starts from nothing."""
+    fresh: bool = False
+    """A fresh start: what lies before this record does not count and is left alone."""
+    world_size: int
+    versions: dict[str, str] = {}
+    cpu_flags: str = ""
+    """A digest of the CPU's instruction sets on worker 0."""
+    bad: list[str] = []
+    """Names of commits found damaged, of this and of all earlier attempts."""
+    budget_used: int = 0
+    """Restarts of this launch that count against restarts.max."""
+    restarts: int = 0
+    """Restarts of this launch: attempts after its first."""
+    previous: AttemptEnd | None = None
+    """Why the last attempt ended; None where there was none."""
+
+
+class EndRecord(Wire):
+    """The end of the job. It and a new attempt race for one name, and only one of them exists."""
+
+    kind: Literal["end"] = "end"
+    number: int
+    nonce: str
+    launch: Launch
+    created: datetime
+    state: Literal["succeeded", "failed"]
+    code: int
+    reason: str
+    step: int
+    total_steps: int | None = None
+    attempts: int = 0
+    """The number of the last attempt."""
+    restarts: int = 0
+    steps_asked: int | None = None
+    """train.steps of the job that ended, if it gave steps."""
+    epochs_asked: int | None = None
+    commit: CommitRef | None = None
+    metrics: dict[str, float] = {}
+    weights_sha256: str | None = None
+    export: str | None = None
+    bad: list[str] = []
+    traceback: str = ""
+    previous: AttemptEnd | None = None
+
+
+Record = Annotated[AttemptRecord | EndRecord, Field(discriminator="kind")]
+_RECORD: TypeAdapter[AttemptRecord | EndRecord] = TypeAdapter(Record)
+
+
+def new_nonce() -> str:
+    """A fresh random mark by which a writer knows its own object again."""
+    return secrets.token_hex(16)
+
+
+def now() -> datetime:
+    """The time of day, UTC. Only ever for people: no decision compares the clocks of two machines."""
+    return datetime.now(UTC)
+
+
+def parse_record(data: bytes) -> AttemptRecord | EndRecord:
+    """A record from its JSON."""
+    return _RECORD.validate_json(data)
+
+
+def record_name(number: int) -> str:
+    """The object name of a record: attempts/7.json."""
+    return f"{PREFIX}{number}.json"
+
+
+def read_record(store: Store, number: int) -> AttemptRecord | EndRecord | None:
+    """Record `number`, or None when it does not exist (yet).
+
+    Raises:
+        StoreError: the store did not answer.
+    """
+    try:
+        return parse_record(store.get(record_name(number)))
+    except ObjectNotFound:
+        return None
+
+
+def read_records(store: Store) -> list[AttemptRecord | EndRecord]:
+    """All records, in order of number. A gap would mean that somebody deleted some: the rest is returned as it is."""
+    numbers = sorted(
+        int(entry.name[len(PREFIX) : -len(".json")])
+        for entry in store.list(PREFIX)
+        if entry.name.endswith(".json") and entry.name[len(PREFIX) : -len(".json")].isdecimal()
+    )
+    return [parse_record(store.get(record_name(number))) for number in numbers]
+
+
+def append_record(store: Store, record: AttemptRecord | EndRecord) -> AttemptRecord | EndRecord:
+    """Write `record` under its number, or return the record that holds that number already.
+
+    The answer is `record` itself when we won, also when an earlier try of ours won and its acknowledgement was lost.
+
+    Raises:
+        StoreError: the store did not answer; whether the record was written is unknown, so call again with the same record.
+    """
+    try:
+        store.put_if_absent(record_name(record.number), record.model_dump_json().encode())
+    except ObjectExists:
+        found = read_record(store, record.number)
+        if found is not None and found.nonce != record.nonce:
+            return found
+    return record
+
+
+def summary(records: list[AttemptRecord | EndRecord]) -> dict[str, Any]:
+    """The fields of `orch status -o json` that the records alone can tell."""
+    end = records[-1] if records and isinstance(records[-1], EndRecord) else None
+    attempts = [record for record in records if isinstance(record, AttemptRecord)]
+    last = attempts[-1] if attempts else None
+    return {
+        "state": end.state if end else "unknown",
+        "code": end.code if end else None,
+        "reason": end.reason if end else "",
+        "step": end.step if end else (last.restore.step if last and last.restore else 0),
+        "attempts": last.number if last else 0,
+        "restarts": end.restarts if end else (last.restarts if last else 0),
+        "metrics": end.metrics if end else {},
+        "weights_sha256": end.weights_sha256 if end else None,
+    }
