@@ -287,6 +287,8 @@ class Directive(Wire):
     """With kind run: start this attempt."""
     end: EndRecord | None = None
     """With kind exit: the end record; leave with its code."""
+    code: int = 143
+    """With kind leave: the code to leave with."""
     reason: str = ""
     poll_after_s: float = 0.25
 

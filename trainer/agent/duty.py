@@ -1,0 +1,128 @@
+"""Worker 0's coordinator at work: performs the wishes of the state machine against the store, in a thread of its own."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from trainer.agent.coordinator import Append, Coordinator, Job, ListCommits, Probe
+from trainer.agent.protocol import AgentReport, Directive, JobState
+from trainer.errors import OrchError
+from trainer.rundir.attempts import append_record, read_record, read_records
+from trainer.rundir.commits import list_commits
+from trainer.rundir.store import Store
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+
+
+class Duty:
+    """The coordinator with its store and its lock."""
+
+    def __init__(self, job: Job, store: Store, *, on_change: Callable[[], None]) -> None:
+        """`on_change` is called, from this thread, after every answer of the store: polls may now be answered anew."""
+        self._job = job
+        self._store = store
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._coordinator: Coordinator | None = None
+        self._error = "reading the run directory"
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+        self._thread.start()
+
+    def poll(self, report: AgentReport) -> Directive:
+        """One worker's report, and what it is to do."""
+        with self._lock:
+            if self._coordinator is None:
+                return Directive(kind="wait", coordinator=self._job.uid, attempt=0, reason=self._error)
+            stage = self._coordinator.stage
+            directive = self._coordinator.poll(report, time.monotonic())
+            if self._coordinator.stage is not stage:
+                self._wake.set()
+            return directive
+
+    def state(self) -> JobState:
+        """What `orch status` shows."""
+        with self._lock:
+            if self._coordinator is not None:
+                return self._coordinator.state(time.monotonic())
+        return JobState(
+            name=self._job.name,
+            launch=self._job.launch.id,
+            state="waiting",
+            reason=self._error,
+            attempt=0,
+            restarts=0,
+            budget_used=0,
+            budget_max=self._job.restarts_max,
+            step=0,
+            total_steps=None,
+            rate=0.0,
+            metrics={},
+            workers=[],
+        )
+
+    def everybody_told(self) -> bool:
+        """Whether all other agents know of the end."""
+        with self._lock:
+            return self._coordinator is None or self._coordinator.everybody_told(time.monotonic())
+
+    def close(self) -> None:
+        """Stop performing wishes."""
+        self._closed = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        self._read()
+        while not self._closed:
+            coordinator = self._coordinator
+            if coordinator is None:
+                return
+            with self._lock:
+                coordinator.tick(time.monotonic())
+                action = coordinator.next_action(time.monotonic())
+            if action is None:
+                self._wake.wait(TICK_S)
+                self._wake.clear()
+                continue
+            self._perform(coordinator, action)
+            self._on_change()
+
+    def _read(self) -> None:
+        """Read the records, for as long as it takes: a store that is away is no reason to end."""
+        wait_s = 1.0
+        while not self._closed:
+            try:
+                records = read_records(self._store)
+            except OrchError as error:
+                self._error = f"waiting for the store: {error}"
+                log.warning("run directory cannot be read, trying again in %.0f s: %s", wait_s, error)
+                time.sleep(wait_s)
+                wait_s = min(wait_s * 2, 60.0)
+                continue
+            with self._lock:
+                self._coordinator = Coordinator(self._job, records, time.monotonic())
+            return
+
+    def _perform(self, coordinator: Coordinator, action: ListCommits | Append | Probe) -> None:
+        try:
+            match action:
+                case ListCommits():
+                    commits = list_commits(self._store)
+                    with self._lock:
+                        coordinator.commits_listed(commits, time.monotonic())
+                case Append(record=record):
+                    written = append_record(self._store, record)
+                    with self._lock:
+                        coordinator.appended(written, time.monotonic())
+                case Probe(number=number):
+                    found = read_record(self._store, number)
+                    with self._lock:
+                        coordinator.probed(found, time.monotonic())
+        except OrchError as error:
+            log.warning("the store does not answer, trying again: %s", error)
+            with self._lock:
+                coordinator.store_failed(str(error), time.monotonic())

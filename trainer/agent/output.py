@@ -1,0 +1,139 @@
+"""Where the output of the processes goes: this agent's own stdout, and segments in the run directory.
+
+Neither may ever hold training up: a reader that does not read, or a store that does not answer, costs lines, which are counted.
+"""
+
+import logging
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable
+
+from trainer.errors import OrchError
+from trainer.rundir.store import Store
+
+log = logging.getLogger(__name__)
+
+SEGMENT_BYTES = 1 << 20
+SEGMENT_S = 60.0
+KEEP_FAILED_BYTES = 8 << 20
+
+
+class LossyPipe:
+    """Writes lines to a file descriptor from a thread of its own; drops them while the reader does not read."""
+
+    def __init__(self, fd: int, capacity: int = 10_000) -> None:
+        self._fd = fd
+        self._queue: queue.Queue[bytes | None] = queue.Queue(capacity)
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Queue a line; counts it as dropped when the queue is full."""
+        try:
+            self._queue.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self, timeout_s: float) -> None:
+        """Give what is queued so long to leave."""
+        try:
+            self._queue.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        told = 0
+        while (line := self._queue.get()) is not None:
+            if self.dropped > told:
+                line = b"[%d lines dropped: the reader was too slow]\n" % (self.dropped - told) + line
+                told = self.dropped
+            try:
+                while line:
+                    select.select([], [self._fd], [])
+                    line = line[os.write(self._fd, line) :]
+            except OSError:
+                return
+
+
+class Segments:
+    """Appends text to numbered objects under a prefix: segment-000001.log and so on, from a thread of its own.
+
+    On a local path the open segment is rewritten every second, so that a follower sees it grow; in a bucket it is written when
+    it is full or `SEGMENT_S` old.
+    """
+
+    def __init__(self, store: Store, prefix: str, suffix: str, *, immediate: bool, hold: Callable[[], bool] = lambda: False):
+        """`immediate`: rewrite the open segment every second. `hold`: while it is true nothing is written, only kept (up to 8 MiB)."""
+        self._store = store
+        self._prefix = prefix
+        self._suffix = suffix
+        self._interval_s = 1.0 if immediate else SEGMENT_S
+        self._immediate = immediate
+        self._hold = hold
+        self._lock = threading.Lock()
+        self._open = bytearray()
+        self._number = 1
+        self._dirty = False
+        self._wake = threading.Event()
+        self._closed = False
+        self.dropped_bytes = 0
+        self._thread = threading.Thread(target=self._run, name=f"segments {prefix}", daemon=True)
+        self._thread.start()
+
+    def write(self, data: bytes) -> None:
+        """Append; returns at once."""
+        with self._lock:
+            if len(self._open) + len(data) > KEEP_FAILED_BYTES:
+                self.dropped_bytes += len(data)
+                return
+            self._open += data
+            self._dirty = True
+            if len(self._open) >= SEGMENT_BYTES:
+                self._wake.set()
+
+    def flush(self) -> None:
+        """Write what there is soon, held back or not."""
+        self._hold = lambda: False
+        self._wake.set()
+
+    def close(self, timeout_s: float) -> None:
+        """Write the rest; give it so long."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
+            closed = self._closed
+            if not self._hold():
+                self._write_open(final=closed)
+            if closed:
+                return
+
+    def _write_open(self, *, final: bool) -> None:
+        with self._lock:
+            if not self._dirty:
+                return
+            data = bytes(self._open)
+            self._dirty = False
+        name = f"{self._prefix}segment-{self._number:06d}{self._suffix}"
+        try:
+            self._store.put(name, data)
+        except OrchError as error:
+            log.debug("segment not written name=%s error=%s", name, error)
+            with self._lock:
+                self._dirty = True
+            if not final:
+                time.sleep(1.0)
+            return
+        if not self._immediate or len(data) >= SEGMENT_BYTES:
+            with self._lock:
+                del self._open[: len(data)]
+                self._number += 1

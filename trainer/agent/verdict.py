@@ -1,0 +1,170 @@
+"""Why an attempt ended, and whether another one may follow. Pure: reports in, decisions out.
+
+In one attempt every process ends, and most ends are echoes of the first. The rules are in docs/architecture.md, "Restarts".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from trainer.agent.protocol import ExitReport
+from trainer.exit_codes import CRASH_CODES, FINAL_CODES, ExitCode, title_of
+from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord
+
+CRASH_LOOP_ATTEMPTS = 3
+SILENT_S = 5.0
+"""A process that its agent had to kill counts as hung when its last block ended longer ago than this."""
+BACKOFF_ATTEMPTS = 3
+BACKOFF_MAX_S = 60.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One worker's end in an attempt, as the coordinator learned of it, or its silence."""
+
+    worker: int
+    at_s: float
+    """By the coordinator's clock."""
+    report: ExitReport | None = None
+    why: str = ""
+    """Instead of a report: `silent for 10 s`, `replaced by a new pod`."""
+
+
+def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | None, at: datetime) -> AttemptEnd:
+    """The culprit's end, told as the end of the attempt.
+
+    A final code (task error, configuration, last save refused) beats all, wherever and whenever it shows; then the first that is no
+    echo (75), no orderly stop (143) and not killed by its agent because the attempt was over; then hung processes, the longest
+    silent first; then the first of what is left.
+    """
+    culprit = _culprit(sorted(losses, key=lambda loss: loss.at_s))
+    reports = [loss.report for loss in losses if loss.report is not None]
+    step = max((report.step for report in reports), default=0)
+    blocks = any(report.blocks for report in reports)
+    if culprit is None:
+        return AttemptEnd(attempt=attempt, code=ExitCode.LOST_PEER, reason="coordinator lost", at=at, step=step, blocks=blocks)
+    report = culprit.report
+    if report is None:
+        return AttemptEnd(
+            attempt=attempt,
+            code=ExitCode.LOST_PEER,
+            reason=f"worker {culprit.worker} {culprit.why}",
+            worker=culprit.worker,
+            step=step,
+            blocks=blocks,
+            at=at,
+        )
+    hung = report.killed_by_agent and report.silent_s > SILENT_S
+    code = ExitCode.HANG if hung else report.code
+    return AttemptEnd(
+        attempt=attempt,
+        code=code,
+        reason=_reason(culprit.worker, code, report),
+        exception=report.exception,
+        worker=culprit.worker,
+        step=step,
+        blocks=blocks,
+        memory_full=bool(memory_limit) and report.memory_peak_bytes > 0.9 * (memory_limit or 0),
+        at=at,
+    )
+
+
+def _culprit(losses: Sequence[Loss]) -> Loss | None:
+    def code(loss: Loss) -> int | None:
+        return loss.report.code if loss.report else None
+
+    echoes = (ExitCode.DONE, ExitCode.LOST_PEER, ExitCode.STOPPED)
+    own = [loss for loss in losses if loss.report is None or not loss.report.killed_by_agent]
+    hung = [loss for loss in losses if loss.report and loss.report.killed_by_agent and loss.report.silent_s > SILENT_S]
+    ranks: list[list[Loss]] = [
+        [loss for loss in losses if code(loss) in FINAL_CODES],
+        [loss for loss in own if loss.report and loss.report.bad_commit],
+        [loss for loss in own if code(loss) not in echoes and loss.report is not None],
+        [loss for loss in own if loss.report is None],
+        sorted(hung, key=lambda loss: -(loss.report.silent_s if loss.report else 0)),
+        [loss for loss in own if code(loss) in (ExitCode.STOPPED,)],
+        [loss for loss in own if code(loss) != ExitCode.DONE],
+        [loss for loss in losses if code(loss) != ExitCode.DONE],
+    ]
+    return next((rank[0] for rank in ranks if rank), None)
+
+
+def _reason(worker: int, code: int, report: ExitReport) -> str:
+    if report.bad_commit:
+        return f"worker {worker}: {report.message or f'checkpoint {report.bad_commit} is damaged'}"
+    if code == ExitCode.HANG:
+        return f"worker {worker} hung: silent for {report.silent_s:.0f} s at step {report.step}"
+    text = f"worker {worker}: {title_of(code)}"
+    if report.exception:
+        text += f": {report.exception}: {_first_line(report.message)}"
+    elif report.message:
+        text += f": {_first_line(report.message)}"
+    return text + (f" (step {report.step})" if report.step else "")
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0][:300] if lines else ""
+
+
+def is_crash(end: AttemptEnd) -> bool:
+    """Whether this end counts towards a crash loop."""
+    return end.code in CRASH_CODES or (end.code == ExitCode.KILLED and end.memory_full)
+
+
+def crash_loop(ends: Sequence[AttemptEnd]) -> bool:
+    """Whether the last three attempts of a launch ended with the same code and exception at the same step."""
+    last = list(ends)[-CRASH_LOOP_ATTEMPTS:]
+    if len(last) < CRASH_LOOP_ATTEMPTS or not all(is_crash(end) for end in last):
+        return False
+    return len({(end.code, end.exception, end.step) for end in last}) == 1
+
+
+def backoff_s(ends: Sequence[AttemptEnd]) -> float:
+    """Seconds to wait before the next attempt: 0, but 1, 2, 4 ... 60 from the third attempt in a row without a block."""
+    barren = 0
+    for end in reversed(list(ends)):
+        if end.blocks:
+            break
+        barren += 1
+    return min(2.0 ** (barren - BACKOFF_ATTEMPTS), BACKOFF_MAX_S) if barren >= BACKOFF_ATTEMPTS else 0.0
+
+
+def ends_of_launch(records: Sequence[AttemptRecord | EndRecord], launch: str) -> list[AttemptEnd]:
+    """How the attempts of one launch ended, oldest first, as later records of the launch tell it."""
+    own = {record.number for record in records if isinstance(record, AttemptRecord) and record.launch.id == launch}
+    return [
+        record.previous
+        for record in records
+        if isinstance(record, AttemptRecord) and record.previous is not None and record.previous.attempt in own
+    ]
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """No further attempt: the job ends with this code and reason."""
+
+    code: int
+    reason: str
+
+
+def give_up(end: AttemptEnd, earlier: Sequence[AttemptEnd], *, budget_used: int, budget_max: int) -> GiveUp | None:
+    """Whether the job ends with this attempt: a final code, a crash loop, or the budget used up.
+
+    A `command:` script's plain failure is the task's own, unless a peer died first, in which case it is not the culprit.
+    """
+    if end.code in FINAL_CODES:
+        return GiveUp(end.code, end.reason)
+    if end.code == ExitCode.SCRIPT_FAILED:
+        return GiveUp(ExitCode.TASK_ERROR, end.reason)
+    if crash_loop([*earlier, end]):
+        return GiveUp(
+            ExitCode.GIVEN_UP,
+            f"crash loop: {CRASH_LOOP_ATTEMPTS} attempts ended alike at step {end.step}, with code {end.code}: {end.reason}",
+        )
+    if budget_used > budget_max:
+        return GiveUp(
+            ExitCode.GIVEN_UP,
+            f"restarts.max ({budget_max}) is used up; the last attempt ended with code {end.code}: {end.reason}",
+        )
+    return None
