@@ -1,0 +1,222 @@
+"""A run directory in a GCS bucket, by google-cloud-storage (loaded with the first store, not with this module).
+
+put_if_absent is an upload with if_generation_match=0. The client tries again by itself, so after a lost acknowledgement
+it may answer 412 though the object is ours: ObjectExists here, and the caller tells the two apart by what it wrote.
+STORAGE_EMULATOR_HOST names another server, which is spoken to without credentials.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
+from trainer.rundir.store import Data, Entry, buffers, check_name, check_prefix
+
+_CONNECT_TIMEOUT_S = 10.0
+# A chunk of a large upload is one request, and is copied once: small enough for memory, large enough for throughput.
+_CHUNK_BYTES = 32 * 1024 * 1024
+_PERMISSIONS = {
+    "write": "storage.objects.create",
+    "replace": "storage.objects.create and storage.objects.delete",
+    "read": "storage.objects.get",
+    "list": "storage.objects.list",
+    "delete": "storage.objects.delete",
+}
+
+
+class GcsStore:
+    """Store of gs://bucket/prefix. Calls try again by themselves for `timeout_s`."""
+
+    def __init__(self, bucket: str, prefix: str, *, timeout_s: float = 60.0) -> None:
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        self.url = f"gs://{bucket}/{prefix}" if prefix else f"gs://{bucket}"
+        self._bucket_name = bucket
+        self._base = f"{prefix}/" if prefix else ""
+        self._bucket_seen = False
+        with self._errors("read", self.url):
+            self._client = _client()
+        self._bucket = self._client.bucket(bucket)
+        self._options: dict[str, Any] = {
+            "timeout": (min(_CONNECT_TIMEOUT_S, timeout_s), timeout_s),
+            "retry": DEFAULT_RETRY.with_delay(initial=0.25, maximum=8.0, multiplier=2.0).with_timeout(timeout_s),
+        }
+
+    def put_if_absent(self, name: str, data: Data) -> Entry:
+        """See Store."""
+        from google.api_core.exceptions import PreconditionFailed
+
+        with self._errors("write", name):
+            try:
+                return self._upload(name, data, if_generation_match=0)
+            except PreconditionFailed:
+                raise ObjectExists(f"{self._place(name)} exists already") from None
+
+    def put(self, name: str, data: Data) -> Entry:
+        """See Store."""
+        with self._errors("replace", name):
+            return self._upload(name, data)
+
+    def get(self, name: str, *, generation: int | None = None) -> bytes:
+        """See Store."""
+        blob = self._bucket.blob(self._base + check_name(name), generation=generation)
+        with self._errors("read", name):
+            # raw: the stored bytes, whatever their encoding. No checksum: a flipped bit is for the caller to find, who
+            # knows what to do about it.
+            return bytes(blob.download_as_bytes(raw_download=True, checksum=None, **self._options))
+
+    def list(self, prefix: str) -> list[Entry]:
+        """See Store."""
+        with self._errors("list", prefix):
+            blobs = self._client.list_blobs(
+                self._bucket,
+                prefix=self._base + check_prefix(prefix),
+                fields="items(name,size,generation,crc32c),nextPageToken",
+                **self._options,
+            )
+            entries = [self._entry(blob) for blob in blobs]
+        self._bucket_seen = True
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def delete(self, name: str, *, generation: int | None = None) -> None:
+        """See Store."""
+        from google.api_core.exceptions import PreconditionFailed
+
+        blob = self._bucket.blob(self._base + check_name(name))
+        with contextlib.suppress(ObjectNotFound, PreconditionFailed), self._errors("delete", name):
+            blob.delete(if_generation_match=generation, **self._options)
+
+    def _upload(self, name: str, data: Data, **preconditions: int) -> Entry:
+        parts = buffers(data)
+        blob = self._bucket.blob(self._base + check_name(name), chunk_size=_CHUNK_BYTES)
+        blob.upload_from_file(
+            _Joined(parts),
+            size=sum(part.nbytes for part in parts),
+            content_type="application/octet-stream",
+            checksum="crc32c",
+            **preconditions,
+            **self._options,
+        )
+        self._bucket_seen = True
+        return self._entry(blob)
+
+    def _entry(self, blob: Any) -> Entry:
+        return Entry(
+            name=blob.name.removeprefix(self._base),
+            size_bytes=int(blob.size),
+            generation=int(blob.generation),
+            crc32c=blob.crc32c,
+        )
+
+    def _place(self, name: str) -> str:
+        return f"gs://{self._bucket_name}/{self._base}{name}"
+
+    @contextlib.contextmanager
+    def _errors(self, action: str, name: str) -> Iterator[None]:
+        import requests
+        from google.api_core import exceptions as api
+        from google.auth import exceptions as auth
+        from google.cloud.storage import exceptions as storage
+
+        try:
+            yield
+        except (StoreError, api.PreconditionFailed):
+            raise
+        except api.RetryError as error:
+            raise self._as_store_error(action, name, error.cause or error) from error
+        except (api.GoogleAPICallError, auth.GoogleAuthError, storage.InvalidResponse, storage.DataCorruption) as error:
+            raise self._as_store_error(action, name, error) from error
+        except (requests.RequestException, OSError) as error:
+            raise self._as_store_error(action, name, error) from error
+
+    def _as_store_error(self, action: str, name: str, error: Exception) -> StoreError:
+        from google.auth import exceptions as auth
+
+        message = f"cannot {action} {self._place(name)}: {_first_line(error)}"
+        status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
+        if status == 404:
+            if action in ("read", "delete") and self._bucket_exists(error):
+                return ObjectNotFound(f"{self._place(name)} does not exist")
+            return StoreDenied(
+                f"the bucket {self._bucket_name} does not exist, or is hidden from these credentials",
+                remedy=f"Create it (gcloud storage buckets create gs://{self._bucket_name}) or correct run.directory.",
+            )
+        if isinstance(error, auth.DefaultCredentialsError):
+            return StoreDenied(
+                message,
+                remedy="Run `gcloud auth application-default login`, or give the pod a service account with access to "
+                f"the bucket {self._bucket_name} (scheduling.service_account).",
+            )
+        if isinstance(error, auth.RefreshError) and not getattr(error, "retryable", False):
+            status = 401
+        if status in (401, 403):
+            return StoreDenied(
+                message,
+                remedy=f"Grant {_PERMISSIONS[action]} on the bucket {self._bucket_name} to the account that runs this "
+                "(roles/storage.objectUser has all that a run directory needs).",
+            )
+        if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):
+            return StoreDenied(message, remedy=f"The bucket {self._bucket_name} refuses this; see the message above.")
+        return StoreUnavailable(message)
+
+    def _bucket_exists(self, error: Exception) -> bool:
+        """Whether a 404 is about the object. The server's text differs between its interfaces, so it is asked once."""
+        if not self._bucket_seen:
+            if "bucket does not exist" in str(error):
+                return False
+            try:
+                self.list("attempts/")
+            except StoreDenied as denied:
+                return "does not exist" not in denied.message
+        return True
+
+
+class _Joined(io.RawIOBase):
+    """Several buffers as one readable, seekable stream: what an upload reads, and rewinds when it tries again."""
+
+    def __init__(self, parts: list[memoryview]) -> None:
+        self._parts = parts
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: sum(part.nbytes for part in self._parts)}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        chosen: list[memoryview] = []
+        begin, wanted = 0, size if size >= 0 else 1 << 62
+        for part in self._parts:
+            end = begin + part.nbytes
+            if wanted and self._at < end:
+                piece = part[self._at - begin : self._at - begin + wanted]
+                chosen.append(piece)
+                self._at += piece.nbytes
+                wanted -= piece.nbytes
+            begin = end
+        return b"".join(chosen)
+
+
+def _client() -> Any:
+    from google.auth import credentials
+    from google.cloud import storage
+
+    anonymous: Any = credentials.AnonymousCredentials  # has no annotations
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        return storage.Client(project="orch", credentials=anonymous())
+    return storage.Client()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
