@@ -7,7 +7,7 @@ folder=$1 constraints=$2
 shift 2
 
 fail() {
-    printf '\n%s\n' "$@" >&2
+    printf '%s\n' '' "$@" >&2
     exit 1
 }
 
@@ -58,5 +58,4 @@ PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PYTHONWARNINGS=ignore \
             split($0, part, "("); size = part[2] + 0
             if (size >= 10) { sub(/^ */, ""); sub(/-(cp|py)[0-9].*whl/, ""); print "  " $0; fflush() }
         }
-        /^ *Building (editable|wheel)/ { print "  building orch"; fflush() }
         /^Installing collected packages/ { print "  unpacking"; fflush() }'
