@@ -1,0 +1,141 @@
+"""Who may import whom: the rules of docs/architecture.md, held by reading sources and by importing in fresh processes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What must not be loaded by whatever runs on the user's machine, as agent, or as writer.
+HEAVY = ("tensorflow", "keras", "h5py", "tensorboard")
+# Parts of trainer that are about TensorFlow. All of its other modules are free of it.
+WITH_TENSORFLOW = (
+    "trainer.worker",
+    "trainer.strategy",
+    "trainer.task",
+    "trainer.loop",
+    "trainer.keras",
+    "trainer.data",
+    "trainer.checkpoint.snapshot",
+    "trainer.checkpoint.restore",
+    "trainer.tasks",
+)
+# Parts that agents and the user's machine live on: these must exist, so that a rename does not empty the list below.
+FREE_OF_TENSORFLOW = (
+    "trainer.agent.child",
+    "trainer.agent.coordinator",
+    "trainer.agent.main",
+    "trainer.agent.protocol",
+    "trainer.agent.server",
+    "trainer.checkpoint.writer",
+    "trainer.cluster",
+    "trainer.config",
+    "trainer.errors",
+    "trainer.exit_codes",
+    "trainer.rundir.attempts",
+    "trainer.rundir.commits",
+    "trainer.rundir.lineage",
+    "trainer.rundir.store",
+)
+
+
+def modules_of(package: str) -> list[str]:
+    """Dotted names of all modules of a package, except `__main__`, whose import would run it."""
+    names = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return [name for name in names if not name.endswith(".__main__")]
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import statement, wherever it stands in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.lineno, node.module or ""
+
+
+def is_part_of(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def loaded_by(modules: list[str], unwanted: tuple[str, ...]) -> str:
+    """Import all modules in one fresh process: a line for each unwanted package, with the module that brought it."""
+    program = f"""
+import importlib, sys
+seen = set()
+for name in {modules!r}:
+    importlib.import_module(name)
+    for package in {unwanted!r}:
+        if package in sys.modules and package not in seen:
+            seen.add(package)
+            print(name, "loads", package)
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_orchestrator_loads_neither_tensorflow_nor_a_client_of_kubernetes_or_gcs() -> None:
+    assert loaded_by(modules_of("orchestrator"), (*HEAVY, "kubernetes", "google.cloud.storage")) == ""
+
+
+def test_importing_agent_writer_and_run_directory_loads_no_tensorflow() -> None:
+    light = [name for name in modules_of("trainer") if not is_part_of(name, WITH_TENSORFLOW)]
+    assert set(FREE_OF_TENSORFLOW) <= set(light)
+    assert loaded_by(light, (*HEAVY, "google.cloud.storage")) == ""
+
+
+def test_trainer_imports_nothing_of_the_users_machine() -> None:
+    strangers = ("orchestrator", "k8s", "kubernetes", "click", "rich", "yaml", "tests")
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in sorted((ROOT / "trainer").rglob("*.py"))
+        for line, module in imports_of(path)
+        if is_part_of(module, strangers)
+    ]
+    assert found == []
+
+
+def test_orchestrator_never_imports_what_is_about_tensorflow() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in sorted((ROOT / "orchestrator").rglob("*.py"))
+        for line, module in imports_of(path)
+        if is_part_of(module, (*HEAVY, *WITH_TENSORFLOW))
+    ]
+    assert found == []
+
+
+def test_only_kube_talks_to_the_api_server() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "orchestrator").rglob("*.py"))
+        for _line, module in imports_of(path)
+        if is_part_of(module, ("kubernetes",))
+    }
+    assert found <= {"orchestrator/kube.py"}
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    # Put together here, so that this file does not contain them.
+    forbidden = [f"/{folder}/" for folder in ("work", "root", "home/" + "dev")] + ["/opt/" + "wheels"]
+    found = [
+        f"{name} contains {text}"
+        for name in listed.stdout.split("\0")
+        if name and (ROOT / name).is_file()
+        for text in forbidden
+        if text.encode() in (ROOT / name).read_bytes()
+    ]
+    assert found == []
