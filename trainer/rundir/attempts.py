@@ -19,7 +19,8 @@ PREFIX = "attempts/"
 class Wire(BaseModel):
     """A value that travels between processes or lies in the run directory. Unknown keys are ignored: a newer version may add some."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # constants: a loss may be NaN and a best value infinite; as null they would not come back.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class CommitRef(Wire):

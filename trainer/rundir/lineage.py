@@ -20,7 +20,7 @@ class NoGoodCommit:
     """What the newest attempt restored from, whether it still exists or not."""
 
     @property
-    def message(self) -> str:
+    def reason(self) -> str:
         """For a person: what is wrong."""
         if self.bad:
             return "no usable checkpoint is left: damaged are " + ", ".join(ref.name for ref in self.bad)

@@ -1,0 +1,125 @@
+"""The data of a checkpoint as files: which tensors lie in which shard, and the safetensors format, in and out.
+
+Pure: buffers in, buffers out, and no tensor is copied. A shard is the list of buffers of its file.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from trainer.agent.protocol import Tensor
+from trainer.errors import ConfigError
+
+_NUMPY_OF: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype(np.uint16),
+    "I16": np.dtype(np.int16),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "U32": np.dtype(np.uint32),
+    "I32": np.dtype(np.int32),
+    "F32": np.dtype(np.float32),
+    "U64": np.dtype(np.uint64),
+    "I64": np.dtype(np.int64),
+    "F64": np.dtype(np.float64),
+    "C64": np.dtype(np.complex64),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+_CODE_OF = {dtype.name: code for code, dtype in _NUMPY_OF.items()}
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One safetensors file before it is written."""
+
+    tensors: tuple[Tensor, ...]
+    parts: tuple[memoryview, ...]
+    """The file's bytes: the header, then each tensor where it lies in memory."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+        return sum(part.nbytes for part in self.parts)
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The dtype of a name as Tensor.dtype gives it: "float32", "bfloat16".
+
+    Raises:
+        ConfigError: a checkpoint cannot hold tensors of that type.
+    """
+    code = _CODE_OF.get(name)
+    if code is None:
+        raise ConfigError(
+            f"a variable has the dtype {name}, which a checkpoint cannot hold",
+            remedy=f"Use one of {', '.join(sorted(_CODE_OF))}.",
+        )
+    return _NUMPY_OF[code]
+
+
+def divide(tensors: Sequence[Tensor], shard_size_bytes: int) -> list[list[Tensor]]:
+    """Tensors in shards of about `shard_size_bytes`, in order; a larger one has its own. At least one shard."""
+    shards: list[list[Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.size_bytes > shard_size_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.size_bytes
+    return shards
+
+
+def build(tensors: Sequence[Tensor], memory: memoryview, metadata: Mapping[str, str]) -> ShardFile:
+    """A safetensors file of `tensors`, whose bytes lie in `memory` at their offsets."""
+    # By falling item size, so that without any gap (the format allows none) each tensor still is aligned in the file.
+    ordered = sorted(tensors, key=lambda tensor: -dtype_of(tensor.dtype).itemsize)
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    at = 0
+    for tensor in ordered:
+        header[tensor.key] = {
+            "dtype": _CODE_OF[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": [at, at + tensor.size_bytes],
+        }
+        at += tensor.size_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    parts = [memoryview(len(text).to_bytes(8, "little") + text)]
+    parts += [memory[tensor.offset : tensor.offset + tensor.size_bytes] for tensor in ordered if tensor.size_bytes]
+    return ShardFile(tensors=tuple(tensors), parts=tuple(parts))
+
+
+def parse(data: bytes) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, as read-only views into `data`.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < 8 or start > len(data):
+        raise ValueError("no safetensors file: its header is cut")
+    header = json.loads(data[8:start])
+    arrays: dict[str, np.ndarray] = {}
+    for key, item in header.items():
+        if key == "__metadata__":
+            continue
+        dtype, shape, (begin, end) = _NUMPY_OF[item["dtype"]], item["shape"], item["data_offsets"]
+        if end - begin != math.prod(shape) * dtype.itemsize or not 0 <= begin <= end <= len(data) - start:
+            raise ValueError(f"no safetensors file: the bytes of {key} do not fit its shape")
+        flat = np.frombuffer(data, dtype, count=math.prod(shape), offset=start + begin)
+        arrays[key] = flat.reshape(shape)
+    return arrays
+
+
+def size_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all `tensors`."""
+    return sum(tensor.size_bytes for tensor in tensors)
