@@ -1,4 +1,4 @@
-"""Who may import whom: the rules of docs/architecture.md, held by reading sources and by importing in fresh processes."""
+"""Who may import whom: the rules of docs/architecture.md, held by reading sources and importing in fresh processes."""
 
 import ast
 import subprocess
