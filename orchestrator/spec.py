@@ -1,40 +1,64 @@
-"""JobSpec: the whole job file. Each field's description, unit and default stand at the field; docs/job-file.md is made from them.
+"""JobSpec: the whole job file. Each field's description, unit and default stand at it; docs/job-file.md is made of them.
 
-Reading the file, and turning what pydantic says into one clear error with file and line, is in jobfile.py.
+Reading the file is in jobfile.py; turning what pydantic says into clear errors, in explain.py; what several sections
+must agree on, in agree.py.
 """
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from orchestrator.accelerators import Accelerator, AcceleratorError, parse
+from orchestrator.agree import disagreements
+from orchestrator.fields import (
+    AbsolutePath,
+    EnvName,
+    ImageReference,
+    ImageRepository,
+    JobName,
+    LabelName,
+    Memory,
+    ObjectName,
+    RunDirectory,
+    Text,
+)
 from trainer.config import (
     CheckpointSection,
     RestartsSection,
     Seconds,
     Section,
     TrainSection,
+    misfit,
 )
 
 
 class ImageSection(Section):
     """The container image of the workers."""
 
-    ref: str | None = None
+    ref: ImageReference | None = None
     """A finished image: repo/name:tag, or better repo/name@sha256:..."""
-    repository: str | None = None
-    """Where to push an image that is built from `build`."""
-    build: str | None = None
+    repository: ImageRepository | None = None
+    """Where to push an image that is built from `build`: us-docker.pkg.dev/acme/train/digits."""
+    build: Text | None = None
     """The folder whose code goes into the image, relative to the job file."""
-    pull_secrets: list[str] = []
+    pull_secrets: list[ObjectName] = []
     """Names of image pull secrets in the namespace."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """Default: Kubernetes' own (IfNotPresent for anything but :latest)."""
+
+    @model_validator(mode="after")
+    def _finished_or_built(self) -> Self:
+        if self.ref is not None and (self.repository is not None or self.build is not None):
+            field = "repository" if self.repository is not None else "build"
+            raise misfit(field, "give a finished image (image.ref), or image.repository and image.build, not both")
+        return self
 
 
 class RunSection(Section):
     """Where the job keeps what it leaves behind."""
 
-    directory: str | None = None
+    directory: RunDirectory | None = None
     """gs://bucket/prefix, or an absolute path on a volume that all workers share. `orch run` uses ./runs/NAME instead,
     unless --directory is given."""
 
@@ -44,22 +68,55 @@ class ResourcesSection(Section):
 
     workers: Annotated[int, Field(gt=0, le=10000, strict=True)] | None = None
     """Number of workers. Default 1; for a TPU slice it follows from the accelerator."""
-    cpu: Annotated[float, Field(gt=0)] | None = None
-    """CPU cores of a worker."""
-    memory: str | None = None
+    cpu: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
+    """CPU cores of a worker: 8, or 0.5."""
+    memory: Memory | None = None
     """Memory of a worker: 4Gi, 512Mi."""
-    ephemeral_storage: str | None = None
+    ephemeral_storage: Memory | None = None
     """Local disk of a worker: 10Gi."""
-    accelerator: str | None = None
-    """A GPU and how many of it (nvidia-l4:2), or a TPU slice (v5litepod-16). Default: none, plain CPU."""
-    topology: str | None = None
+    accelerator: Text | None = None
+    """A GPU and how many of it a worker has (nvidia-l4:2; gpu:1 for any), or a TPU slice (v5litepod-16). Default: none,
+    plain CPU."""
+    topology: Text | None = None
     """The shape of a TPU slice, where the accelerator's name leaves a choice: 2x4."""
     slices: Annotated[int, Field(gt=0, strict=True)] = 1
-    """TensorFlow trains on one slice a job."""
+    """TPU slices of the job. Only 1: TensorFlow trains on one slice a job."""
     capacity: Literal["on-demand", "spot", "flex-start", "reservation"] = "on-demand"
     """What kind of capacity to ask for."""
-    reservation: str | None = None
+    reservation: Text | None = None
     """The reservation's name, with capacity: reservation."""
+
+    @model_validator(mode="after")
+    def _hardware_that_exists(self) -> Self:
+        if self.slices != 1:
+            raise misfit(
+                "slices",
+                f"{self.slices} slices: TensorFlow trains on one slice a job; take a larger slice, or several jobs",
+            )
+        if self.topology is not None and self.accelerator is None:
+            raise misfit(
+                "topology", "a topology is the shape of a TPU slice; give resources.accelerator, such as v5litepod-16"
+            )
+        try:
+            self.hardware()
+        except AcceleratorError as error:
+            raise misfit(error.field, error.message) from None
+        if self.capacity == "reservation" and self.reservation is None:
+            raise misfit("capacity", "capacity: reservation needs the name of one: resources.reservation")
+        if self.capacity != "reservation" and self.reservation is not None:
+            raise misfit("reservation", f"goes with capacity: reservation; capacity is {self.capacity}")
+        return self
+
+    def hardware(self) -> Accelerator | None:
+        """The accelerator that is asked for; None for plain CPU."""
+        if self.accelerator is None:
+            return None
+        return parse(self.accelerator, self.topology, self.workers)
+
+    def worker_count(self) -> int:
+        """How many workers the job has on the cluster: given, or the hosts of the slice, or 1."""
+        hardware = self.hardware()
+        return self.workers or (hardware.hosts if hardware else None) or 1
 
 
 class PreemptionSection(Section):
@@ -72,23 +129,38 @@ class PreemptionSection(Section):
 class Toleration(Section):
     """A Kubernetes toleration."""
 
-    key: str | None = None
+    key: Text | None = None
+    """The taint's key. Default: every key, with operator Exists."""
     operator: Literal["Exists", "Equal"] = "Equal"
+    """Whether the taint must have `value`, or only exist."""
     value: str | None = None
+    """The taint's value, with operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Default: every effect."""
     toleration_seconds: Annotated[int, Field(ge=0, strict=True)] | None = None
+    """With NoExecute: how many seconds the pod stays. Default: for ever."""
+
+    @model_validator(mode="after")
+    def _as_kubernetes_wants_it(self) -> Self:
+        if self.key is None and self.operator == "Equal":
+            raise misfit("key", "a toleration without a key tolerates every taint, which needs operator: Exists")
+        if self.operator == "Exists" and self.value is not None:
+            raise misfit("value", "operator Exists takes no value")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise misfit("toleration_seconds", "goes with effect: NoExecute")
+        return self
 
 
 class SchedulingSection(Section):
     """Where in the cluster the job runs, and under whose name."""
 
-    namespace: str | None = None
+    namespace: LabelName | None = None
     """Default: the namespace of the kubectl context."""
-    queue: str | None = None
+    queue: ObjectName | None = None
     """A Kueue LocalQueue."""
-    priority: str | None = None
+    priority: ObjectName | None = None
     """A PriorityClass; with a queue a WorkloadPriorityClass."""
-    service_account: str | None = None
+    service_account: ObjectName | None = None
     """The service account of the pods, for Workload Identity. Default: the namespace's default, no token mounted."""
     max_runtime: Seconds | None = None
     """The job is ended after so long: 12h."""
@@ -103,41 +175,44 @@ class SchedulingSection(Section):
 class SecretRef(Section):
     """A Secret of the namespace, by name; its values never pass through orch."""
 
-    name: str
+    name: ObjectName
     """The Secret."""
-    env: dict[str, str] = {}
+    env: dict[EnvName, Text] = {}
     """Environment variable -> key of the Secret."""
-    mount: str | None = None
+    mount: AbsolutePath | None = None
     """An absolute path at which all keys appear as files."""
 
     @model_validator(mode="after")
     def _used_for_something(self) -> Self:
         if not self.env and not self.mount:
-            raise ValueError(f"secret {self.name} is not used: give env or mount")
+            raise misfit("name", f"secret {self.name} is not used: give env (VARIABLE: key) or mount (a path)")
         return self
 
 
 class Volume(Section):
     """A volume of the pods: exactly one source."""
 
-    name: str
-    mount: str
+    name: LabelName
+    """What the volume is called in the pod."""
+    mount: AbsolutePath
     """An absolute path in the container."""
-    read_only: bool = False
-    claim: str | None = None
+    read_only: Annotated[bool, Field(strict=True)] = False
+    """Whether the pods may only read it."""
+    claim: ObjectName | None = None
     """A PersistentVolumeClaim."""
-    config_map: str | None = None
+    config_map: ObjectName | None = None
     """A ConfigMap."""
-    empty_dir: str | None = None
+    empty_dir: Memory | None = None
     """A fresh directory of at most this size: 10Gi."""
-    gcs_bucket: str | None = None
+    gcs_bucket: Text | None = None
     """A bucket through GCS FUSE."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [name for name in ("claim", "config_map", "empty_dir", "gcs_bucket") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"volume {self.name} needs exactly one of claim, config_map, empty_dir, gcs_bucket")
+            field = given[1] if given else "name"
+            raise misfit(field, f"volume {self.name} needs exactly one of claim, config_map, empty_dir, gcs_bucket")
         return self
 
 
@@ -155,8 +230,8 @@ class KubernetesSection(Section):
 class JobSpec(Section):
     """A job file."""
 
-    name: str
-    """The job's name, and the name of its objects: lower case letters, digits and hyphens."""
+    name: JobName
+    """The job's name, and the name of its objects: at most 40 lower case letters, digits and hyphens."""
     image: ImageSection = ImageSection()
     train: TrainSection
     run: RunSection = RunSection()
@@ -165,8 +240,18 @@ class JobSpec(Section):
     restarts: RestartsSection = RestartsSection()
     preemption: PreemptionSection = PreemptionSection()
     scheduling: SchedulingSection = SchedulingSection()
-    env: dict[str, str] = {}
-    """Environment variables of the training process."""
+    env: dict[EnvName, str] = {}
+    """Environment variables of the training process. Values are text: write numbers in quotes."""
     secrets: list[SecretRef] = []
+    """Secrets of the namespace, as environment variables or files."""
     volumes: list[Volume] = []
+    """Volumes of the pods."""
     kubernetes: KubernetesSection = KubernetesSection()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        problems = disagreements(self)
+        if problems:
+            text = "; ".join(message for _, message in problems)
+            raise PydanticCustomError("disagreements", "{text}", {"text": text, "problems": problems})
+        return self

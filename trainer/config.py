@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -28,7 +29,24 @@ def parse_duration(value: object) -> object:
     return float(match[1]) * _UNITS[match[2]]
 
 
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
+def _seconds(value: object, info: ValidationInfo) -> object:
+    # In a job file a bare number is a slip: 30 may have been meant as minutes. In our own JSON it is seconds.
+    if isinstance(value, bool) or (info.context and info.context.get("job_file") and isinstance(value, int | float)):
+        raise ValueError(f"{value} has no unit; write a number and a unit: 30s, 5m, 12h, 7d")
+    return parse_duration(value)
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, allow_inf_nan=False),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", "examples": ["30s", "5m", "12h"]}),
+]
+
+
+def misfit(field: str, message: str) -> PydanticCustomError:
+    """What a validator of a whole section raises: `field` of the section is to blame. Readers of job files find its line."""
+    return PydanticCustomError("misfit", "{message}", {"field": field, "message": message})
 
 
 class Section(BaseModel):
@@ -41,7 +59,7 @@ class EvaluateConfig(Section):
     """When to evaluate on held-out data. It is always evaluated at the end as well."""
 
     every: Annotated[int, Field(gt=0, strict=True)] | Literal["epoch"] | None = None
-    """Steps between evaluations, or "epoch". Default: only at the end."""
+    """Steps between evaluations, or "epoch". Default: only at the end; with stop_when, every epoch."""
     batch_size: Annotated[int, Field(gt=0, strict=True)] | None = None
     """Examples of one evaluation step over all replicas. Default: train.global_batch_size."""
 
@@ -55,7 +73,7 @@ class StopWhen(Section):
     """Evaluations without improvement before training stops."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Whether smaller or larger is better. auto: max for names with acc, auc, precision, recall or f1, else min."""
-    min_delta: float = Field(default=0.0, ge=0)
+    min_delta: float = Field(default=0.0, ge=0, strict=True, allow_inf_nan=False)
     """The least change that counts as an improvement."""
 
 
@@ -83,19 +101,34 @@ class TrainSection(Section):
     compile: Literal["auto", "xla", "graph", "eager"] = "auto"
     """How steps are compiled: xla (a block of steps is one XLA program), graph (tf.function), eager (none, for debugging).
     auto: xla where it is known to be faster, else graph."""
-    deterministic: bool = False
+    deterministic: Annotated[bool, Field(strict=True)] = False
     """Pin the CPU instruction set, turn on op determinism and refuse unseeded ops."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stopping_early_needs_evaluations(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not data.get("stop_when"):
+            return data
+        evaluate = data.get("evaluate") or {}
+        if isinstance(evaluate, dict) and evaluate.get("every") is None:
+            return data | {"evaluate": evaluate | {"every": "epoch"}}
+        return data
 
     @model_validator(mode="after")
     def _one_program_and_one_length(self) -> Self:
-        if (self.task is None) == (self.command is None):
-            raise ValueError("give train.task or train.command, one of the two")
+        if self.task is None and self.command is None:
+            raise misfit("task", "what to train is missing: give train.task (file.py:Class) or train.command")
+        if self.task is not None and self.command is not None:
+            raise misfit("command", "give train.task or train.command, not both")
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("give train.steps or train.epochs, not both")
+            raise misfit("epochs", "give train.steps or train.epochs, not both")
         if self.task is not None and self.steps is None and self.epochs is None:
-            raise ValueError("how long to train is missing: give train.steps or train.epochs")
-        if self.task is not None and ":" not in self.task:
-            raise ValueError(f'train.task "{self.task}" names no class; write file.py:Class or package.module:Class')
+            raise misfit("steps", "how long to train is missing: give train.steps or train.epochs")
+        if self.task is not None and not all(self.task.rpartition(":")):
+            raise misfit("task", f'"{self.task}" names no class; write file.py:Class or package.module:Class')
+        if self.command is not None and (self.params or self.stop_when):
+            field = "params" if self.params else "stop_when"
+            raise misfit(field, f"train.{field} is for a task; a command gets all it needs as arguments")
         return self
 
 
@@ -108,14 +141,6 @@ class CheckpointSection(Section):
     """How many verified checkpoints are kept. At least 2: the newest may turn out damaged."""
     shard_size_mb: Annotated[int, Field(ge=1, le=2048, strict=True)] = 128
     """The size of one shard, in MB."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_duration_is_text(cls, data: Any) -> Any:
-        # A bare number is steps; a float could only be a slip for a duration without its unit.
-        if isinstance(data, dict) and isinstance(data.get("every"), bool):
-            raise ValueError('checkpoint.every must be a number of steps or a duration such as "5m"')
-        return data
 
     @property
     def every_steps(self) -> int | None:

@@ -1,0 +1,204 @@
+"""Reading a job file: YAML and --set overrides in, a JobSpec out, or one ConfigError that names file, line and field.
+
+Also resolves a JobSpec into the TrainConfig that workers get, for this machine and for a cluster.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from orchestrator import yamltree
+from orchestrator.agree import batch_problem
+from orchestrator.explain import dotted, explain
+from orchestrator.fields import memory_bytes
+from orchestrator.overrides import apply_overrides
+from orchestrator.spec import JobSpec
+from orchestrator.taskcheck import task_problem
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+
+SIZE_MAX_BYTES = 1 << 20
+PROBLEMS_SHOWN = 5
+SPOT_GRACE_S = 15.0
+"""What GKE gives user pods on Spot VMs, whatever the pod asks for."""
+GRACE_S = 60.0
+
+
+@dataclass(frozen=True)
+class LoadedJob:
+    """A job file that holds together."""
+
+    spec: JobSpec
+    path: Path
+    origins: Mapping[yamltree.Path, str]
+    """Where each value comes from: `job.yaml:12`, or `--set train.steps=5`."""
+
+    @property
+    def folder(self) -> Path:
+        """What paths in the file are relative to."""
+        return self.path.parent
+
+    def where(self, field: str) -> str:
+        """The origin of a field such as `resources.workers`, or of the nearest section above it."""
+        return _origin(tuple(field.split(".")), self.origins)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
+    """Read, override, validate, and look for the task's class.
+
+    Args:
+        path: the job file.
+        overrides: `a.b=value` each, as given to --set; the value is YAML.
+
+    Raises:
+        ConfigError: at most six lines, each with file, line and field.
+    """
+    path = Path(path)
+    tree = yamltree.read(_text(path))
+    if tree.problems:
+        raise _error([(f"{path}:{problem.line}", problem.path, problem.message) for problem in tree.problems])
+    if tree.empty:
+        raise ConfigError(f"{path}: the file is empty", remedy="`orch init` writes one to begin with.")
+    if not isinstance(tree.value, dict):
+        kind = "a list" if isinstance(tree.value, list) else "a single value"
+        raise ConfigError(
+            f"{path}:{tree.lines[()]}: a job file is a mapping (key: value), this is {kind}",
+            remedy="`orch init` writes one to begin with.",
+        )
+    origins = {place: f"{path}:{line}" for place, line in tree.lines.items()}
+    written = dict(tree.written)
+    data = apply_overrides(tree.value, overrides, origins, written)
+    try:
+        spec = JobSpec.model_validate(data, context={"job_file": True})
+    except ValidationError as error:
+        problems = [(_origin(place, origins), place, message) for place, message in explain(error, data, written)]
+        raise _error(sorted(problems, key=_by_line)) from None
+    if spec.train.task is not None:
+        problem = task_problem(spec.train.task, path.parent, only_in_image=spec.image.ref is not None)
+        if problem:
+            place = ("train", "task")
+            raise _error([(_origin(place, origins), place, problem)])
+    return LoadedJob(spec, path, origins)
+
+
+def resolve_for_cluster(spec: JobSpec) -> TrainConfig:
+    """What the workers of a cluster get: run.directory as given, and the limits of their pods.
+
+    Raises:
+        ConfigError: run.directory is missing.
+    """
+    if spec.run.directory is None:
+        raise ConfigError(
+            f"job {spec.name}: run.directory is missing",
+            remedy="On a cluster, workers share nothing else: give run: {directory: gs://bucket/prefix}.",
+        )
+    resources = spec.resources
+    return TrainConfig(
+        name=spec.name,
+        train=spec.train,
+        checkpoint=spec.checkpoint,
+        restarts=spec.restarts,
+        run_directory=spec.run.directory,
+        workers=resources.worker_count(),
+        grace_s=grace_s(spec),
+        memory_limit_bytes=memory_bytes(resources.memory) if resources.memory else None,
+        cpu_limit=resources.cpu,
+        log_all_workers=False,
+    )
+
+
+def resolve_for_local(job: LoadedJob, *, directory: str, workers: int = 1) -> TrainConfig:
+    """What the workers of `orch run` get: another directory, another number of workers, no limits of pods.
+
+    Raises:
+        ConfigError: the batch does not divide by the number of workers.
+    """
+    spec = job.spec
+    problem = batch_problem(spec.train.global_batch_size, workers) if spec.train.task is not None else None
+    if problem:
+        raise ConfigError(
+            f"{job.where('train.global_batch_size')}: train.global_batch_size: {problem}",
+            remedy="Choose another number of --workers, or --set train.global_batch_size=...",
+        )
+    return TrainConfig(
+        name=spec.name,
+        train=spec.train,
+        checkpoint=spec.checkpoint,
+        restarts=spec.restarts,
+        run_directory=directory,
+        workers=workers,
+        grace_s=grace_s(spec),
+        log_all_workers=True,
+        task_root=str(job.folder.resolve()),
+    )
+
+
+def grace_s(spec: JobSpec) -> float:
+    """Seconds between SIGTERM and SIGKILL: as given, or by the kind of capacity."""
+    if spec.preemption.grace != "auto":
+        return spec.preemption.grace
+    return SPOT_GRACE_S if spec.resources.capacity == "spot" else GRACE_S
+
+
+def _text(path: Path) -> str:
+    """The file's text. Raises ConfigError for all that is no UTF-8 text file of a sensible size."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(SIZE_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file{_near_file(path)}", remedy="`orch init` writes a job.yaml to begin with."
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path} is a folder, not a job file", remedy=f"Name the file in it: {path / 'job.yaml'}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > SIZE_MAX_BYTES:
+        raise ConfigError(f"{path} is larger than 1 MiB; is this a job file?")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:64]:
+        raise ConfigError(f"{path}:1: the file is not UTF-8 (it looks like UTF-16)", remedy="Save it as UTF-8.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}:{line}: the file is not UTF-8 (byte 0x{content[error.start]:02x})", remedy="Save it as UTF-8."
+        ) from None
+
+
+def _near_file(path: Path) -> str:
+    try:
+        files = [item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml")]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, files, n=1)
+    return f'; did you mean "{path.with_name(near[0])}"?' if near else ""
+
+
+def _origin(place: yamltree.Path, origins: Mapping[yamltree.Path, str]) -> str:
+    while place and place not in origins:
+        place = place[:-1]
+    return origins[place]
+
+
+def _by_line(problem: tuple[str, yamltree.Path, str]) -> tuple[bool, int]:
+    origin = problem[0]
+    line = origin.rpartition(":")[2]
+    return (origin.startswith("--set"), int(line) if line.isdigit() else 0)
+
+
+def _line(origin: str, field: str, message: str) -> str:
+    named_already = not field or origin.startswith(f"--set {field}=")
+    return f"{origin}: {message}" if named_already else f"{origin}: {field}: {message}"
+
+
+def _error(problems: list[tuple[str, yamltree.Path, str]]) -> ConfigError:
+    lines = [_line(origin, dotted(place), message) for origin, place, message in problems]
+    if len(lines) > PROBLEMS_SHOWN:
+        lines = [*lines[:PROBLEMS_SHOWN], f"... and {len(lines) - PROBLEMS_SHOWN} more"]
+    return ConfigError("\n".join(lines))
