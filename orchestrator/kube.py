@@ -1,0 +1,456 @@
+"""The only module that talks to the API server: the verbs a user knows from kubectl, on plain dicts.
+
+It uses the official client for what is hard (kubeconfig, credentials, exec) and speaks HTTP for the rest, so that an
+object sent is exactly the object rendered. What it raises is for a person: which verb on which object was refused.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from trainer.errors import OrchError
+
+Manifest = dict[str, Any]
+log = logging.getLogger(__name__)
+
+_CONNECT_S = 5.0
+_READ_S = 30.0
+_PAGE = 500
+
+
+class ClusterError(OrchError):
+    """The cluster did not do what was asked."""
+
+
+class ClusterUnreachable(ClusterError):
+    """No cluster is configured, or its API server does not answer. Another try may help."""
+
+
+class Forbidden(ClusterError):
+    """Credentials are missing, expired, or lack a permission."""
+
+
+class NotFound(ClusterError):
+    """No such object, or no such kind, in this cluster."""
+
+
+class AlreadyExists(ClusterError):
+    """The name is taken."""
+
+
+class Rejected(ClusterError):
+    """The API server, an admission webhook or a quota refused the object."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where the objects of a kind live in the API."""
+
+    group: str
+    version: str
+    plural: str
+
+    @property
+    def resource(self) -> str:
+        """As RBAC and kubectl name it: jobs.batch."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+KINDS = {
+    "Job": Kind("batch", "v1", "jobs"),
+    "Pod": Kind("", "v1", "pods"),
+    "Service": Kind("", "v1", "services"),
+    "ConfigMap": Kind("", "v1", "configmaps"),
+    "Secret": Kind("", "v1", "secrets"),
+    "Event": Kind("", "v1", "events"),
+    "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies"),
+    "Workload": Kind("kueue.x-k8s.io", "v1beta1", "workloads"),
+}
+
+
+@dataclass(frozen=True)
+class WatchEvent:
+    """One change of an object."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
+    item: Manifest
+
+
+class Cluster:
+    """One namespace of one cluster.
+
+    Every method may raise ClusterUnreachable and Forbidden; others are named.
+    """
+
+    def __init__(self, context: str | None = None, namespace: str | None = None) -> None:
+        """Read the kubeconfig as kubectl does (KUBECONFIG, ~/.kube/config), or the pod's own service account.
+
+        Raises:
+            ClusterUnreachable: no kubeconfig, or no such context in it.
+        """
+        from kubernetes import client
+        from kubernetes import config as kube_config
+        from kubernetes.client.rest import RESTClientObject
+        from kubernetes.config.config_exception import ConfigException
+
+        config: Any = kube_config  # its functions carry no types
+        configuration: Any = client.Configuration()
+        try:
+            contexts, active = config.list_kube_config_contexts()
+            chosen = active if context is None else next((item for item in contexts if item["name"] == context), None)
+            if chosen is None:
+                names = ", ".join(item["name"] for item in contexts) or "none"
+                raise ClusterUnreachable(
+                    f"the kubeconfig has no context {context}",
+                    remedy=f"choose one of: {names} (kubectl config get-contexts)",
+                )
+            config.load_kube_config(context=chosen["name"], client_configuration=configuration)
+            self.context: str = chosen["name"]
+            default_namespace = chosen["context"].get("namespace") or "default"
+        except ConfigException as error:
+            try:
+                if context is not None:
+                    raise ConfigException("a context needs a kubeconfig")
+                config.load_incluster_config(client_configuration=configuration)
+            except ConfigException:
+                reason = str(error).splitlines()[0] if str(error) else "no kubeconfig"
+                raise ClusterUnreachable(
+                    f"no Kubernetes cluster is configured: {reason}",
+                    remedy="set KUBECONFIG, or run the job on this machine: orch run",
+                ) from None
+            self.context = "in-cluster"
+            default_namespace = _own_namespace()
+        self.namespace = namespace or default_namespace
+        self._configuration = configuration
+        self._pool = RESTClientObject(configuration).pool_manager
+
+    @property
+    def server(self) -> str:
+        """The address of the API server."""
+        return str(self._configuration.host)
+
+    def version(self) -> tuple[int, int]:
+        """Major and minor version of the API server."""
+        answer = self._json("GET", "/version", "get the version of the cluster")
+        minor = "".join(character for character in str(answer.get("minor", "0")) if character.isdigit())
+        return int(answer.get("major", "0")), int(minor or "0")
+
+    def create(self, item: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Create an object by POST, never onto an existing one. Unknown fields are refused by the server.
+
+        Raises:
+            AlreadyExists, Rejected, NotFound (the namespace).
+        """
+        query = {"fieldValidation": "Strict", "fieldManager": "orch"} | ({"dryRun": "All"} if dry_run else {})
+        what = f"create {_called(item)}"
+        return self._json("POST", self._path(item["kind"]), what, query=query, body=item)
+
+    def get(self, kind: str, name: str) -> Manifest:
+        """One object. Raises NotFound."""
+        return self._json("GET", self._path(kind, name), f"get {kind} {name}")
+
+    def find(self, kind: str, name: str) -> Manifest | None:
+        """One object, or None where there is none of that name."""
+        with contextlib.suppress(NotFound):
+            return self.get(kind, name)
+        return None
+
+    def select(self, kind: str, *, labels: str = "", fields: str = "") -> list[Manifest]:
+        """All objects of the namespace that match, page by page."""
+        return self._list(kind, labels, fields)[0]
+
+    def watch(self, kind: str, *, labels: str = "", fields: str = "", timeout_s: int = 300) -> Iterator[WatchEvent]:
+        """What is there, as ADDED, then each change. Ends after `timeout_s`, or when the server ends it: call again.
+
+        The caller sees every object anew with each call, so a call that ended early loses nothing.
+        """
+        items, version = self._list(kind, labels, fields)
+        for item in items:
+            yield WatchEvent("ADDED", item)
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(timeout_s),
+            "allowWatchBookmarks": "true",
+        }
+        query |= _selectors(labels, fields)
+        response = self._send("GET", self._path(kind), f"watch {kind}", query=query, read_s=timeout_s + 10.0)
+        with contextlib.closing(response):
+            for line in _lines(response):
+                event = json.loads(line)
+                if event["type"] == "ERROR":  # 410 Gone: too old by now; the next call lists again
+                    return
+                if event["type"] != "BOOKMARK":
+                    yield WatchEvent(event["type"], event["object"])
+
+    def patch(self, kind: str, name: str, patch: Manifest, *, subresource: str = "") -> Manifest:
+        """A merge patch (RFC 7386). Raises NotFound, Rejected."""
+        path = self._path(kind, name) + (f"/{subresource}" if subresource else "")
+        return self._json(
+            "PATCH",
+            path,
+            f"patch {kind} {name}",
+            query={"fieldManager": "orch"},
+            body=patch,
+            content="application/merge-patch+json",
+        )
+
+    def delete(self, kind: str, name: str, *, uid: str | None = None, grace_s: int | None = None) -> bool:
+        """Delete an object, and what it owns in the background. False when it was gone already.
+
+        With a UID nothing happens to another object that has taken the name meanwhile.
+        """
+        options: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        try:
+            self._json("DELETE", self._path(kind, name), f"delete {kind} {name}", body=options)
+        except NotFound:
+            return False
+        except AlreadyExists:  # 409: the UID is another one
+            return False
+        return True
+
+    def logs(
+        self, pod: str, *, container: str, follow: bool = False, since_s: int | None = None, tail: int | None = None
+    ) -> Iterator[str]:
+        """Lines of a container's log, each beginning with its RFC 3339 time stamp and a blank.
+
+        Raises:
+            NotFound: the pod is gone. Rejected: the container has not started.
+        """
+        query = {"container": container, "timestamps": "true"}
+        if follow:
+            query["follow"] = "true"
+        if since_s is not None:
+            query["sinceSeconds"] = str(since_s)
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        # A quiet container says nothing for minutes: only the connection's own end is an end.
+        read_s = None if follow else _READ_S
+        response = self._send(
+            "GET", self._path("Pod", pod) + "/log", f"read the log of pod {pod}", query=query, read_s=read_s
+        )
+        with contextlib.closing(response):
+            yield from _lines(response)
+
+    def exec(self, pod: str, command: list[str], *, container: str, timeout_s: float = 20.0) -> str:
+        """What a command in a container prints on stdout.
+
+        Raises:
+            ClusterError: it could not be run, took longer, or ended with another code than 0.
+        """
+        from kubernetes import client
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.stream import stream
+        from websocket import WebSocketException
+
+        api = client.CoreV1Api(client.ApiClient(self._configuration))
+        try:
+            session = stream(
+                api.connect_get_namespaced_pod_exec,
+                pod,
+                self.namespace,
+                container=container,
+                command=command,
+                stdin=False,
+                stdout=True,
+                stderr=True,
+                tty=False,
+                _preload_content=False,
+                _request_timeout=timeout_s,
+            )
+        except (ApiException, WebSocketException, OSError) as error:
+            raise ClusterError(f"cannot run a command in pod {pod}: {_first_line(error)}") from None
+        try:
+            session.run_forever(timeout=timeout_s)
+            if session.is_open():
+                raise ClusterError(f"a command in pod {pod} took longer than {timeout_s:.0f} s")
+            out, errors = str(session.read_stdout(timeout=0) or ""), str(session.read_stderr(timeout=0) or "")
+            if session.returncode:
+                last = errors.strip().splitlines()[-1:] or [f"exit code {session.returncode}"]
+                raise ClusterError(f"a command in pod {pod} failed: {last[0]}")
+            return out
+        except (WebSocketException, OSError) as error:
+            raise ClusterError(f"the connection to pod {pod} broke: {_first_line(error)}") from None
+        finally:
+            session.close()
+
+    def can_i(self, verb: str, kind: str, *, subresource: str = "") -> bool:
+        """Whether the user may do this in the namespace (SelfSubjectAccessReview)."""
+        where = KINDS[kind]
+        attributes = {"namespace": self.namespace, "verb": verb, "group": where.group, "resource": where.plural}
+        if subresource:
+            attributes["subresource"] = subresource
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        answer = self._json("POST", path, "ask for the user's permissions", body=review)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def namespace_exists(self) -> bool | None:
+        """Whether the namespace exists; None where the user may not look."""
+        try:
+            self._json("GET", f"/api/v1/namespaces/{quote(self.namespace)}", f"get namespace {self.namespace}")
+        except NotFound:
+            return False
+        except Forbidden:
+            return None
+        return True
+
+    # --- HTTP
+
+    def _path(self, kind: str, name: str = "") -> str:
+        where = KINDS[kind]
+        root = f"/apis/{where.group}/{where.version}" if where.group else f"/api/{where.version}"
+        path = f"{root}/namespaces/{quote(self.namespace)}/{where.plural}"
+        return f"{path}/{quote(name)}" if name else path
+
+    def _list(self, kind: str, labels: str, fields: str) -> tuple[list[Manifest], str]:
+        query = {"limit": str(_PAGE)} | _selectors(labels, fields)
+        items: list[Manifest] = []
+        while True:
+            page = self._json("GET", self._path(kind), f"list {KINDS[kind].resource}", query=query)
+            # Items of a list carry no kind of their own.
+            items += [{"apiVersion": page["apiVersion"], "kind": kind} | item for item in page["items"]]
+            more = page["metadata"].get("continue")
+            if not more:
+                return items, page["metadata"]["resourceVersion"]
+            query["continue"] = more
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Manifest | None = None,
+        content: str = "application/json",
+    ) -> Manifest:
+        response = self._send(method, path, what, query=query, body=body, content=content)
+        with contextlib.closing(response):
+            data = response.read()
+        answer: Manifest = json.loads(data)
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Manifest | None = None,
+        content: str = "application/json",
+        read_s: float | None = _READ_S,
+    ) -> Any:
+        """The response, its body unread, of a request that succeeded."""
+        import urllib3
+
+        headers = {"Accept": "application/json", "User-Agent": "orch"}
+        for setting in self._configuration.auth_settings().values():
+            if setting["in"] == "header" and setting["value"]:
+                headers[setting["key"]] = setting["value"]
+        if body is not None:
+            headers["Content-Type"] = content
+        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            response = self._pool.request(
+                method,
+                url,
+                body=json.dumps(body).encode() if body is not None else None,
+                headers=headers,
+                preload_content=False,
+                # Only reading may be repeated: a second POST would meet the object that the first one made.
+                retries=urllib3.Retry(2, backoff_factor=0.2) if method == "GET" else False,
+                timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise ClusterUnreachable(
+                f"the API server {self._configuration.host} does not answer: {_first_line(error)}",
+                remedy=f"check the network and the context {self.context} (kubectl cluster-info)",
+            ) from None
+        if response.status < 400:
+            return response
+        with contextlib.closing(response):
+            data = response.read()
+        raise self._refusal(response.status, data, what)
+
+    def _refusal(self, status: int, data: bytes, what: str) -> ClusterError:
+        try:
+            answer = json.loads(data)
+            message = str(answer.get("message") or answer)
+        except (ValueError, AttributeError):
+            message = data.decode(errors="replace").strip()[:500] or f"HTTP status {status}"
+        if status == 401:
+            return Forbidden(
+                f"cannot {what}: the cluster does not accept the credentials of context {self.context}",
+                remedy="log in again (for GKE: gcloud auth login), then try once more",
+            )
+        if status == 403 and "exceeded quota" in message:
+            return Rejected(f"cannot {what}: {message}", remedy="ask for less, or free some of the quota")
+        if status == 403:
+            return Forbidden(
+                f"cannot {what} in namespace {self.namespace}: {message}",
+                remedy="ask an administrator for the role orch-submitter (k8s/setup), or use another --namespace",
+            )
+        if status == 404:
+            return NotFound(f"cannot {what} in namespace {self.namespace}: {message}")
+        if status == 409:
+            return AlreadyExists(f"cannot {what} in namespace {self.namespace}: {message}")
+        if (
+            status in (429, 500, 502, 503, 504)
+            and "admission webhook" not in message
+            and "calling webhook" not in message
+        ):
+            return ClusterUnreachable(
+                f"cannot {what}: the API server answers {status}: {message}", remedy="try again in a moment"
+            )
+        return Rejected(f"cannot {what}: {message}")
+
+
+def _called(item: Manifest) -> str:
+    return f"{item['kind']} {item['metadata'].get('name', '')}".rstrip()
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    return {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
+
+
+def _lines(response: Any) -> Iterator[str]:
+    """Lines of a streamed body as they come. A connection that breaks ends them: the caller asks again."""
+    import urllib3
+
+    rest = b""
+    try:
+        for chunk in response.stream(64 * 1024, decode_content=True):
+            rest += chunk
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace")
+    except urllib3.exceptions.HTTPError as error:
+        log.debug("stream ended: %s", error)
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _first_line(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    text = str(reason if isinstance(reason, Exception) else error).strip()
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def _own_namespace() -> str:
+    with contextlib.suppress(OSError), open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
+        return file.read().strip()
+    return "default"

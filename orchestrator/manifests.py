@@ -1,0 +1,314 @@
+"""JobSpec and TrainConfig -> the Kubernetes objects of one job, as plain dicts. Pure: no I/O but the YAML in k8s/,
+no clock, no cluster; the agents' token is an argument.
+
+The bases say what every job has; here stands only what differs from job to job. Patches come last (patches.py).
+"""
+
+import copy
+import functools
+import hashlib
+import json
+import math
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from orchestrator.accelerators import Accelerator
+from orchestrator.patches import apply_patches
+from orchestrator.spec import JobSpec, SecretRef, Toleration, Volume
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+
+Manifest = dict[str, Any]
+
+CONTAINER = "trainer"
+AGENT_PORT = 8471
+# libtpu's own server takes 8471 in a TPU pod.
+AGENT_PORT_TPU = 8491
+TOKEN_PLACEHOLDER = "drawn-at-submit"
+RUN_DIRECTORY = "orch/run-directory"
+"""The annotation of the Job that says where the job keeps what it leaves behind."""
+
+
+def labels_of(name: str) -> dict[str, str]:
+    """The labels of every object of a job, and the selector of its pods."""
+    return {
+        "app.kubernetes.io/name": "trainer",
+        "app.kubernetes.io/instance": name,
+        "app.kubernetes.io/managed-by": "orch",
+    }
+
+
+def selector_of(name: str) -> str:
+    """The same as a label selector."""
+    return ",".join(f"{key}={value}" for key, value in labels_of(name).items())
+
+
+def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) -> list[Manifest]:
+    """The objects of a job, in the order in which `kubectl apply` should see them; the Job is the last.
+
+    Args:
+        spec: the job file.
+        config: what spec resolves to, the same for all workers.
+        namespace: where all of it goes.
+        token: the secret of the agents' HTTP. TOKEN_PLACEHOLDER in dry runs and golden files.
+
+    Raises:
+        ConfigError: the job cannot be a Job of Kubernetes as it is described.
+    """
+    accelerator = _accelerator(spec)
+    config_map = _config_map(config)
+    secret = _base("secret")
+    secret["metadata"]["name"] = f"{spec.name}-token"
+    secret["stringData"]["token"] = token
+    port = _agent_port(accelerator)
+    service = _base("service")
+    service["metadata"]["name"] = spec.name
+    service["spec"]["selector"] = labels_of(spec.name)
+    service["spec"]["ports"][0]["port"] = port
+    policy = _base("networkpolicy")
+    policy["metadata"]["name"] = spec.name
+    policy["spec"]["podSelector"]["matchLabels"] = labels_of(spec.name)
+    policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] = labels_of(spec.name)
+    job = _job(spec, config, accelerator, config_map["metadata"]["name"], secret["metadata"]["name"])
+    objects = [secret, config_map, service, policy, job]
+    for item in objects:
+        given = item["metadata"]
+        item["metadata"] = {
+            "name": given["name"],
+            "namespace": namespace,
+            "labels": labels_of(spec.name) | given.get("labels", {}),
+        } | {key: value for key, value in given.items() if key == "annotations"}
+    objects[-1] = apply_patches(job, spec.kubernetes)
+    return objects
+
+
+@functools.cache
+def _read_base(name: str) -> Manifest:
+    text = (resources.files("k8s") / f"{name}.yaml").read_text()
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    base: Manifest = yaml.load(text, Loader=loader)
+    return base
+
+
+def _base(name: str) -> Manifest:
+    return copy.deepcopy(_read_base(name))
+
+
+def _config_map(config: TrainConfig) -> Manifest:
+    text = json.dumps(config.model_dump(mode="json", exclude_none=True), indent=2, sort_keys=True) + "\n"
+    base = _base("configmap")
+    base["metadata"]["name"] = f"{config.name}-config-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    base["data"]["config.json"] = text
+    return base
+
+
+def _accelerator(spec: JobSpec) -> Accelerator | None:
+    if spec.kubernetes.kind == "JobSet":
+        raise ConfigError(
+            f"job {spec.name}: kubernetes.kind JobSet is not supported yet",
+            remedy="leave kubernetes.kind out: the workers become one Job",
+        )
+    accelerator = spec.resources.hardware()
+    if accelerator is not None and accelerator.multi_host:
+        raise ConfigError(
+            f"job {spec.name}: {accelerator.name} is a TPU slice of {accelerator.hosts} hosts, "
+            "which is not supported on Kubernetes yet",
+            remedy="use a slice of one host, such as v5litepod-8, or GPUs or CPUs with several workers",
+        )
+    return accelerator
+
+
+def _agent_port(accelerator: Accelerator | None) -> int:
+    return AGENT_PORT_TPU if accelerator is not None and accelerator.kind == "tpu" else AGENT_PORT
+
+
+def _job(spec: JobSpec, config: TrainConfig, accelerator: Accelerator | None, config_map: str, secret: str) -> Manifest:
+    job = _base("job")
+    scheduling = spec.scheduling
+    metadata, body = job["metadata"], job["spec"]
+    metadata["name"] = spec.name
+    metadata["annotations"] = {RUN_DIRECTORY: config.run_directory}
+    body["completions"] = body["parallelism"] = config.workers
+    body["backoffLimitPerIndex"] = max(body["backoffLimitPerIndex"], spec.restarts.max)
+    if scheduling.max_runtime is not None:
+        body["activeDeadlineSeconds"] = math.ceil(scheduling.max_runtime)
+    if scheduling.ttl_after_finish is not None:
+        body["ttlSecondsAfterFinished"] = math.ceil(scheduling.ttl_after_finish)
+    if scheduling.queue is not None:
+        metadata["labels"] = {"kueue.x-k8s.io/queue-name": scheduling.queue}
+        if scheduling.priority is not None:
+            metadata["labels"]["kueue.x-k8s.io/priority-class"] = scheduling.priority
+        body["suspend"] = True
+    template = body["template"]
+    template["metadata"]["labels"] = labels_of(spec.name)
+    _fill_pod(template, spec, config, accelerator, config_map, secret)
+    return job
+
+
+def _fill_pod(
+    template: Manifest,
+    spec: JobSpec,
+    config: TrainConfig,
+    accelerator: Accelerator | None,
+    config_map: str,
+    secret: str,
+) -> None:
+    scheduling = spec.scheduling
+    pod = template["spec"]
+    pod["subdomain"] = spec.name
+    pod["terminationGracePeriodSeconds"] = math.ceil(config.grace_s)
+    if scheduling.service_account is not None:
+        pod["serviceAccountName"] = scheduling.service_account
+    if scheduling.priority is not None and scheduling.queue is None:
+        pod["priorityClassName"] = scheduling.priority
+    if spec.image.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in spec.image.pull_secrets]
+    node_selector = _node_selector(spec, accelerator)
+    if node_selector:
+        pod["nodeSelector"] = node_selector
+    pod["tolerations"] += _tolerations(spec, accelerator)
+    for volume in pod["volumes"]:
+        if volume["name"] == "orch-config":
+            volume["configMap"]["name"] = config_map
+        if volume["name"] == "orch-token":
+            volume["secret"]["secretName"] = secret
+    pod["volumes"] += [_volume_source(volume) for volume in spec.volumes]
+    pod["volumes"] += [_secret_volume(item) for item in spec.secrets if item.mount]
+    if any(volume.gcs_bucket for volume in spec.volumes):
+        template["metadata"]["annotations"]["gke-gcsfuse/volumes"] = "true"
+    container = pod["containers"][0]
+    _fill_container(container, spec, accelerator)
+    if accelerator is not None and accelerator.kind == "gpu":
+        # NCCL passes buffers through /dev/shm, of which a container has 64 MiB by default.
+        pod["volumes"].append({"name": "orch-shm", "emptyDir": {"medium": "Memory"}})
+        container["volumeMounts"].append({"name": "orch-shm", "mountPath": "/dev/shm"})
+    _check_run_directory(spec, config)
+
+
+def _fill_container(container: Manifest, spec: JobSpec, accelerator: Accelerator | None) -> None:
+    if spec.image.ref is None:
+        raise ConfigError(
+            f"job {spec.name} has no image",
+            remedy="build one with the project's Dockerfile, push it, and name it: image: {ref: repo/name@sha256:...}",
+        )
+    container["image"] = spec.image.ref
+    if spec.image.pull_policy is not None:
+        container["imagePullPolicy"] = spec.image.pull_policy
+    port = _agent_port(accelerator)
+    container["ports"][0]["containerPort"] = port
+    own = {entry["name"]: entry for entry in container["env"]}
+    own["ORCH_COORDINATOR"]["value"] = f"{spec.name}-0.{spec.name}:{port}"
+    own["ORCH_PORT"]["value"] = str(port)
+    env: list[Manifest] = [{"name": name, "value": value} for name, value in spec.env.items()]
+    env += [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": item.name, "key": key}}}
+        for item in spec.secrets
+        for name, key in item.env.items()
+    ]
+    given = {entry["name"] for entry in env}
+    container["env"] = [entry for entry in container["env"] if entry["name"] not in given] + env
+    container["volumeMounts"] += [
+        {"name": volume.name, "mountPath": volume.mount} | ({"readOnly": True} if volume.read_only else {})
+        for volume in spec.volumes
+    ]
+    container["volumeMounts"] += [
+        {"name": f"secret-{item.name}", "mountPath": item.mount, "readOnly": True}
+        for item in spec.secrets
+        if item.mount
+    ]
+    if accelerator is not None and accelerator.privileged:
+        container["securityContext"] = {"privileged": True}
+    container["resources"] = _resources(spec, container["resources"]["requests"], accelerator)
+
+
+def _resources(spec: JobSpec, defaults: dict[str, str], accelerator: Accelerator | None) -> Manifest:
+    """Requests equal limits for what the job file names, so that a worker is neither throttled nor evicted by surprise;
+    what it does not name is requested modestly and not limited."""
+    asked = spec.resources
+    limits: dict[str, str] = {}
+    if asked.cpu is not None:
+        limits["cpu"] = f"{round(asked.cpu * 1000)}m" if asked.cpu % 1 else str(int(asked.cpu))
+    if asked.memory is not None:
+        limits["memory"] = asked.memory
+    if asked.ephemeral_storage is not None:
+        limits["ephemeral-storage"] = asked.ephemeral_storage
+    if accelerator is not None:
+        limits[accelerator.resource] = str(accelerator.chips_per_host)
+    result: Manifest = {"requests": defaults | limits}
+    if limits:
+        result["limits"] = limits
+    return result
+
+
+def _node_selector(spec: JobSpec, accelerator: Accelerator | None) -> dict[str, str]:
+    selector: dict[str, str] = dict(accelerator.node_selector) if accelerator is not None else {}
+    if spec.resources.capacity == "spot":
+        selector["cloud.google.com/gke-spot"] = "true"
+    if spec.resources.capacity == "flex-start":
+        selector["cloud.google.com/gke-flex-start"] = "true"
+    if spec.resources.capacity == "reservation":
+        selector["cloud.google.com/reservation-name"] = spec.resources.reservation or ""
+    return selector | spec.scheduling.node_selector
+
+
+def _tolerations(spec: JobSpec, accelerator: Accelerator | None) -> list[Manifest]:
+    tolerations = [_toleration(item) for item in spec.scheduling.tolerations]
+    if accelerator is not None:
+        tolerations += [dict(item) for item in accelerator.tolerations]
+    if spec.resources.capacity == "spot":
+        tolerations.append(
+            {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        )
+    return tolerations
+
+
+def _toleration(item: Toleration) -> Manifest:
+    fields = {
+        "key": item.key,
+        "operator": item.operator,
+        "value": item.value,
+        "effect": item.effect,
+        "tolerationSeconds": item.toleration_seconds,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _volume_source(volume: Volume) -> Manifest:
+    if volume.name.startswith("orch-"):
+        raise ConfigError(
+            f"volume {volume.name}: names that begin with orch- are orch's own", remedy="rename the volume"
+        )
+    source: Manifest
+    if volume.claim is not None:
+        source = {"persistentVolumeClaim": {"claimName": volume.claim}}
+    elif volume.config_map is not None:
+        source = {"configMap": {"name": volume.config_map}}
+    elif volume.empty_dir is not None:
+        source = {"emptyDir": {"sizeLimit": volume.empty_dir}}
+    else:
+        source = {
+            "csi": {
+                "driver": "gcsfuse.csi.storage.gke.io",
+                "readOnly": volume.read_only,
+                "volumeAttributes": {"bucketName": volume.gcs_bucket},
+            }
+        }
+    return {"name": volume.name} | source
+
+
+def _secret_volume(item: SecretRef) -> Manifest:
+    return {"name": f"secret-{item.name}", "secret": {"secretName": item.name, "defaultMode": 0o440}}
+
+
+def _check_run_directory(spec: JobSpec, config: TrainConfig) -> None:
+    directory = config.run_directory
+    if "://" in directory:
+        return
+    mounts = [volume.mount.rstrip("/") for volume in spec.volumes if volume.claim is not None and not volume.read_only]
+    if not any(directory == mount or directory.startswith(mount + "/") for mount in mounts):
+        raise ConfigError(
+            f"run.directory {directory} lies on no volume that outlives the pods of job {spec.name}",
+            remedy="give gs://bucket/prefix, or add the volume (a claim that all workers can write) under volumes:",
+        )
