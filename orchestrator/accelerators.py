@@ -312,6 +312,6 @@ def _unknown(name: str) -> str:
     near = near[:3] or difflib.get_close_matches(wanted, names, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return (
-        f'"{name}" is no accelerator orch knows{hint or ";"} GPUs: {", ".join(GPUS)} (each with :COUNT), gpu:COUNT for any; '
-        "TPU slices: v4-N, v5litepod-N, v5p-N, v6e-N"
+        f'"{name}" is no accelerator orch knows{hint or ";"} GPUs: {", ".join(GPUS)} (each with :COUNT), '
+        "gpu:COUNT for any; TPU slices: v4-N, v5litepod-N, v5p-N, v6e-N"
     )

@@ -1,4 +1,4 @@
-"""JobSpec: the whole job file. Each field's description, unit and default stand at it; docs/job-file.md is made of them.
+"""JobSpec: the whole job file. Description, unit and default of each field stand at it, for docs/job-file.md too.
 
 Reading the file is in jobfile.py; turning what pydantic says into clear errors, in explain.py; what several sections
 must agree on, in agree.py.

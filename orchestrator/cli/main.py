@@ -1,0 +1,151 @@
+"""`orch`: the group of commands, and what becomes of errors.
+
+A command's module is imported when that command is used: `orch --help` needs click and the table below, nothing else.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import click
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""128 + SIGPIPE: what the shell sees of other programs whose reader went away."""
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and its line in `orch --help`."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "init": Entry("jobfile", "Write a commented job.yaml and task.py to begin with."),
+    "run": Entry("run", "Train on this machine, as the cluster would."),
+    "submit": Entry("cluster", "Train on the cluster of your kubectl context."),
+    "status": Entry("watch", "Show how a job is doing, and what is wrong."),
+    "logs": Entry("watch", "Show what the workers print, through restarts."),
+    "delete": Entry("cluster", "Remove a job from the cluster; its run directory stays."),
+    "render": Entry("jobfile", "Print the Kubernetes objects of a job file."),
+    "schema": Entry("jobfile", "Print the JSON Schema of job files, for editors."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by COMMANDS and imports none of them to list them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        from importlib import import_module
+
+        command: click.Command = getattr(import_module(f"orchestrator.cli.{entry.module}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, COMMANDS, n=1)
+            hint = f'Did you mean "{near[0]}"?' if near else f"Commands: {', '.join(COMMANDS)}."
+            raise click.UsageError(f'There is no command "{name}". {hint}', ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"orch {version('orch')}")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`orch COMMAND --help` shows examples.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+def orch(debug: bool) -> None:
+    """Train TensorFlow models on Kubernetes and on this machine, with one job file.
+
+    \b
+    Examples:
+      orch init                        begin: a job.yaml and a task.py
+      orch run job.yaml                train here
+      orch run job.yaml --workers 2    train here with two workers
+      orch submit job.yaml             train on the cluster
+      orch status digits               what it is doing
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; the exit code. Errors are printed to stderr: one line and its remedy, no traceback."""
+    # Looked at before click parses, so that it also covers errors of parsing, and works after the command's name.
+    debug = "--debug" in arguments[: arguments.index("--") if "--" in arguments else None]
+    arguments = [argument for argument in arguments if argument != "--debug"] if debug else list(arguments)
+    try:
+        code = orch.main(args=list(arguments), prog_name="orch", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return _reader_went_away()
+    except Exception as error:
+        return _report(error, debug)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, debug: bool) -> int:
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        return _reader_went_away()
+    from orchestrator.cli.output import print_bug, print_error
+    from trainer.errors import OrchError
+
+    if debug:
+        from traceback import print_exception
+
+        print_exception(error)
+    if isinstance(error, OrchError):
+        print_error(error)
+        return int(error.code)
+    print_bug(error, debug=debug)
+    return EXIT_BUG
+
+
+def _reader_went_away() -> int:
+    # Python flushes stdout once more at exit; nothing may be left to complain about.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
+
+
+def main() -> Any:
+    """The entry point of the `orch` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

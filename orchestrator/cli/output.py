@@ -1,0 +1,70 @@
+"""What all commands print alike: errors on stderr, JSON on stdout, and the options for both."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from trainer.errors import OrchError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def print_error(error: OrchError) -> None:
+    """One red line (or one line a problem), and what to do about it."""
+    first, *more = error.message.splitlines() or [""]
+    if more:
+        # Lines that begin with file:line, so that editors and terminals can jump to them.
+        count = f"{len(more) + 1} problems" if not more[-1].startswith("... and") else "several problems"
+        _stderr(_red("error:") + f" {count}")
+        for line in [first, *more]:
+            _stderr(line)
+    else:
+        _stderr(_red(f"error: {first}"))
+    if error.remedy:
+        _stderr(error.remedy)
+
+
+def print_bug(error: Exception, *, debug: bool) -> None:
+    """An exception that no one foresaw: one line, and how to see more."""
+    text = " ".join(str(error).split())[:300]
+    _stderr(_red(f"error: {type(error).__name__}: {text}" if text else f"error: {type(error).__name__}"))
+    _stderr("This is a bug of orch." + ("" if debug else " Run it again with --debug to see where it happened."))
+
+
+def print_json(value: Any) -> None:
+    """One JSON object, the last thing on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def output_option(command: Command) -> Command:
+    """`-o text|json`, as the argument `output`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        help="What to print: text for people, or JSON.",
+    )(command)
+
+
+def set_option(command: Command) -> Command:
+    """`--set KEY=VALUE`, repeatable, as the argument `overrides` for jobfile.load."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a field of the job file, such as train.steps=100. The value is YAML. Repeatable.",
+    )(command)
+
+
+def _red(text: str) -> str:
+    return click.style(text, fg="red") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def _stderr(line: str) -> None:
+    click.echo(line, err=True)
