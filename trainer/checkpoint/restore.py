@@ -93,7 +93,7 @@ def _verified(store: Store, ref: CommitRef, shard: Shard, deadline: float) -> by
 
 
 def _patiently(action: Callable[[], _T], deadline: float) -> _T:
-    """Try again, with growing pauses, while the store does not answer or refuses (a new pod's rights may need a minute)."""
+    """Try again while the store does not answer, or refuses (the rights of a new pod may need a minute)."""
     pause_s = 0.5
     while True:
         try:

@@ -45,8 +45,8 @@ def decide(
 ) -> Plan:
     """What the writer of attempt `own_attempt` may delete.
 
-    `records`, `commits` and `data` are all that exist. `verified` are commits of the line whose shards verify: at least the
-    newest `keep` of them, if there are as many.
+    `records`, `commits` and `data` are all that exist. `verified` are commits of the line whose shards verify: at least
+    the newest `keep` of them, if there are as many.
     """
     records = [record for record in records if record.number <= own_attempt]
     if not any(isinstance(record, AttemptRecord) and record.number == own_attempt for record in records):

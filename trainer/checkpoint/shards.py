@@ -5,7 +5,7 @@ Pure: buffers in, buffers out, and no tensor is copied. A shard is the list of b
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,16 +66,22 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def divide(tensors: Sequence[Tensor], shard_size_bytes: int) -> list[list[Tensor]]:
-    """Tensors in shards of about `shard_size_bytes`, in order; a larger one has its own. At least one shard."""
-    shards: list[list[Tensor]] = [[]]
+    """Tensors in shards of at most `shard_size_bytes`, in order; one larger than that has a shard of its own.
+
+    At least one shard, which may be empty.
+    """
+    own = [[tensor] for tensor in tensors if tensor.size_bytes >= shard_size_bytes]
+    shared: list[list[Tensor]] = []
     filled = 0
     for tensor in tensors:
-        if shards[-1] and filled + tensor.size_bytes > shard_size_bytes:
-            shards.append([])
+        if tensor.size_bytes >= shard_size_bytes:
+            continue
+        if not shared or filled + tensor.size_bytes > shard_size_bytes:
+            shared.append([])
             filled = 0
-        shards[-1].append(tensor)
+        shared[-1].append(tensor)
         filled += tensor.size_bytes
-    return shards
+    return own + shared or [[]]
 
 
 def build(tensors: Sequence[Tensor], memory: memoryview, metadata: Mapping[str, str]) -> ShardFile:
@@ -118,8 +124,3 @@ def parse(data: bytes) -> dict[str, np.ndarray]:
         flat = np.frombuffer(data, dtype, count=math.prod(shape), offset=start + begin)
         arrays[key] = flat.reshape(shape)
     return arrays
-
-
-def size_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of all `tensors`."""
-    return sum(tensor.size_bytes for tensor in tensors)

@@ -74,11 +74,9 @@ class Superseded(Exception):
 class Writer:
     """Saves snapshots of one attempt, one at a time."""
 
-    def __init__(
-        self, start: WriterStart, store: Store, send: Callable[[Saved | SaveFailed | Retained | SaveTrouble], None]
-    ) -> None:
+    def __init__(self, start: WriterStart, send: Callable[[Saved | SaveFailed | Retained | SaveTrouble], None]) -> None:
         self._start = start
-        self._store = store
+        self._opened: Store | None = None
         self._send = send
         self._memory: memoryview | None = None
         self._superseded = False
@@ -132,6 +130,15 @@ class Writer:
         else:
             if deleted:
                 self._send(Retained(deleted=[ref.name for ref in deleted]))
+
+    @property
+    def _store(self) -> Store:
+        # Opened by the first save and not before: what is in its way (credentials) is then reported and tried again.
+        if self._opened is None:
+            self._opened = open_store(self._start.run_directory, timeout_s=_CALL_TIMEOUT_S)
+            if isinstance(self._opened, LocalStore):
+                self._opened.clear_temporary()
+        return self._opened
 
     def _try(self, save: "_Save") -> Commit:
         if self._superseded:
@@ -273,10 +280,7 @@ def serve(lines: BinaryIO, send: Callable[[Saved | SaveFailed | Retained | SaveT
     first = to_writer.validate_json(lines.readline())
     if not isinstance(first, WriterStart):
         raise ValueError(f"the first line must be writer_start, not {first.type}")
-    store = open_store(first.run_directory, timeout_s=_CALL_TIMEOUT_S)
-    if isinstance(store, LocalStore):
-        store.clear_temporary()
-    writer = Writer(first, store, send)
+    writer = Writer(first, send)
     for text in lines:
         message = to_writer.validate_json(text)
         if isinstance(message, LastSave):

@@ -106,11 +106,10 @@ class LocalStore:
     def clear_temporary(self, older_than_s: float = 3600.0) -> None:
         """Remove what killed writers left in RUN/tmp. Younger files may belong to a writer that lives."""
         limit = time.time() - older_than_s
-        with contextlib.suppress(FileNotFoundError), self._errors("clear", self.root / "tmp"):
+        with contextlib.suppress(OSError):  # housekeeping: whatever is in the way, the next attempt tries again
             for item in os.scandir(self.root / "tmp"):
-                with contextlib.suppress(FileNotFoundError):
-                    if item.is_file(follow_symlinks=False) and item.stat(follow_symlinks=False).st_mtime < limit:
-                        os.unlink(item.path)
+                if item.is_file(follow_symlinks=False) and item.stat(follow_symlinks=False).st_mtime < limit:
+                    os.unlink(item.path)
 
     @contextlib.contextmanager
     def _temporary(self, folder: Path) -> Iterator[tuple[int, str]]:
