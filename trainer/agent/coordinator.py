@@ -19,8 +19,8 @@ from trainer.rundir.attempts import (
     Launch,
     Member,
     new_nonce,
-    now as time_of_day,
 )
+from trainer.rundir.attempts import now as time_of_day
 from trainer.rundir.lineage import NoGoodCommit, restore_point
 
 SILENT_S = 10.0
@@ -129,10 +129,10 @@ class Coordinator:
             record.launch.id == self.job.launch.id for record in self.records
         ):
             self._taken_over_by(newest)
-        elif isinstance(newest, EndRecord) and newest.launch.id == self.job.launch.id:
-            self._ended(newest)
-        elif isinstance(newest, EndRecord) and not self.job.fresh and self._finished(newest):
-            self._ended(newest)
+        elif isinstance(newest, EndRecord):
+            own = newest.launch.id == self.job.launch.id
+            if own or (not self.job.fresh and self._finished(newest)):
+                self._ended(newest)
 
     def _finished(self, end: EndRecord) -> bool:
         """Whether an earlier launch did already all that this one asks for."""
@@ -304,8 +304,10 @@ class Coordinator:
         if self._all_running_s is None:
             self._all_running_s = now
         waiting = sorted(report.index for report in running if report.phase is Phase.RENDEZVOUS)
-        if waiting and now - self._all_running_s > RENDEZVOUS_S and all(
-            report.phase_s > RENDEZVOUS_S for report in running if report.index in waiting
+        if (
+            waiting
+            and now - self._all_running_s > RENDEZVOUS_S
+            and all(report.phase_s > RENDEZVOUS_S for report in running if report.index in waiting)
         ):
             missing = sorted(report.index for report in running if report.index not in waiting)
             who = f"worker {missing[0]} is missing" if missing else "no worker reached the others"
@@ -354,9 +356,7 @@ class Coordinator:
         return [
             index
             for index in range(self.job.workers)
-            if (seen := self._agents.get(index)) is None
-            or seen.report.state != "idle"
-            or now - seen.at_s > SILENT_S
+            if (seen := self._agents.get(index)) is None or seen.report.state != "idle" or now - seen.at_s > SILENT_S
         ]
 
     def _why_it_ended(self) -> AttemptEnd | None:
@@ -365,7 +365,9 @@ class Coordinator:
         if not isinstance(newest, AttemptRecord):
             return None
         if newest.launch.id != self.job.launch.id:
-            return AttemptEnd(attempt=newest.number, code=ExitCode.STOPPED, reason="the launch before this one stopped here")
+            return AttemptEnd(
+                attempt=newest.number, code=ExitCode.STOPPED, reason="the launch before this one stopped here"
+            )
         return end_of_attempt(
             newest.number,
             list(self._losses.values()),
@@ -396,9 +398,7 @@ class Coordinator:
         if own and self._previous is not None and self._in_launch(self._previous):
             # A restart costs budget unless the attempt before it committed something.
             used += 0 if any(commit.attempt == self._previous.attempt for commit in commits) else 1
-            verdict = give_up(
-                self._previous, self._earlier_ends(), budget_used=used, budget_max=self.job.restarts_max
-            )
+            verdict = give_up(self._previous, self._earlier_ends(), budget_used=used, budget_max=self.job.restarts_max)
             if verdict is not None:
                 self._give_up(verdict.code, verdict.reason, now)
                 return
@@ -457,7 +457,9 @@ class Coordinator:
     def _give_up(self, code: int, reason: str, now: float) -> None:
         culprit = self._previous.worker if self._previous else None
         loss = self._losses.get(culprit) if culprit is not None else None
-        step = max([self._previous.step if self._previous else 0, *(seen.report.step for seen in self._agents.values())])
+        step = max(
+            [self._previous.step if self._previous else 0, *(seen.report.step for seen in self._agents.values())]
+        )
         self._append_end(
             state="failed",
             code=code,
@@ -600,4 +602,3 @@ class Coordinator:
                 "since_s": now - self._stage_since_s,
             }
         )
-

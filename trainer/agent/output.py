@@ -67,8 +67,10 @@ class Segments:
     it is full or `SEGMENT_S` old.
     """
 
-    def __init__(self, store: Store, prefix: str, suffix: str, *, immediate: bool, hold: Callable[[], bool] = lambda: False):
-        """`immediate`: rewrite the open segment every second. `hold`: while it is true nothing is written, only kept (up to 8 MiB)."""
+    def __init__(
+        self, store: Store, prefix: str, suffix: str, *, immediate: bool, hold: Callable[[], bool] = lambda: False
+    ):
+        """`immediate`: rewrite the open segment every second. `hold`: while true nothing is written, only kept."""
         self._store = store
         self._prefix = prefix
         self._suffix = suffix

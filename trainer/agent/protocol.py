@@ -312,4 +312,3 @@ class JobState(Wire):
     last_end: AttemptEnd | None = None
     end: EndRecord | None = None
     since_s: float = 0.0
-

@@ -33,16 +33,18 @@ class Loss:
 def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | None, at: datetime) -> AttemptEnd:
     """The culprit's end, told as the end of the attempt.
 
-    A final code (task error, configuration, last save refused) beats all, wherever and whenever it shows; then the first that is no
-    echo (75), no orderly stop (143) and not killed by its agent because the attempt was over; then hung processes, the longest
-    silent first; then the first of what is left.
+    A final code (task error, configuration, last save refused) beats all, wherever and whenever it shows; then the first
+    that is no echo (75), no orderly stop (143) and not killed by its agent because the attempt was over; then hung
+    processes, the longest silent first; then the first of what is left.
     """
     culprit = _culprit(sorted(losses, key=lambda loss: loss.at_s))
     reports = [loss.report for loss in losses if loss.report is not None]
     step = max((report.step for report in reports), default=0)
     blocks = any(report.blocks for report in reports)
     if culprit is None:
-        return AttemptEnd(attempt=attempt, code=ExitCode.LOST_PEER, reason="coordinator lost", at=at, step=step, blocks=blocks)
+        return AttemptEnd(
+            attempt=attempt, code=ExitCode.LOST_PEER, reason="coordinator lost", at=at, step=step, blocks=blocks
+        )
     report = culprit.report
     if report is None:
         return AttemptEnd(

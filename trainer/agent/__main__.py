@@ -1,0 +1,24 @@
+"""`python -m trainer.agent` runs an agent; `python -m trainer.agent state` prints the coordinator's view of the job."""
+
+import http.client
+import os
+import sys
+
+from trainer.agent.link import CoordinatorClient
+from trainer.agent.main import main
+from trainer.cluster import identity
+from trainer.errors import OrchError
+
+
+def _state() -> int:
+    try:
+        who = identity({**os.environ, "ORCH_ADDRESS": os.environ.get("ORCH_ADDRESS", "127.0.0.1")})
+        print(CoordinatorClient(who.coordinator, who.token).state().model_dump_json())
+    except (OrchError, OSError, http.client.HTTPException, ValueError) as error:
+        print(f"error: the coordinator does not answer: {error}", file=sys.stderr)
+        return 75
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_state() if sys.argv[1:] == ["state"] else main())

@@ -1,0 +1,177 @@
+"""One child of the agent: spawned in a session of its own, with its output and its socket as files to select on.
+
+What the messages mean is not known here: attempt.py reads them.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from trainer.agent.protocol import encode
+from trainer.lifeline import PARENT_VARIABLE
+from trainer.rundir.attempts import Wire
+
+READ_BYTES = 1 << 16
+LINE_MAX_BYTES = 1 << 16
+
+
+class Lines:
+    """Cuts a stream of bytes into lines; one without an end is cut after 64 KiB."""
+
+    def __init__(self, line_max_bytes: int = LINE_MAX_BYTES) -> None:
+        self._rest = b""
+        self._line_max_bytes = line_max_bytes
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Complete lines, each with its end."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > self._line_max_bytes:
+            lines.append(self._rest)
+            self._rest = b""
+        return [line + b"\n" for line in lines]
+
+    def rest(self) -> list[bytes]:
+        """What is left when the stream ended."""
+        last, self._rest = self._rest, b""
+        return [last + b"\n"] if last else []
+
+
+class Child:
+    """A running process. Reaping is the agent's: it calls `reaped` with the status that waitpid gave."""
+
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, inherit: Sequence[int], channel: bool
+    ):
+        """Start `arguments`. `inherit`: file descriptors the child keeps. `channel`: whether it gets a socket to us.
+
+        Call it from the main thread: the child's parent-death signal follows the thread that forked.
+
+        Raises:
+            OSError: the program cannot be started.
+        """
+        environment = {**environment, PARENT_VARIABLE: str(os.getpid())}
+        theirs: socket.socket | None = None
+        self.socket: socket.socket | None = None
+        if channel:
+            self.socket, theirs = socket.socketpair()
+            self.socket.setblocking(False)
+            environment["ORCH_CHANNEL_FD"] = str(theirs.fileno())
+            inherit = [*inherit, theirs.fileno()]
+        output, self._output_end = os.pipe()
+        os.set_blocking(output, False)
+        try:
+            self._popen = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output_end,
+                stderr=self._output_end,
+                env=environment,
+                pass_fds=list(inherit),
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(output)
+            if self.socket is not None:
+                self.socket.close()
+            raise
+        finally:
+            os.close(self._output_end)
+            if theirs is not None:
+                theirs.close()
+        self.output_fd: int | None = output
+        self.pid = self._popen.pid
+        self.status: int | None = None
+        """Exit code once reaped, signals as 128 + number."""
+        self._lines = Lines()
+        self._messages = Lines(line_max_bytes=1 << 26)
+        self._unsent = b""
+
+    @classmethod
+    def module(cls, name: str, environment: Mapping[str, str], *, inherit: Sequence[int] = ()) -> "Child":
+        """Start a module of ours. -P: the user's folder is not where modules are looked for first."""
+        return cls([sys.executable, "-P", "-m", name], environment, inherit=inherit, channel=True)
+
+    def reaped(self, status: int) -> None:
+        """waitpid gave this wait status."""
+        code = os.waitstatus_to_exitcode(status)
+        self._popen.returncode = code
+        self.status = 128 - code if code < 0 else code
+
+    def send(self, message: Wire) -> None:
+        """Queue a message; `flush` sends what the socket takes."""
+        self._unsent += encode(message)
+        self.flush()
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether a message waits for room in the socket."""
+        return bool(self._unsent) and self.socket is not None
+
+    def flush(self) -> None:
+        """Send what the socket takes now."""
+        while self._unsent and self.socket is not None:
+            try:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+            except BlockingIOError:
+                return
+            except OSError:
+                self._unsent = b""
+
+    def read_messages(self) -> list[bytes]:
+        """Lines that arrived on the socket."""
+        lines: list[bytes] = []
+        while self.socket is not None:
+            try:
+                data = self.socket.recv(READ_BYTES)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.socket.close()
+                self.socket = None
+                break
+            lines += self._messages.feed(data)
+        return lines
+
+    def read_output(self) -> list[bytes]:
+        """Lines of stdout and stderr; at most 1 MiB a call, so that a chatty process starves nobody."""
+        lines: list[bytes] = []
+        for _ in range(16):
+            if self.output_fd is None:
+                break
+            try:
+                data = os.read(self.output_fd, READ_BYTES)
+            except BlockingIOError:
+                break
+            if not data:
+                os.close(self.output_fd)
+                self.output_fd = None
+                lines += self._lines.rest()
+                break
+            lines += self._lines.feed(data)
+        return lines
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process alone."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill_group(self) -> None:
+        """SIGKILL for the process and all it started, also when it has ended itself."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Give the files back."""
+        if self.output_fd is not None:
+            os.close(self.output_fd)
+            self.output_fd = None
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None

@@ -1,0 +1,146 @@
+"""The agent's line to the coordinator: polls in a thread of its own, so that a slow name server holds nobody up.
+
+While worker 0 does not answer, the run directory is asked for an end record: the job may be over and worker 0 gone.
+"""
+
+import http.client
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from trainer.agent.protocol import AgentReport, Directive, JobState
+from trainer.errors import OrchError
+from trainer.rundir.attempts import EndRecord, read_records
+from trainer.rundir.store import Store
+
+log = logging.getLogger(__name__)
+
+REQUEST_S = 3.0
+END_CHECK_S = 10.0
+
+
+class CoordinatorClient:
+    """HTTP to worker 0's agent. The name is resolved anew whenever the connection broke."""
+
+    def __init__(self, address: tuple[str, int], token: str) -> None:
+        self._address = address
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def poll(self, report: AgentReport) -> Directive:
+        """POST /v1/poll.
+
+        Raises:
+            OSError, http.client.HTTPException, ValueError: no answer, or none that makes sense.
+        """
+        return Directive.model_validate_json(self._request("POST", "/v1/poll", report.model_dump_json()))
+
+    def state(self) -> JobState:
+        """GET /v1/state. Raises as `poll` does."""
+        return JobState.model_validate_json(self._request("GET", "/v1/state", None))
+
+    def _request(self, method: str, path: str, body: str | None) -> bytes:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(*self._address, timeout=REQUEST_S)
+        try:
+            self._connection.request(method, path, body, self._headers)
+            response = self._connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        if response.status != 200:
+            raise ValueError(f"the coordinator answered {response.status}: {data[:200].decode(errors='replace')}")
+        return data
+
+    def close(self) -> None:
+        """Close the connection; the next call opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Link:
+    """Polls until closed; the newest directive waits in `take`."""
+
+    def __init__(
+        self,
+        poll: Callable[[AgentReport], Directive],
+        report: Callable[[], AgentReport],
+        store: Store,
+        launch: str,
+        wake: Callable[[], None],
+    ) -> None:
+        """`poll` asks the coordinator, by HTTP or in this process; `report` gives this worker's state of the moment;
+        `wake` is called when a directive arrived."""
+        self._poll = poll
+        self._report = report
+        self._store = store
+        self._launch = launch
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._directive: Directive | None = None
+        self._hurry = threading.Event()
+        self._closed = False
+        self.silent_since: float | None = None
+        """Since when the coordinator has not answered (monotonic), or None."""
+        self.error = ""
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._thread.start()
+
+    def take(self) -> Directive | None:
+        """The newest directive, once."""
+        with self._lock:
+            directive, self._directive = self._directive, None
+        return directive
+
+    def hurry(self) -> None:
+        """Something changed: poll now."""
+        self._hurry.set()
+
+    def close(self, timeout_s: float = REQUEST_S) -> None:
+        """Poll once more and end."""
+        self._closed = True
+        self._hurry.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        next_end_check_s = 0.0
+        wait_s = 0.25
+        while True:
+            closed = self._closed
+            directive: Directive | None = None
+            try:
+                directive = self._poll(self._report())
+                self.silent_since, self.error = None, ""
+                wait_s = directive.poll_after_s
+            except (OSError, http.client.HTTPException, ValueError, ValidationError) as error:
+                now = time.monotonic()
+                self.silent_since = self.silent_since or now
+                self.error = f"{type(error).__name__}: {error}"
+                wait_s = 0.5
+                if now >= next_end_check_s and not closed:
+                    next_end_check_s = now + END_CHECK_S
+                    directive = self._end_in_store()
+            if directive is not None:
+                with self._lock:
+                    self._directive = directive
+                self._wake()
+            if closed:
+                return
+            self._hurry.wait(wait_s)
+            self._hurry.clear()
+
+    def _end_in_store(self) -> Directive | None:
+        try:
+            records = read_records(self._store)
+        except OrchError as error:
+            log.debug("the run directory cannot be read: %s", error)
+            return None
+        newest = records[-1] if records else None
+        if isinstance(newest, EndRecord) and newest.launch.id == self._launch:
+            return Directive(kind="exit", coordinator="", attempt=newest.attempts, end=newest, reason=newest.reason)
+        return None

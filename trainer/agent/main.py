@@ -1,0 +1,490 @@
+"""The agent: PID 1 of a pod. Starts attempts as the coordinator says, reaps, forwards output, leaves with the right code.
+
+One thread decides, on a selector; output, polls, HTTP and the coordinator have threads of their own and only wake it.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import random
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from trainer.agent.attempt import Attempt
+from trainer.agent.coordinator import Job
+from trainer.agent.duty import Duty
+from trainer.agent.link import CoordinatorClient, Link
+from trainer.agent.output import LossyPipe, Segments
+from trainer.agent.protocol import AgentReport, Directive, ExitReport, Result
+from trainer.agent.server import AgentServer
+from trainer.cluster import Identity, identity
+from trainer.config import TrainConfig
+from trainer.errors import OrchError
+from trainer.exit_codes import ExitCode, title_of
+from trainer.lifeline import adopt_orphans, die_with_parent
+from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
+from trainer.rundir.store import open_store
+
+log = logging.getLogger("trainer.agent")
+
+PORTS = range(20000, 32768)
+"""Training processes listen below the ephemeral range: no outgoing connection takes their port."""
+TICK_S = 0.2
+SUMMARY_S = 60.0
+DONE_S = 5.0
+"""After the end record of a success, how long a process may take to exit by itself."""
+HOLD_S = 15.0
+"""How long worker 0 stays so that the others learn of the end from it."""
+FLUSH_S = 5.0
+
+
+class Agent:
+    """One agent's life; `run` returns its exit code."""
+
+    def __init__(
+        self, identity: Identity, config: TrainConfig, config_path: str, environment: Mapping[str, str]
+    ) -> None:
+        self._identity = identity
+        self._config = config
+        self._config_path = config_path
+        self._environment = dict(environment)
+        self._local = not config.run_directory.startswith("gs://")
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._attempt: Attempt | None = None
+        self._last_exit: ExitReport | None = None
+        self._last_attempt = 0
+        self._last_reason = ""
+        self._port = self._free_port()
+        self._result: Result | None = None
+        self._last_commit: CommitRef | None = None
+        self._terminating_until: float | None = None
+        self._leaving: tuple[int, str] | None = None
+        self._end: EndRecord | None = None
+        self._end_since: float | None = None
+        self._waiting_reason = ""
+        self._next_summary = time.monotonic() + SUMMARY_S
+        self._report = self._make_report(time.monotonic())
+        self._pipe = LossyPipe(1)
+        self._store = open_store(config.run_directory)
+        self._logs = Segments(
+            self._store, f"logs/worker-{identity.index}/agent-{identity.uid[:8]}/", ".log", immediate=self._local
+        )
+        self._output: Segments | None = None
+        self._metrics: Segments | None = None
+
+    # --- life
+
+    def run(self) -> int:
+        """Until the job or this worker's part in it is over."""
+        adopt_orphans()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        log.info("agent started name=%s uid=%s launch=%s", self._config.name, self._identity.uid, self._identity.launch)
+        self._terminal("waiting for the coordinator")
+        duty = self._start_duty() if self._identity.index == 0 else None
+        server = AgentServer(
+            ("" if self._identity.address != "127.0.0.1" else "127.0.0.1", self._identity.port),
+            self._identity.token,
+            poll=duty.poll if duty else None,
+            state=duty.state if duty else None,
+            metrics=self._prometheus,
+        )
+        poll = duty.poll if duty else CoordinatorClient(self._identity.coordinator, self._identity.token).poll
+        self._link = Link(poll, lambda: self._report, self._store, self._identity.launch, self._wake)
+        try:
+            code, reason = self._loop(duty)
+        finally:
+            if self._attempt is not None:
+                self._attempt.close()
+        self._link.close()
+        self._terminal(reason, code=code)
+        log.info("agent leaves code=%d reason=%s", code, reason)
+        if duty is not None:
+            duty.close()
+        self._logs.close(FLUSH_S)
+        server.close()
+        self._pipe.close(FLUSH_S)
+        return code
+
+    def _loop(self, duty: Duty | None) -> tuple[int, str]:
+        held_since: float | None = None
+        while True:
+            self._wait()
+            now = time.monotonic()
+            self._reap()
+            self._read(now)
+            self._obey(now)
+            self._advance(now)
+            self._report = self._make_report(now)
+            self._summarise(now)
+            if self._attempt is not None or self._leaving is None:
+                continue
+            # Worker 0 stays a little: the others learn of the end from it.
+            held_since = held_since or now
+            if duty is None or self._end is None or duty.everybody_told() or now - held_since > HOLD_S:
+                return self._leaving
+
+    def _start_duty(self) -> Duty:
+        config = self._config
+        started = self._environment.get("ORCH_LAUNCH_STARTED")
+        job = Job(
+            name=config.name,
+            workers=config.workers,
+            uid=self._identity.uid,
+            launch=Launch(
+                id=self._identity.launch,
+                started=datetime.fromisoformat(started) if started else datetime.now(UTC),
+            ),
+            restarts_max=config.restarts.max,
+            start_timeout_s=config.restarts.start_timeout,
+            steps_asked=config.train.steps,
+            epochs_asked=config.train.epochs,
+            fresh=self._identity.fresh,
+            versions={"python": platform.python_version()},
+            cpu_flags=_cpu_flags(),
+            memory_limit_bytes=config.memory_limit_bytes,
+        )
+        return Duty(job, self._store, on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None)
+
+    # --- events
+
+    def _wait(self) -> None:
+        for key, _ in self._selector.select(TICK_S):
+            if key.fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    while os.read(self._wake_read, 4096):
+                        pass
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"\0")
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._terminating_until is None:
+            self._terminating_until = time.monotonic() + self._config.grace_s
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in self._attempt.children if self._attempt else []:
+                if child.pid == pid:
+                    child.reaped(status)
+
+    def _read(self, now: float) -> None:
+        if self._attempt is None:
+            return
+        for line in self._attempt.read(now):
+            self._pipe.write(line)
+            if self._output is not None:
+                self._output.write(line)
+        for child in self._attempt.children:
+            child.flush()
+        self._register()
+
+    def _register(self) -> None:
+        """Select on exactly the open files of the attempt's children."""
+        wanted: dict[int, int] = {self._wake_read: selectors.EVENT_READ}
+        for child in self._attempt.children if self._attempt else []:
+            if child.output_fd is not None:
+                wanted[child.output_fd] = selectors.EVENT_READ
+            if child.socket is not None:
+                writing = selectors.EVENT_WRITE if child.wants_to_write else 0
+                wanted[child.socket.fileno()] = selectors.EVENT_READ | writing
+        for key in list(self._selector.get_map().values()):
+            if wanted.get(key.fd) != key.events:
+                self._selector.unregister(key.fd)
+        for fd, events in wanted.items():
+            if fd not in self._selector.get_map():
+                self._selector.register(fd, events)
+
+    # --- decisions
+
+    def _obey(self, now: float) -> None:
+        directive = self._link.take()
+        if directive is None:
+            return
+        self._waiting_reason = directive.reason
+        match directive.kind:
+            case "run" if directive.record is not None:
+                if self._attempt is None and self._leaving is None and directive.record.number > self._last_attempt:
+                    self._begin(directive, now)
+            case "end":
+                if self._attempt is not None and self._terminating_until is None:
+                    self._attempt.kill(now)
+            case "exit" if directive.end is not None and self._end is None:
+                self._end, self._end_since = directive.end, now
+            case "leave" if self._leaving is None:
+                log.warning("told to leave: %s", directive.reason)
+                self._leaving = (directive.code, directive.reason)
+                if self._attempt is not None:
+                    self._attempt.kill(now)
+
+    def _begin(self, directive: Directive, now: float) -> None:
+        record = directive.record
+        assert record is not None
+        restore = record.restore.name if record.restore else "nothing"
+        log.info("attempt %d starts restore=%s port=%d", record.number, restore, self._port)
+        prefix = f"attempt-{record.number}/"
+        hold = not self._config.log_all_workers and self._identity.index != 0
+        self._output = Segments(
+            self._store,
+            f"logs/worker-{self._identity.index}/{prefix}",
+            ".log",
+            immediate=self._local,
+            hold=lambda: hold,
+        )
+        if self._identity.index == 0:
+            self._metrics = Segments(self._store, f"metrics/{prefix}", ".jsonl", immediate=self._local)
+        self._last_exit = None
+        self._last_attempt = record.number
+        try:
+            self._attempt = Attempt(
+                record,
+                self._identity.index,
+                self._config,
+                self._config_path,
+                self._environment,
+                now,
+                on_record=self._on_record,
+            )
+        except OSError as error:
+            program = (self._config.train.command or [sys.executable])[0]
+            self._last_exit = ExitReport(
+                attempt=record.number, code=ExitCode.CONFIGURATION, message=f"{program} cannot be started: {error}"
+            )
+            self._changed()
+            return
+        self._terminal(f"attempt {record.number} runs")
+        self._changed()
+
+    def _advance(self, now: float) -> None:
+        attempt = self._attempt
+        if self._terminating_until is not None:
+            self._terminate(now)
+        if self._end is not None:
+            self._finish(self._end, now)
+        if attempt is None:
+            return
+        attempt.tick(now)
+        if attempt.superseded and self._leaving is None:
+            self._leaving = (ExitCode.STOPPED, attempt.superseded)
+            attempt.kill(now)
+        if attempt.ended(now):
+            self._ended(attempt, now)
+
+    def _terminate(self, now: float) -> None:
+        """SIGTERM came: end in order, with a save where time allows."""
+        until = self._terminating_until
+        assert until is not None
+        attempt = self._attempt
+        if self._leaving is None:
+            self._leaving = (ExitCode.STOPPED, "stopped by SIGTERM")
+            log.info("SIGTERM: stopping within %.0f s", until - now)
+            self._terminal("stopping after SIGTERM")
+        if attempt is None:
+            return
+        attempt.stop("stopped by SIGTERM", now)
+        reserve_s = min(2.0, self._config.grace_s / 4)
+        if now > until - reserve_s:
+            attempt.kill(now)
+            attempt.writer_deadline(until - reserve_s / 2)
+        elif attempt.process.status is not None:
+            attempt.writer_deadline(until - reserve_s / 2)
+
+    def _finish(self, end: EndRecord, now: float) -> None:
+        if self._attempt is not None and (end.code != ExitCode.DONE or now - (self._end_since or now) > DONE_S):
+            self._attempt.kill(now)
+        if self._leaving is None:
+            code = ExitCode.TASK_ERROR if end.code == ExitCode.SCRIPT_FAILED else end.code
+            self._leaving = (code, end.reason)
+
+    def _ended(self, attempt: Attempt, now: float) -> None:
+        report = attempt.exit_report()
+        self._last_exit = report
+        self._result = attempt.result if report.code == ExitCode.DONE else None
+        self._last_commit = attempt.progress.last_commit
+        self._last_reason = report.message or title_of(report.code)
+        if report.code == ExitCode.DONE:
+            log.info("training process ended attempt=%d step=%d", report.attempt, report.step)
+        else:
+            log.warning(
+                "training process ended attempt=%d code=%d (%s) step=%d %s",
+                report.attempt,
+                report.code,
+                title_of(report.code),
+                report.step,
+                f"{report.exception}: {report.message}" if report.exception else report.message,
+            )
+        if report.code not in (ExitCode.DONE, ExitCode.STOPPED) and self._output is not None:
+            self._output.flush()
+        for segments in (self._output, self._metrics):
+            if segments is not None:
+                segments.close(FLUSH_S if self._leaving else 1.0)
+        self._output = self._metrics = None
+        self._report = self._make_report(now)
+        attempt.close()
+        self._attempt = None
+        self._register()
+        self._port = self._free_port()
+        self._terminal(f"attempt {report.attempt} ended here: {title_of(report.code)}", exit_report=report)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._report = self._make_report(time.monotonic())
+        self._link.hurry()
+
+    def _on_record(self, message: Wire) -> None:
+        if self._metrics is not None:
+            self._metrics.write(json.dumps({"time": time.time(), **message.model_dump(mode="json")}).encode() + b"\n")
+
+    # --- what others see
+
+    def _make_report(self, now: float) -> AgentReport:
+        report = AgentReport(
+            launch=self._identity.launch,
+            index=self._identity.index,
+            uid=self._identity.uid,
+            address=self._identity.address,
+            port=self._port,
+            state="idle",
+            attempt=self._last_attempt,
+            last_exit=self._last_exit,
+            node=self._identity.node,
+            step=self._last_exit.step if self._last_exit else 0,
+            result=self._result,
+            last_commit=self._last_commit,
+        )
+        if self._attempt is not None:
+            return self._attempt.fill(report, now).model_copy(update={"state": "running"})
+        if self._leaving is not None and self._end is None:
+            return report.model_copy(update={"state": "leaving"})
+        return report
+
+    def _summarise(self, now: float) -> None:
+        if now < self._next_summary:
+            return
+        self._next_summary = now + SUMMARY_S
+        report = self._report
+        if report.state == "running":
+            figures = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
+            log.info("step=%d/%s rate=%.1f/s %s", report.step, report.total_steps or "?", report.rate, figures)
+        elif self._link.silent_since is not None:
+            log.info("waiting for worker 0 for %.0f s: %s", now - self._link.silent_since, self._link.error)
+        else:
+            log.info("waiting: %s", self._waiting_reason)
+
+    def _prometheus(self) -> str:
+        report = self._report
+        labels = f'{{job="{self._config.name}",worker="{report.index}"}}'
+        figures = {
+            "orch_attempt": report.attempt,
+            "orch_step": report.step,
+            "orch_steps_per_second": report.rate,
+            "orch_running": int(report.state == "running"),
+            "orch_memory_bytes": report.memory_bytes,
+            "orch_saves_skipped_total": report.saves_skipped,
+            "orch_last_save_failed": int(bool(report.save_error)),
+            "orch_last_commit_step": report.last_commit.step if report.last_commit else 0,
+        }
+        lines = [f"# TYPE {name} gauge\n{name}{labels} {value}" for name, value in figures.items()]
+        return "\n".join(lines) + "\n"
+
+    def _terminal(self, reason: str, *, code: int | None = None, exit_report: ExitReport | None = None) -> None:
+        """Write the termination message ahead: this agent may not live to write its last one."""
+        path = self._environment.get("ORCH_TERMINATION_LOG")
+        if not path:
+            return
+        end = self._end
+        report = exit_report or self._last_exit
+        limit = self._config.memory_limit_bytes
+        message = {
+            "code": code if code is not None else (report.code if report else None),
+            "name": title_of(code) if code is not None else (title_of(report.code) if report else ""),
+            "reason": (end.reason if end else reason)[:1500],
+            "step": end.step if end else self._report.step,
+            "attempt": self._last_attempt,
+            "traceback": (end.traceback if end else "")[-1500:],
+            "memory_peak_bytes": report.memory_peak_bytes if report else 0,
+            "memory_limit_bytes": limit,
+        }
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps(message))
+
+    def _free_port(self) -> int:
+        """A port that is free now and was not used by this agent's last attempt."""
+        for _ in range(200):
+            port = random.choice(PORTS)
+            with socket.socket() as probe:
+                try:
+                    probe.bind((self._identity.address, port))
+                except OSError:
+                    continue
+                return port
+        raise OrchError(f"no port is free on {self._identity.address} between {PORTS.start} and {PORTS.stop}")
+
+
+class _LogHandler(logging.Handler):
+    """The agent's own lines go where its processes' lines go."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        self._agent = agent
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = (self.format(record) + "\n").encode(errors="replace")
+        self._agent._pipe.write(line)
+        self._agent._logs.write(line)
+
+
+def _cpu_flags() -> str:
+    """A digest of the CPU's instruction sets: bit-identical results hold only among equal ones."""
+    import hashlib
+
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = platform.processor()
+    return hashlib.sha256(flags.encode()).hexdigest()[:16]
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """Run an agent as the environment says; returns its exit code."""
+    die_with_parent()
+    try:
+        who = identity(environment)
+        path = environment.get("ORCH_CONFIG", "")
+        agent = Agent(who, TrainConfig.load(path), path, environment)
+    except OrchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    except (OSError, ValueError) as error:
+        print(f"error: the configuration in ORCH_CONFIG cannot be read: {error}", file=sys.stderr)
+        return ExitCode.CONFIGURATION
+    handler = _LogHandler(agent)
+    handler.setFormatter(logging.Formatter(f"worker={who.index} %(levelname)s %(message)s"))
+    level = environment.get("LOG_LEVEL", "info").upper()
+    logging.basicConfig(level=level if level in logging.getLevelNamesMapping() else "INFO", handlers=[handler])
+    for noisy in ("google", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return agent.run()
