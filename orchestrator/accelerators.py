@@ -5,11 +5,10 @@ TensorCores, two a chip; v5litepod and v6e count chips.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
-from math import prod
 from types import MappingProxyType
 from typing import Literal
 
@@ -115,18 +114,18 @@ def _cubic_shapes(cubes: int) -> tuple[_Shape, ...]:
     """v4 and v5p: parts of one 4x4x4 cube, then AxBxC with A <= B <= C in multiples of 4, up to so many cubes. Among
     shapes of equal size the most compact comes first: it has the shortest ways."""
     small = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)]
-    sides = range(1, cubes + 1)
     large = [
-        tuple(4 * side for side in sides_of_it)
-        for sides_of_it in combinations_with_replacement(sides, 3)
-        if prod(sides_of_it) <= cubes
+        (4 * a, 4 * b, 4 * c)
+        for a in range(1, math.isqrt(cubes) + 1)
+        for b in range(a, math.isqrt(cubes // a) + 1)
+        for c in range(b, cubes // (a * b) + 1)
     ]
-    large.sort(key=lambda shape: (prod(shape), sum(shape)))
-    return tuple(_Shape("x".join(map(str, shape)), prod(shape) // 4, 4) for shape in [*small, *large])
+    large.sort(key=lambda shape: (math.prod(shape), sum(shape)))
+    return tuple(_Shape("x".join(map(str, shape)), math.prod(shape) // 4, 4) for shape in [*small, *large])
 
 
 def _product(topology: str) -> int:
-    return prod(int(side) for side in topology.split("x"))
+    return math.prod(int(side) for side in topology.split("x"))
 
 
 _UNPRIVILEGED = "Unprivileged pods reach TPUs from GKE 1.28.7-gke.1020000 and 1.29.2-gke.1035000 on."

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 Disagreement = tuple[tuple[str | int, ...], str]
 """Field and message."""
 
-_POD_TEMPLATE_KEYS = {"metadata", "spec"}
+_OWN_MOUNTS = ("/tmp", "/home/trainer", "/etc/orch")
+"""Where the pods have volumes of orch's own."""
+_OWN_VOLUMES = ("orch-", "secret-")
+"""How the names of those volumes begin."""
+_PATCH_KEYS = {"metadata", "spec"}
 
 
 def disagreements(spec: "JobSpec") -> list[Disagreement]:
@@ -77,20 +81,29 @@ def _names_and_mounts(spec: "JobSpec") -> Iterator[Disagreement]:
     names: dict[str, str] = {}
     mounts: dict[str, str] = {}
     for index, secret in enumerate(spec.secrets):
+        here = f"secrets[{index}]"
         if secret.name in secrets:
             yield ("secrets", index, "name"), f"{secret.name} is listed twice; join both under {secrets[secret.name]}"
-        secrets.setdefault(secret.name, f"secrets[{index}]")
+        secrets.setdefault(secret.name, here)
         if secret.mount is not None:
-            if secret.mount in mounts:
-                yield ("secrets", index, "mount"), f"{secret.mount} is mounted twice, by {mounts[secret.mount]} as well"
-            mounts.setdefault(secret.mount, f"secrets[{index}]")
+            yield from _mount(secret.mount, ("secrets", index, "mount"), mounts)
+            mounts.setdefault(secret.mount, here)
     for index, volume in enumerate(spec.volumes):
+        here = f"volumes[{index}]"
         if volume.name in names:
             yield ("volumes", index, "name"), f"{volume.name} is taken by {names[volume.name]}; choose another name"
-        names.setdefault(volume.name, f"volumes[{index}]")
-        if volume.mount in mounts:
-            yield ("volumes", index, "mount"), f"{volume.mount} is mounted twice, by {mounts[volume.mount]} as well"
-        mounts.setdefault(volume.mount, f"volumes[{index}]")
+        if volume.name.startswith(_OWN_VOLUMES):
+            yield ("volumes", index, "name"), f"{volume.name} may be one of orch's own volumes; choose another name"
+        names.setdefault(volume.name, here)
+        yield from _mount(volume.mount, ("volumes", index, "mount"), mounts)
+        mounts.setdefault(volume.mount, here)
+
+
+def _mount(path: str, field: tuple[str | int, ...], taken: dict[str, str]) -> Iterator[Disagreement]:
+    if path in taken:
+        yield field, f"{path} is mounted twice, by {taken[path]} as well"
+    if any(path == own or own.startswith(path + "/") for own in _OWN_MOUNTS) or path.startswith("/etc/orch/"):
+        yield field, f"{path} covers what orch itself mounts ({', '.join(_OWN_MOUNTS)}); choose another path"
 
 
 def _kubernetes(spec: "JobSpec") -> Iterator[Disagreement]:
@@ -99,7 +112,7 @@ def _kubernetes(spec: "JobSpec") -> Iterator[Disagreement]:
         yield ("kubernetes", "kind"), f"{hardware.name} has {hardware.hosts} hosts, replaced together: JobSet (or auto)"
     for section, patch in (("pod", spec.kubernetes.pod), ("job", spec.kubernetes.job)):
         for key in patch:
-            if key not in _POD_TEMPLATE_KEYS:
+            if key not in _PATCH_KEYS:
                 yield (
                     ("kubernetes", section, key),
                     f"a patch over the {section} begins with metadata or spec; did you mean "

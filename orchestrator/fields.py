@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 NAME_LENGTH_MAX = 40
-"""Objects of a job are called NAME-config-<8 hex>, its pods NAME-w-0-9999 and NAME-0-abcde: with such a suffix each is
+"""Objects of a job are called NAME-config-<10 hex>, its pods NAME-w-0-9999 and NAME-0-abcde: with such a suffix each is
 still a DNS label, which has at most 63 characters."""
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
