@@ -1,0 +1,87 @@
+"""`orch run`: parse, run, print the result."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.output import output_option, print_json, set_option
+
+
+@click.command()
+@click.argument("job_file", type=click.Path(path_type=Path), metavar="JOB.YAML")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes to train with.")
+@click.option(
+    "--directory", metavar="PATH|gs://...", help="Run directory. Default: ./runs/NAME, whatever the file says."
+)
+@click.option("--fresh", is_flag=True, help="Start from nothing; what an earlier run left stays where it is.")
+@set_option
+@output_option
+def run(
+    job_file: Path, workers: int, directory: str | None, fresh: bool, overrides: tuple[str, ...], output: str
+) -> int:
+    """Train on this machine, through the same agents and the same code as on a cluster.
+
+    A run goes on from its last checkpoint: after Ctrl-C, after a crash, or with more steps. Ctrl-C once commits
+    a checkpoint and ends; twice ends at once. Progress goes to stderr, the result to stdout.
+
+    \b
+    Examples:
+      orch run job.yaml
+      orch run job.yaml --workers 2 --set train.steps=500
+      orch run job.yaml --fresh -o json
+      orch run job.yaml --directory gs://bucket/try-1
+    """
+    from orchestrator.jobfile import load, resolve_for_local
+    from orchestrator.local import LocalRun
+    from orchestrator.progress import Printer
+    from trainer.rundir.store import open_store
+
+    job = load(job_file, overrides)
+    where = open_store(directory or f"runs/{job.spec.name}").url
+    config = resolve_for_local(job, directory=where, workers=workers)
+    printer = Printer()
+    printer.line(f"{config.name}: {workers} worker{'s' if workers > 1 else ''} here, run directory {where}")
+    if fresh:
+        _say_what_stays(where, printer.line)
+    try:
+        result = LocalRun(config, printer, fresh=fresh, environment=job.spec.env).run()
+    finally:
+        printer.close()
+    if output == "json":
+        print_json(result.as_json())
+        return result.code
+    for name, value in result.metrics.items():
+        if result.state == "succeeded":
+            click.echo(f"test {name.removeprefix('val_')} {value:.4f}")
+    click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
+    click.echo(f"run directory: {_short(result.run_directory)}")
+    if result.state == "failed":
+        _print_failure(result.run_directory, result.code)
+    return result.code
+
+
+def _say_what_stays(directory: str, say: Callable[[str], None]) -> None:
+    from orchestrator.runview import read_run
+
+    view = read_run(directory)
+    if view.records:
+        say(f"--fresh: {view.attempts} earlier attempts and {len(view.line)} checkpoints stay in {directory}, unused")
+
+
+def _short(directory: str) -> str:
+    path = Path(directory)
+    if directory.startswith("gs://") or not path.is_relative_to(Path.cwd()):
+        return directory
+    return str(path.relative_to(Path.cwd()))
+
+
+def _print_failure(directory: str, code: int) -> None:
+    from orchestrator.runview import read_run
+    from trainer.exit_codes import title_of
+
+    end = read_run(directory).end
+    if end is not None and end.traceback:
+        print(end.traceback.rstrip(), file=sys.stderr)
+    click.echo(f"exit code {code}: {title_of(code)}; `orch logs {_short(directory)}` shows what the workers printed")

@@ -1,0 +1,427 @@
+"""`orch run`: the job on this machine, one agent process a worker. The same agents are PID 1 of the pods on a cluster.
+
+It keeps agents alive as the Job controller keeps pods, asks them to stop on Ctrl-C, and reads the result from the records.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import secrets
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.progress import Printer
+from orchestrator.runview import RunView, read_run
+from trainer.agent.child import Lines
+from trainer.agent.link import CoordinatorClient
+from trainer.agent.protocol import JobState
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError, OrchError
+from trainer.exit_codes import FINAL_CODES, ExitCode, code_of_status, title_of
+from trainer.lifeline import PARENT_VARIABLE
+from trainer.rundir.attempts import AttemptRecord, now
+from trainer.rundir.store import open_store
+
+LOCK_WAIT_S = 5.0
+STATE_S = 0.5
+DEATHS_MAX = 20
+"""Deaths of one agent, not followed by a minute of life, after which `orch run` gives up."""
+STABLE_S = 60.0
+END_S = 5.0
+"""After the first agent left with the end record's code, how long the others may take before they are asked to."""
+
+
+@dataclass
+class _Agent:
+    index: int
+    process: "subprocess.Popen[bytes] | None" = None
+    lines: Lines = field(default_factory=Lines)
+    started_s: float = 0.0
+    restart_at_s: float = 0.0
+    deaths: int = 0
+    final_code: int | None = None
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """How a local run ended: the fields of `orch run -o json`."""
+
+    name: str
+    state: str
+    code: int
+    reason: str
+    step: int
+    attempts: int
+    restarts: int
+    run_directory: str
+    metrics: dict[str, float]
+    weights_sha256: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as a dict."""
+        return dict(self.__dict__)
+
+
+@contextlib.contextmanager
+def run_lock(directory: str, name: str) -> Iterator[None]:
+    """Hold the run directory; a second `orch run` waits a little, then says who holds it.
+
+    Raises:
+        ConfigError: somebody else holds it.
+    """
+    import fcntl
+
+    if directory.startswith("gs://"):
+        folder = Path(tempfile.gettempdir()) / f"orch-locks-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / hashlib.sha256(directory.encode()).hexdigest()
+    else:
+        path = Path(directory) / "lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run directory {directory} cannot be made: {error.strerror}") from None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"run directory {directory} cannot be written: {error.strerror}") from None
+    try:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
+                    raise ConfigError(
+                        f"run directory {directory} is held by {holder}",
+                        remedy="Wait for it, stop it with Ctrl-C, or give another --directory.",
+                    ) from None
+                time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        who = f"`orch run` of job {name}: process {os.getpid()} on {socket.gethostname()}, since {now():%H:%M:%S} UTC\n"
+        os.pwrite(descriptor, who.encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class LocalRun:
+    """One launch on this machine."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        printer: Printer,
+        *,
+        fresh: bool = False,
+        environment: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        """`environment`: what the job file adds to this process's own."""
+        self._config = config
+        self._printer = printer
+        self._launch = secrets.token_hex(8)
+        self._started = datetime.now(UTC)
+        self._python = python
+        self._fresh = fresh
+        self._extra = dict(environment or {})
+        self._agents = [_Agent(index) for index in range(config.workers)]
+        self._selector = selectors.DefaultSelector()
+        self._stop_signal: int | None = None
+        self._stop_told = False
+        self._hard = False
+        self._gave_up = ""
+        self._first_final_s: float | None = None
+        self._last_state: JobState | None = None
+        self._told_attempt = 0
+
+    def run(self) -> LocalResult:
+        """Train to the end, or to a stop.
+
+        Raises:
+            OrchError: the run directory cannot be used.
+        """
+        with run_lock(self._config.run_directory, self._config.name), self._private_folder() as folder:
+            self._environment = self._agent_environment(folder)
+            watcher = threading.Thread(target=self._watch, args=(self._client(),), daemon=True)
+            with self._signals():
+                try:
+                    for agent in self._agents:
+                        self._start(agent)
+                    watcher.start()
+                    self._loop()
+                finally:
+                    self._kill_all()
+            self._over = True
+            watcher.join(2.0)
+        return self._result()
+
+    # --- preparing
+
+    @contextlib.contextmanager
+    def _private_folder(self) -> Iterator[Path]:
+        folder = Path(tempfile.mkdtemp(prefix="orch-run-"))
+        try:
+            token = folder / "token"
+            descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(32))
+            (folder / "config.json").write_text(self._config.model_dump_json())
+            with contextlib.suppress(OrchError):
+                open_store(self._config.run_directory).put("job.json", self._config.model_dump_json(indent=2).encode())
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _agent_environment(self, folder: Path) -> dict[str, str]:
+        self._port = _free_port()
+        self._token = (folder / "token").read_text()
+        return {
+            **os.environ,
+            **self._extra,
+            "ORCH_CONFIG": str(folder / "config.json"),
+            "ORCH_TOKEN_FILE": str(folder / "token"),
+            "ORCH_LAUNCH": self._launch,
+            "ORCH_LAUNCH_STARTED": self._started.isoformat(),
+            "ORCH_COORDINATOR": f"127.0.0.1:{self._port}",
+            "ORCH_ADDRESS": "127.0.0.1",
+            "ORCH_FRESH": "1" if self._fresh else "0",
+            PARENT_VARIABLE: str(os.getpid()),
+        }
+
+    def _client(self) -> CoordinatorClient:
+        return CoordinatorClient(("127.0.0.1", self._port), self._token)
+
+    def _start(self, agent: _Agent) -> None:
+        environment = {
+            **self._environment,
+            "ORCH_INDEX": str(agent.index),
+            "ORCH_UID": secrets.token_hex(8),
+            # Only the first worker's port must be known; the others serve health and figures on any free one.
+            "ORCH_PORT": str(self._port if agent.index == 0 else _free_port()),
+        }
+        agent.process = subprocess.Popen(
+            [self._python, "-P", "-m", "trainer.agent"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        assert agent.process.stdout is not None
+        os.set_blocking(agent.process.stdout.fileno(), False)
+        self._selector.register(agent.process.stdout, selectors.EVENT_READ, agent)
+        agent.lines = Lines()
+        agent.started_s = time.monotonic()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self._stop_signal is not None:
+                self._hard = True
+            self._stop_signal = self._stop_signal or number
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # --- running
+
+    def _loop(self) -> None:
+        while any(agent.final_code is None for agent in self._agents):
+            for key, _ in self._selector.select(0.1):
+                self._read(key.data)
+            self._obey_signals()
+            for agent in self._agents:
+                self._keep_alive(agent)
+            if self._gave_up or self._hard:
+                return
+            late = self._first_final_s is not None and time.monotonic() - self._first_final_s > END_S
+            if late and self._config.workers > 1:
+                self._terminate()
+
+    def _read(self, agent: _Agent) -> None:
+        process = agent.process
+        if process is None or process.stdout is None:
+            return
+        for _ in range(64):
+            try:
+                data = os.read(process.stdout.fileno(), 1 << 16)
+            except BlockingIOError:
+                return
+            lines = agent.lines.feed(data) if data else agent.lines.rest()
+            for line in lines:
+                self._show(agent.index, line.decode(errors="replace").rstrip("\n"))
+            if not data:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(process.stdout)
+                return
+
+    def _show(self, index: int, line: str) -> None:
+        mine = f"worker={index} "
+        text = line.removeprefix(mine)
+        self._printer.line(f"[worker {index}] {text}")
+
+    def _obey_signals(self) -> None:
+        if self._stop_signal is None or self._stop_told:
+            return
+        self._stop_told = True
+        how = "Ctrl-C" if self._stop_signal == signal.SIGINT else signal.Signals(self._stop_signal).name
+        self._printer.line(f"{how}: stopping after a checkpoint; once more ends at once")
+        self._terminate()
+
+    def _terminate(self) -> None:
+        for agent in self._agents:
+            if agent.process is not None and agent.process.poll() is None:
+                agent.process.terminate()
+
+    def _keep_alive(self, agent: _Agent) -> None:
+        time_s = time.monotonic()
+        if agent.process is None:
+            if agent.final_code is None and time_s >= agent.restart_at_s:
+                self._start(agent)
+            return
+        status = agent.process.poll()
+        if status is None:
+            return
+        self._read(agent)
+        self._forget(agent)
+        code = code_of_status(status)
+        stopping = self._stop_signal is not None
+        if code in FINAL_CODES or code == ExitCode.DONE or stopping:
+            agent.final_code = code
+            self._first_final_s = self._first_final_s or time_s
+            return
+        agent.deaths = 1 if time_s - agent.started_s > STABLE_S else agent.deaths + 1
+        if agent.deaths > DEATHS_MAX:
+            self._gave_up = (
+                f"the agent of worker {agent.index} died {agent.deaths} times in a row, last with code {code}"
+            )
+            return
+        agent.restart_at_s = time_s + min(0.1 * 2 ** (agent.deaths - 1), 10.0)
+        self._printer.line(f"[worker {agent.index}] its agent ended ({title_of(code)}); another one takes its place")
+
+    def _forget(self, agent: _Agent) -> None:
+        process, agent.process = agent.process, None
+        if process is not None and process.stdout is not None:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(process.stdout)
+            process.stdout.close()
+
+    def _kill_all(self) -> None:
+        for agent in self._agents:
+            if agent.process is not None:
+                agent.process.kill()
+                agent.process.wait()
+                self._forget(agent)
+
+    # --- showing
+
+    _over = False
+
+    def _watch(self, client: CoordinatorClient) -> None:
+        while not self._over:
+            try:
+                state = client.state()
+            except (OSError, http.client.HTTPException, ValueError):
+                time.sleep(STATE_S)
+                continue
+            if state.attempt > self._told_attempt and state.state == "running":
+                self._told_attempt = state.attempt
+                if state.last_end is not None and state.attempt > 1:
+                    self._printer.line(f"attempt {state.attempt}: {state.last_end.reason}; going on")
+            self._last_state = state
+            self._printer.progress(state)
+            time.sleep(STATE_S)
+
+    # --- the result
+
+    def _result(self) -> LocalResult:
+        view = read_run(self._config.run_directory)
+        return result_of(
+            view,
+            self._config,
+            launch=self._launch,
+            stop_signal=self._stop_signal,
+            gave_up=self._gave_up,
+            codes=[agent.final_code for agent in self._agents],
+            metrics=self._last_state.metrics if self._last_state else {},
+        )
+
+
+def result_of(
+    view: RunView,
+    config: TrainConfig,
+    *,
+    launch: str,
+    stop_signal: int | None,
+    gave_up: str,
+    codes: list[int | None],
+    metrics: dict[str, float],
+) -> LocalResult:
+    """What became of the launch, from the run directory and from how its agents left."""
+    own = [record for record in view.records if isinstance(record, AttemptRecord) and record.launch.id == launch]
+    facts: dict[str, Any] = {
+        "name": config.name,
+        "run_directory": config.run_directory,
+        "attempts": view.attempts,
+        "restarts": max(len(own) - 1, 0),
+    }
+    end = view.end
+    if end is not None and (end.launch.id == launch or not own) and not gave_up and stop_signal is None:
+        return LocalResult(
+            state=end.state,
+            code=ExitCode.TASK_ERROR if end.code == ExitCode.SCRIPT_FAILED else end.code,
+            reason=end.reason,
+            step=end.step,
+            metrics=end.metrics,
+            weights_sha256=end.weights_sha256,
+            **facts,
+        )
+    facts |= {"step": view.step, "metrics": metrics, "weights_sha256": None}
+    if stop_signal is not None:
+        at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
+        code = 130 if stop_signal == signal.SIGINT else 128 + stop_signal
+        return LocalResult(state="stopped", code=code, reason=f"stopped ({at}); run again to go on", **facts)
+    if gave_up:
+        return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, **facts)
+    code = next((code for code in codes if code not in (None, ExitCode.DONE)), ExitCode.GIVEN_UP)
+    return LocalResult(
+        state="failed", code=int(code or 0), reason=f"the agents left: {title_of(int(code or 0))}", **facts
+    )
+
+
+def _free_port() -> int:
+    """A free port of 127.0.0.1 below the ephemeral range."""
+    for _ in range(200):
+        port = 20000 + secrets.randbelow(12768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OrchError("no port of 127.0.0.1 is free between 20000 and 32767")

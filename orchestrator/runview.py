@@ -1,0 +1,189 @@
+"""A run directory as a person sees it: what became of the job, and what its workers printed. Local paths and gs:// alike."""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.errors import ConfigError
+from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
+from trainer.rundir.commits import list_commits
+from trainer.rundir.lineage import line
+from trainer.rundir.store import Store, open_store
+
+_LOG_NAME = re.compile(r"logs/worker-(\d+)/(attempt-(\d+)|agent-[0-9a-z-]+)/segment-(\d+)\.log")
+FOLLOW_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunView:
+    """The records and the commits that count."""
+
+    directory: str
+    records: list[AttemptRecord | EndRecord]
+    line: list[CommitRef]
+    """The commits of the line, newest first."""
+    name: str = ""
+
+    @property
+    def end(self) -> EndRecord | None:
+        """The end record, when it is the newest."""
+        newest = self.records[-1] if self.records else None
+        return newest if isinstance(newest, EndRecord) else None
+
+    @property
+    def attempt(self) -> AttemptRecord | None:
+        """The newest attempt."""
+        return next((record for record in reversed(self.records) if isinstance(record, AttemptRecord)), None)
+
+    @property
+    def attempts(self) -> int:
+        """Number of the newest attempt."""
+        return self.attempt.number if self.attempt else 0
+
+    @property
+    def step(self) -> int:
+        """The step a next attempt would start from."""
+        if self.end is not None and self.end.state == "succeeded":
+            return self.end.step
+        return self.line[0].step if self.line else 0
+
+
+def read_run(directory: str) -> RunView:
+    """Read a run directory.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    store = open_store(directory)
+    records = read_records(store)
+    return RunView(directory, records, line(records, list_commits(store)), name=_name(store))
+
+
+def _name(store: Store) -> str:
+    import json
+
+    from trainer.errors import ObjectNotFound
+
+    try:
+        return str(json.loads(store.get("job.json"))["name"])
+    except (ObjectNotFound, ValueError, KeyError):
+        return store.url.rstrip("/").rpartition("/")[2]
+
+
+def holder(directory: str) -> str:
+    """Who runs in a local run directory at this moment, or an empty string."""
+    import fcntl
+    import os
+
+    if directory.startswith("gs://"):
+        return ""
+    try:
+        descriptor = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+    finally:
+        os.close(descriptor)
+    return ""
+
+
+def status(directory: str) -> dict[str, Any]:
+    """The fields of `orch status -o json` for a run directory.
+
+    Raises:
+        ConfigError: it holds no run.
+    """
+    view = read_run(directory)
+    if not view.records:
+        raise ConfigError(
+            f"{directory} holds no run", remedy="Name a run directory, such as runs/digits or gs://bucket/prefix."
+        )
+    attempt, end = view.attempt, view.end
+    own = [
+        record
+        for record in view.records
+        if isinstance(record, AttemptRecord) and attempt is not None and record.launch.id == attempt.launch.id
+    ]
+    running = holder(directory)
+    facts: dict[str, Any] = {
+        "name": view.name,
+        "state": end.state if end else ("running" if running else "stopped"),
+        "code": end.code if end else None,
+        "reason": end.reason if end else "",
+        "step": max(view.step, end.step if end else 0),
+        "attempts": view.attempts,
+        "restarts": max(len(own) - 1, 0),
+        "run_directory": view.directory,
+        "metrics": end.metrics if end else {},
+        "weights_sha256": end.weights_sha256 if end else None,
+    }
+    if end is None:
+        at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
+        facts["reason"] = f"{running}; {at}" if running else f"stopped without an end ({at}); run it again to go on"
+    return facts
+
+
+def describe(facts: dict[str, Any]) -> list[str]:
+    """The same for a person."""
+    lines = [f"{facts['name']}: {facts['state']}" + (f" (code {facts['code']})" if facts["code"] else "")]
+    if facts["reason"]:
+        lines.append(f"  {facts['reason']}")
+    lines.append(f"  step {facts['step']}, attempt {facts['attempts']}, restarts {facts['restarts']}")
+    if facts["metrics"]:
+        lines.append("  " + "  ".join(f"{name} {value:.4f}" for name, value in facts["metrics"].items()))
+    if facts["weights_sha256"]:
+        lines.append(f"  weights_sha256 {facts['weights_sha256']}")
+    lines.append(f"  run directory {facts['run_directory']}")
+    return lines
+
+
+def logs(directory: str, *, workers: set[int] | None = None, follow: bool = False) -> Iterator[tuple[int, str]]:
+    """(worker, line) of all that was printed, oldest attempt first; with `follow` until the run is over.
+
+    Raises:
+        ConfigError: there are no logs.
+    """
+    store = open_store(directory)
+    seen: dict[str, int] = {}
+    rest: dict[tuple[int, str], bytes] = {}
+    while True:
+        over = not follow or not _live(directory, store)
+        found = False
+        for name, worker, stream in _segments(store, workers):
+            found = True
+            data = store.get(name)
+            new, seen[name] = data[seen.get(name, 0) :], len(data)
+            *lines, rest[worker, stream] = (rest.get((worker, stream), b"") + new).split(b"\n")
+            for text in lines:
+                yield worker, text.decode(errors="replace")
+        if not found and not follow:
+            raise ConfigError(f"{directory} holds no logs", remedy="Name a run directory, such as runs/digits.")
+        if over:
+            for (worker, _), left in rest.items():
+                if left:
+                    yield worker, left.decode(errors="replace")
+            return
+        time.sleep(FOLLOW_S)
+
+
+def _live(directory: str, store: Store) -> bool:
+    records = read_records(store)
+    if records and isinstance(records[-1], EndRecord) and not holder(directory):
+        return False
+    return bool(holder(directory)) or directory.startswith("gs://")
+
+
+def _segments(store: Store, workers: set[int] | None) -> list[tuple[str, int, str]]:
+    """(object, worker, stream), attempts in order, and within an attempt worker by worker."""
+    found = []
+    for entry in store.list("logs/"):
+        match = _LOG_NAME.fullmatch(entry.name)
+        if match and (workers is None or int(match[1]) in workers):
+            attempt = int(match[3]) if match[3] else 0
+            found.append((attempt, int(match[1]), match[2], int(match[4]), entry.name))
+    return [(name, worker, stream) for _, worker, stream, _, name in sorted(found)]
