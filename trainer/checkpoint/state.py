@@ -1,0 +1,256 @@
+"""The state of a training: every variable of model, optimizer and task, copied for a save and given back after one.
+
+Imports TensorFlow. Variables are known by their position, since Keras' paths are neither unique nor stable. Those that
+differ between replicas (moving statistics of BatchNormalization, metrics in flight) are kept once for each replica. Nothing
+that a save does writes to a variable.
+"""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.agent.protocol import Tensor
+from trainer.checkpoint.replicas import Replicas, flat_bytes
+from trainer.checkpoint.restore import Restored
+from trainer.checkpoint.snapshot import NamedArray, SnapshotMemory
+from trainer.errors import ConfigError, OrchError
+from trainer.exit_codes import ExitCode
+
+_DIFFERENCES_SHOWN = 20
+
+
+class StatesDiffer(OrchError):
+    """Workers that should hold the same weights do not."""
+
+    code = ExitCode.LOST_PEER
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One variable and where it stands."""
+
+    key: str
+    path: str
+    variable: Any
+    shape: tuple[int, ...]
+    dtype: str
+    may_differ: bool
+    """Whether replicas may hold different values: nothing in training keeps these equal."""
+
+
+class TrainingState:
+    """All that a training must have to go on: every variable of model, optimizer and task."""
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.Optimizer | None,
+        extra: Sequence[Any] = (),
+    ) -> None:
+        """`model` and `optimizer` are built. `extra` are variables of the task and metrics in flight, in a fixed order."""
+        self._replicas = Replicas(strategy)
+        trainable = {id(variable) for variable in model.trainable_variables}
+        parts: list[tuple[str, Sequence[Any]]] = [
+            ("model", model.variables),
+            ("optimizer", optimizer.variables if optimizer is not None else []),
+            ("task", extra),
+        ]
+        self._slots = [
+            _slot(f"{part}/{index}", variable, may_differ=part == "task" or _may_differ(variable, part, trainable))
+            for part, variables in parts
+            for index, variable in enumerate(variables)
+        ]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one copy of the state: what a save needs at least."""
+        return sum(int(np.prod(slot.shape)) * tf.as_dtype(slot.dtype).size for slot in self._slots)
+
+    def copy(self, memory: SnapshotMemory | None) -> tuple[list[Tensor], int] | None:
+        """Copy the state into `memory`: its layout, and the bytes used. With None, take part in the collective only.
+
+        All workers call it after the same step; the chief gives its memory.
+
+        Raises:
+            ConfigError: a variable of a type that a checkpoint cannot hold.
+            NotEnoughMemory: no room for the copy.
+        """
+        differing = self._differing()
+        if memory is None:
+            return None
+        arrays: list[NamedArray] = []
+        for slot in self._slots:
+            if slot.key in differing:
+                arrays += [
+                    NamedArray(f"{slot.key}@replica/{replica}", slot.path, value)
+                    for replica, value in enumerate(differing[slot.key])
+                ]
+            else:
+                arrays.append(NamedArray(slot.key, slot.path, self._replicas.local_values(slot.variable)[0]))
+        return memory.write(arrays)
+
+    def assign(self, restored: Restored) -> None:
+        """Give every variable its value back, and each replica its own where replicas differed.
+
+        With another number of replicas all get the mean of what differed; of integers, replica 0's.
+
+        Raises:
+            ConfigError: the checkpoint does not fit the model; nothing was assigned.
+        """
+        copies = _by_slot(restored)
+        self._check_fits(restored, copies)
+        for slot in self._slots:
+            values = copies[slot.key]
+            if len(values) not in (1, self._replicas.count):
+                values = [_mean(values)]
+            self._assign_local(slot.variable, values)
+
+    def check_equal(self) -> None:
+        """Compare what must be the same on all replicas. A collective: all workers call it, after a restore.
+
+        Raises:
+            StatesDiffer: some variable differs; the message names it.
+        """
+        slots = [slot for slot in self._slots if not slot.may_differ]
+        table = self._replicas.checksums([slot.variable for slot in slots])
+        for column in np.flatnonzero((table != table[0]).any(axis=0))[:1]:
+            replica = int(np.flatnonzero(table[:, column] != table[0, column])[0])
+            raise StatesDiffer(
+                f"replica {replica} holds another value of {slots[column].path} than replica 0",
+                remedy="If it happens again, train_step changes variables without combining them over replicas.",
+            )
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over all variables of model and optimizer: path, dtype, shape and bytes of each, in order of path.
+
+        Ties go by position in model.variables, then optimizer.variables. Of variables that differ between replicas, the
+        mean. A collective: all workers call it.
+        """
+        differing = self._differing()
+        digest = hashlib.sha256()
+        for slot in sorted(
+            (slot for slot in self._slots if not slot.key.startswith("task/")), key=lambda slot: slot.path
+        ):
+            copies = differing.get(slot.key) or self._replicas.local_values(slot.variable)[:1]
+            shape = ",".join(map(str, slot.shape))
+            digest.update(f"{slot.path}\0{slot.dtype}\0{shape}\0".encode())
+            digest.update(flat_bytes(_mean(copies)).data)
+        return digest.hexdigest()
+
+    @contextlib.contextmanager
+    def mean_unsynchronised(self) -> Iterator[None]:
+        """Within it, the model's variables that differ between replicas hold their mean on all; then each its own again.
+
+        For evaluation and export. Integers (states of random seeds) stay as they are. A collective at its beginning: all
+        workers enter it together.
+        """
+        differing = self._differing()
+        own: list[tuple[Any, list[np.ndarray]]] = []
+        for slot in self._slots:
+            if slot.key in differing and slot.key.startswith("model/") and tf.as_dtype(slot.dtype).is_floating:
+                own.append((slot.variable, [np.array(value) for value in self._replicas.local_values(slot.variable)]))
+                self._assign_local(slot.variable, [_mean(differing[slot.key])])
+        try:
+            yield
+        finally:
+            for variable, values in own:
+                for component, value in zip(self._replicas.components(variable), values, strict=False):
+                    component.assign(value)
+
+    def _differing(self) -> dict[str, list[np.ndarray]]:
+        """Every replica's value of those variables that differ just now, by key. The same keys on all workers."""
+        slots = [slot for slot in self._slots if slot.may_differ]
+        if self._replicas.count == 1 or not slots:
+            return {}
+        table = self._replicas.checksums([slot.variable for slot in slots])
+        chosen = [slot for slot, differs in zip(slots, (table != table[0]).any(axis=0), strict=True) if differs]
+        values = self._replicas.gather_values([slot.variable for slot in chosen])
+        return {slot.key: copies for slot, copies in zip(chosen, values, strict=True)}
+
+    def _assign_local(self, variable: Any, values: Sequence[np.ndarray]) -> None:
+        """One value for all replicas, or one for each of them."""
+        for local, component in enumerate(self._replicas.components(variable)):
+            component.assign(values[self._replicas.local_ids[local]] if len(values) > 1 else values[0])
+
+    def _check_fits(self, restored: Restored, copies: dict[str, list[np.ndarray]]) -> None:
+        stored = {tensor.key.partition("@")[0]: tensor for tensor in restored.commit.tensors}
+        differences = [
+            f"{slot.path}: is new in the model"
+            for slot in self._slots
+            if slot.key not in stored or slot.key not in copies
+        ]
+        known = {slot.key for slot in self._slots}
+        differences += [
+            f"{tensor.path}: is no longer in the model" for key, tensor in stored.items() if key not in known
+        ]
+        for slot in self._slots:
+            if (tensor := stored.get(slot.key)) is None:
+                continue
+            if tuple(tensor.shape) != slot.shape:
+                differences.append(f"{slot.path}: shape {list(slot.shape)}, in the checkpoint {tensor.shape}")
+            elif tensor.dtype != slot.dtype:
+                differences.append(f"{slot.path}: dtype {slot.dtype}, in the checkpoint {tensor.dtype}")
+            elif without_numbers(tensor.path) != without_numbers(slot.path):
+                differences.append(f"{slot.path}: stands where the checkpoint has {tensor.path}")
+        if differences:
+            shown = differences[:_DIFFERENCES_SHOWN]
+            if len(differences) > len(shown):
+                shown.append(f"and {len(differences) - len(shown)} more")
+            raise ConfigError(
+                f"the checkpoint {restored.commit.ref.name} does not fit the model:\n  " + "\n  ".join(shown),
+                remedy="Train the model that was saved, or start from nothing (--fresh, or another run.directory).",
+            )
+
+
+def without_numbers(path: str) -> str:
+    """A Keras path without the numbers that Keras adds to names used before: sequential_1/dense_3 -> sequential/dense.
+
+    They count what the process made earlier, and say nothing of the model.
+    """
+    return re.sub(r"_\d+(?=_|/|$)", "", path)
+
+
+def _slot(key: str, variable: Any, *, may_differ: bool) -> _Slot:
+    return _Slot(
+        key=key,
+        path=getattr(variable, "path", None) or variable.name.partition(":")[0],
+        variable=variable,
+        shape=tuple(int(size) for size in variable.shape),
+        dtype=np.dtype(tf.as_dtype(variable.dtype).as_numpy_dtype).name,
+        may_differ=may_differ,
+    )
+
+
+def _may_differ(variable: Any, part: str, trainable: set[int]) -> bool:
+    # By synchronisation and aggregation alone nothing can be told: Keras 3 makes weights, Adam's moments and moving
+    # statistics all with ON_WRITE and NONE. What the optimizer updates is equal, since gradients are combined before.
+    raw = variable if isinstance(variable, tf.Variable) else variable.value
+    if getattr(raw, "synchronization", None) == tf.VariableSynchronization.ON_READ:
+        return True
+    return part == "model" and id(variable) not in trainable
+
+
+def _by_slot(restored: Restored) -> dict[str, list[np.ndarray]]:
+    """The stored copies of each variable: one, or one for each replica in their order."""
+    numbered: dict[str, dict[int, np.ndarray]] = {}
+    for key, array in restored.arrays.items():
+        base, _, replica = key.partition("@replica/")
+        numbered.setdefault(base, {})[int(replica or 0)] = array
+    return {base: [copies[index] for index in sorted(copies)] for base, copies in numbered.items()}
+
+
+def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of floats, in their own dtype; of anything else the first."""
+    first = values[0]
+    if first.dtype.kind in "iub" or len(values) == 1:
+        return first
+    wide = np.complex128 if first.dtype.kind == "c" else np.float64
+    return np.asarray(np.mean([value.astype(wide) for value in values], axis=0)).astype(first.dtype)
