@@ -52,6 +52,7 @@ class Kind:
 
     group: str
     version: str
+    """Empty: whichever the server prefers, for add-ons whose API still moves."""
     plural: str
 
     @property
@@ -68,7 +69,9 @@ KINDS = {
     "Secret": Kind("", "v1", "secrets"),
     "Event": Kind("", "v1", "events"),
     "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies"),
-    "Workload": Kind("kueue.x-k8s.io", "v1beta1", "workloads"),
+    "ServiceAccount": Kind("", "v1", "serviceaccounts"),
+    "PersistentVolumeClaim": Kind("", "v1", "persistentvolumeclaims"),
+    "LocalQueue": Kind("kueue.x-k8s.io", "", "localqueues"),
 }
 
 
@@ -218,9 +221,11 @@ class Cluster:
         return True
 
     def logs(
-        self, pod: str, *, container: str, follow: bool = False, since_s: int | None = None, tail: int | None = None
+        self, pod: str, *, container: str, follow: bool = False, since: str = "", tail: int | None = None
     ) -> Iterator[str]:
         """Lines of a container's log, each beginning with its RFC 3339 time stamp and a blank.
+
+        With `since`, such a time stamp, those before it are left out; the one of that time comes again.
 
         Raises:
             NotFound: the pod is gone. Rejected: the container has not started.
@@ -228,8 +233,8 @@ class Cluster:
         query = {"container": container, "timestamps": "true"}
         if follow:
             query["follow"] = "true"
-        if since_s is not None:
-            query["sinceSeconds"] = str(since_s)
+        if since:
+            query["sinceTime"] = since
         if tail is not None:
             query["tailLines"] = str(tail)
         # A quiet container says nothing for minutes: only the connection's own end is an end.
@@ -311,9 +316,14 @@ class Cluster:
 
     def _path(self, kind: str, name: str = "") -> str:
         where = KINDS[kind]
-        root = f"/apis/{where.group}/{where.version}" if where.group else f"/api/{where.version}"
+        version = where.version or self._preferred_version(where.group)
+        root = f"/apis/{where.group}/{version}" if where.group else f"/api/{version}"
         path = f"{root}/namespaces/{quote(self.namespace)}/{where.plural}"
         return f"{path}/{quote(name)}" if name else path
+
+    def _preferred_version(self, group: str) -> str:
+        answer = self._json("GET", f"/apis/{group}", f"find the API {group}")
+        return str(answer["preferredVersion"]["version"])
 
     def _list(self, kind: str, labels: str, fields: str) -> tuple[list[Manifest], str]:
         query = {"limit": str(_PAGE)} | _selectors(labels, fields)

@@ -97,7 +97,7 @@ def _base(name: str) -> Manifest:
 
 
 def _config_map(config: TrainConfig) -> Manifest:
-    text = json.dumps(config.model_dump(mode="json", exclude_none=True), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     base = _base("configmap")
     base["metadata"]["name"] = f"{config.name}-config-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     base["data"]["config.json"] = text

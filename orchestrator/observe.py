@@ -1,0 +1,95 @@
+"""Gathers what status.py judges: the Job, its pods and their events, the coordinator's state, the run directory's records."""
+
+from orchestrator.diagnose import container_status
+from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
+from orchestrator.manifests import CONTAINER, RUN_DIRECTORY, selector_of
+from orchestrator.status import JobStatus, Observation, judge, newest_pods
+from trainer.agent.protocol import JobState
+from trainer.errors import OrchError
+from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
+from trainer.rundir.store import open_store
+
+_TROUBLED = 5
+"""Events are asked for of so many pods that do not run: the troubles of a thousand pods are few and alike."""
+_STORE_S = 15.0
+
+
+def status_of(cluster: Cluster, name: str) -> JobStatus:
+    """The status of a job of the cluster.
+
+    Raises:
+        NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
+    """
+    return judge(observe(cluster, name))
+
+
+def observe(cluster: Cluster, name: str) -> Observation:
+    """All that can be seen of a job now. Only the Job and its pods must be there; the rest may be missing.
+
+    Raises:
+        NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
+    """
+    job = find_job(cluster, name)
+    pods = cluster.select("Pod", labels=selector_of(name))
+    newest = newest_pods(pods)
+    live, live_error = _ask_coordinator(cluster, newest.get(0))
+    records: list[AttemptRecord | EndRecord] | None = None
+    records_error = ""
+    if live is None:
+        records, records_error = _read_records(job)
+    return Observation(
+        job=job,
+        pods=pods,
+        events=_events(cluster, name, list(newest.values())),
+        live=live,
+        live_error=live_error,
+        records=records,
+        records_error=records_error,
+    )
+
+
+def find_job(cluster: Cluster, name: str) -> Manifest:
+    """The Job of a job. Raises NotFound, naming the jobs there are, also for a Job that is not orch's."""
+    job = cluster.find("Job", name)
+    if job is not None and (job["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "orch":
+        return job
+    others = [item["metadata"]["name"] for item in cluster.select("Job", labels="app.kubernetes.io/managed-by=orch")]
+    where = f"namespace {cluster.namespace} of context {cluster.context}"
+    there = f"there are: {', '.join(sorted(others)[:10])}" if others else "there are none of orch"
+    raise NotFound(
+        f"no job {name} in {where}" if job is None else f"Job {name} in {where} was not made by orch",
+        remedy=f"{there}. For a run on this machine give its directory, with a slash: ./runs/{name}",
+    )
+
+
+def _ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState | None, str]:
+    if chief is None or "running" not in container_status(chief).get("state", {}):
+        return None, ""
+    try:
+        answer = cluster.exec(
+            chief["metadata"]["name"], ["python", "-P", "-m", "trainer.agent", "state"], container=CONTAINER
+        )
+        return JobState.model_validate_json(answer), ""
+    except (ClusterError, ValueError) as error:
+        return None, str(error).splitlines()[0]
+
+
+def _read_records(job: Manifest) -> tuple[list[AttemptRecord | EndRecord] | None, str]:
+    directory = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+    if not directory.startswith("gs://"):
+        return None, f"{directory} lies on a volume of the cluster" if directory else ""
+    try:
+        return read_records(open_store(directory, timeout_s=_STORE_S)), ""
+    except OrchError as error:
+        return None, error.message
+
+
+def _events(cluster: Cluster, name: str, pods: list[Manifest]) -> list[Manifest]:
+    troubled = [pod["metadata"]["name"] for pod in pods if "running" not in container_status(pod).get("state", {})]
+    try:
+        events = cluster.select("Event", fields=f"involvedObject.kind=Job,involvedObject.name={name}")
+        for pod in troubled[:_TROUBLED]:
+            events += cluster.select("Event", fields=f"involvedObject.kind=Pod,involvedObject.name={pod}")
+    except Forbidden:
+        return []  # they explain more, but nothing depends on them
+    return events

@@ -1,0 +1,358 @@
+"""Kubernetes objects, the coordinator's state and the run directory's records -> JobStatus. Pure: observe.py gathers them.
+
+While a job lives its coordinator knows best; once it is over, the end record does; where neither can be had, what pods and
+the Job say must do.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from orchestrator.diagnose import Trouble, condition, container_status, diagnose, index_of
+from orchestrator.manifests import RUN_DIRECTORY
+from trainer.agent.protocol import AgentReport, JobState
+from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
+from trainer.rundir.attempts import AttemptRecord, EndRecord, Wire
+
+Manifest = dict[str, Any]
+State = Literal["waiting", "running", "restarting", "succeeded", "failed", "stopped"]
+
+
+class LastWords(Wire):
+    """An agent's termination message: what it last knew, written ahead since it may not live to write it."""
+
+    code: int | None = None
+    name: str = ""
+    reason: str = ""
+    step: int = 0
+    attempt: int = 0
+    traceback: str = ""
+    memory_peak_bytes: int = 0
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that was seen of a job at one moment."""
+
+    job: Manifest
+    pods: list[Manifest]
+    events: list[Manifest] = field(default_factory=list)
+    live: JobState | None = None
+    """The coordinator's answer, where it could be asked."""
+    live_error: str = ""
+    records: list[AttemptRecord | EndRecord] | None = None
+    """The run directory's, where it was read."""
+    records_error: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One line of the table of workers."""
+
+    index: int
+    state: str
+    """pending, starting, waiting, a phase of training, succeeded, failed, ending or gone."""
+    pod: str = ""
+    node: str = ""
+    attempt: int = 0
+    step: int = 0
+    rate: float = 0.0
+    """Steps a second."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What `orch status` shows."""
+
+    name: str
+    state: State
+    code: int | None
+    reason: str
+    step: int
+    attempts: int
+    restarts: int
+    run_directory: str
+    metrics: dict[str, float]
+    weights_sha256: str | None
+    workers: list[WorkerStatus] = field(default_factory=list)
+    # For people only.
+    total_steps: int | None = None
+    rate: float = 0.0
+    traceback: str = ""
+    troubles: list[Trouble] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.state in ("succeeded", "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `-o json`, the same as for a local run, with the workers."""
+        names = (
+            "name",
+            "state",
+            "code",
+            "reason",
+            "step",
+            "attempts",
+            "restarts",
+            "run_directory",
+            "metrics",
+            "weights_sha256",
+        )
+        return {name: getattr(self, name) for name in names} | {"workers": [vars(worker) for worker in self.workers]}
+
+
+def judge(seen: Observation) -> JobStatus:
+    """The status of a job, from all that was seen of it."""
+    newest = newest_pods(seen.pods)
+    troubles = diagnose(seen.job, list(newest.values()), seen.events)
+    workers = _workers(seen, newest)
+    common: dict[str, Any] = {
+        "name": seen.job["metadata"]["name"],
+        "run_directory": (seen.job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""),
+        "workers": workers,
+    }
+    end = end_of_launch(seen)
+    if end is not None:
+        return _from_end(end, common)
+    ended = condition(seen.job, "Failed") or condition(seen.job, "FailureTarget")
+    if ended or condition(seen.job, "Complete"):
+        return _from_job(seen, ended, newest, common, troubles)
+    return _alive(seen, common, troubles)
+
+
+def newest_pods(pods: list[Manifest]) -> dict[int, Manifest]:
+    """Worker -> the pod that counts: one that is not being ended before one that is, then the newest."""
+
+    def rank(pod: Manifest) -> tuple[bool, str]:
+        return not pod["metadata"].get("deletionTimestamp"), pod["metadata"].get("creationTimestamp", "")
+
+    chosen: dict[int, Manifest] = {}
+    for pod in pods:
+        index = index_of(pod)
+        if index >= 0 and (index not in chosen or rank(pod) > rank(chosen[index])):
+            chosen[index] = pod
+    return dict(sorted(chosen.items()))
+
+
+def end_of_launch(seen: Observation) -> EndRecord | None:
+    """The end record of this launch (the Job's UID), from the coordinator or from the run directory."""
+    if seen.live is not None and seen.live.end is not None:
+        return seen.live.end
+    last = seen.records[-1] if seen.records else None
+    if isinstance(last, EndRecord) and last.launch.id == seen.job["metadata"]["uid"]:
+        return last
+    return None
+
+
+def last_words(pod: Manifest) -> LastWords | None:
+    """A pod's termination message, where its agent wrote one."""
+    message = str(container_status(pod).get("state", {}).get("terminated", {}).get("message") or "")
+    if not message.startswith("{"):
+        return None
+    try:
+        return LastWords.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def _from_end(end: EndRecord, common: dict[str, Any]) -> JobStatus:
+    return JobStatus(
+        state=end.state,
+        code=end.code,
+        reason=end.reason,
+        step=end.step,
+        attempts=end.attempts,
+        restarts=end.restarts,
+        metrics=end.metrics,
+        weights_sha256=end.weights_sha256,
+        total_steps=end.total_steps,
+        traceback=end.traceback,
+        **common,
+    )
+
+
+def _from_job(
+    seen: Observation,
+    failed: Manifest,
+    newest: dict[int, Manifest],
+    common: dict[str, Any],
+    troubles: list[Trouble],
+) -> JobStatus:
+    """The job is over and its end record cannot be had, or was never written."""
+    words = [(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None]
+    said = _culprit(words)
+    history = _history(seen)
+    facts: dict[str, Any] = {
+        "step": max(said.step if said else 0, history["step"]),
+        "attempts": max(said.attempt if said else 0, history["attempts"]),
+        "restarts": history["restarts"],
+        "metrics": {},
+        "weights_sha256": None,
+        "notes": _notes(seen),
+    }
+    if not failed:
+        reason = said.reason if said else ""
+        return JobStatus(state="succeeded", code=int(ExitCode.DONE), reason=reason, **facts, **common)
+    code: int | None = said.code if said and said.code else _failed_code(newest)
+    if failed.get("reason") == "DeadlineExceeded":
+        code, reason = int(ExitCode.GIVEN_UP), "scheduling.max_runtime is over"
+    elif said is not None and said.reason:
+        reason = said.reason
+    elif troubles:
+        reason = troubles[0].text
+    else:
+        reason = str(failed.get("message") or failed.get("reason") or "the Job failed")
+    if code is None:
+        code = int(ExitCode.GIVEN_UP)
+    traceback = said.traceback if said else ""
+    return JobStatus(
+        state="failed", code=code, reason=reason, troubles=troubles, traceback=traceback, **facts, **common
+    )
+
+
+def _culprit(words: list[tuple[Manifest, LastWords]]) -> LastWords | None:
+    """Of all last words, those that say most: a code that ends the job, then any failure, then the chief's."""
+
+    def rank(item: tuple[Manifest, LastWords]) -> tuple[bool, bool, int]:
+        pod, said = item
+        return said.code in FINAL_CODES, bool(said.code) and said.code != ExitCode.STOPPED, -index_of(pod)
+
+    return max(words, key=rank)[1] if words else None
+
+
+def _failed_code(newest: dict[int, Manifest]) -> int | None:
+    codes = [container_status(pod).get("state", {}).get("terminated", {}).get("exitCode", 0) for pod in newest.values()]
+    final = [code for code in codes if code in FINAL_CODES]
+    return next(iter(final or [code for code in codes if code]), None)
+
+
+def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -> JobStatus:
+    live, history = seen.live, _history(seen)
+    started = history["of_this_launch"] or (live is not None and live.attempt > 0)
+    if live is not None:
+        # What Kubernetes says explains what the coordinator only waits for.
+        waits = live.state in ("waiting", "restarting")
+        reason = troubles[0].text if waits and troubles else live.reason
+        return JobStatus(
+            state=live.state,
+            code=None,
+            reason=reason or _words_for(live.state),
+            step=live.step,
+            attempts=live.attempt,
+            restarts=live.restarts,
+            metrics=live.metrics,
+            weights_sha256=None,
+            total_steps=live.total_steps,
+            rate=live.rate,
+            troubles=troubles,
+            **common,
+        )
+    suspended = bool(seen.job["spec"].get("suspend"))
+    state: State = "stopped" if suspended and started else "restarting" if started else "waiting"
+    return JobStatus(
+        state=state,
+        code=None,
+        reason=troubles[0].text if troubles else _why_waiting(seen),
+        step=history["step"],
+        attempts=history["attempts"],
+        restarts=history["restarts"],
+        metrics={},
+        weights_sha256=None,
+        troubles=troubles,
+        notes=_notes(seen),
+        **common,
+    )
+
+
+def _words_for(state: str) -> str:
+    return {"running": "training", "waiting": "waiting for all workers", "restarting": "starting again"}.get(state, "")
+
+
+def _why_waiting(seen: Observation) -> str:
+    wanted = seen.job["spec"].get("parallelism", 1)
+    newest = newest_pods(seen.pods)
+    if not newest:
+        return f"no pods yet; Kubernetes is to create {wanted}"
+    chief = newest.get(0)
+    if chief is None:
+        return "worker 0 has no pod yet, the others wait for it"
+    if chief["metadata"].get("deletionTimestamp"):
+        return "the pod of worker 0 is being ended, its replacement comes afterwards"
+    status = container_status(chief)
+    if "running" not in status.get("state", {}):
+        waiting = status.get("state", {}).get("waiting", {}).get("reason", "")
+        words = {"ContainerCreating": "its container is being created, which includes pulling the image"}
+        return f"worker 0 starts: {words.get(waiting, waiting or 'its pod is being scheduled')}"
+    # A name answers about a second after its pod has an address.
+    return f"worker 0 runs, its coordinator does not answer yet{': ' + seen.live_error if seen.live_error else ''}"
+
+
+def _history(seen: Observation) -> dict[str, Any]:
+    """Step, attempts and restarts of the records; the latter two of this launch's, where there are some."""
+    attempts = [record for record in seen.records or [] if isinstance(record, AttemptRecord)]
+    last = attempts[-1] if attempts else None
+    ours = last is not None and last.launch.id == seen.job["metadata"]["uid"]
+    return {
+        "step": last.restore.step if last is not None and last.restore else 0,
+        "attempts": last.number if last is not None else 0,
+        "restarts": last.restarts if last is not None and ours else 0,
+        "of_this_launch": ours,
+    }
+
+
+def _notes(seen: Observation) -> list[str]:
+    return [f"the run directory cannot be read from here: {seen.records_error}"] if seen.records_error else []
+
+
+def _workers(seen: Observation, newest: dict[int, Manifest]) -> list[WorkerStatus]:
+    reports = {report.uid: report for report in (seen.live.workers if seen.live is not None else [])}
+    return [_worker(index, pod, reports.get(pod["metadata"]["uid"])) for index, pod in newest.items()]
+
+
+def _worker(index: int, pod: Manifest, report: AgentReport | None) -> WorkerStatus:
+    state = container_status(pod).get("state", {})
+    reason = ""
+    said = last_words(pod)
+    if "terminated" in state:
+        ended = state["terminated"]
+        code = ended.get("exitCode", 0)
+        words = "succeeded" if code == 0 else "failed"
+        reason = "" if code == 0 else ended["reason"] if ended.get("reason") == "OOMKilled" else title_of(code)
+    elif pod.get("status", {}).get("phase") in ("Failed", "Succeeded"):
+        words, reason = str(pod["status"]["phase"]).lower(), str(pod["status"].get("reason", ""))
+    elif pod["metadata"].get("deletionTimestamp"):
+        words = "ending"
+    elif "running" not in state:
+        words, reason = "pending", str(state.get("waiting", {}).get("reason", ""))
+    elif report is None:
+        words = "starting"
+    elif report.state == "running":
+        words = str(report.phase or "running")
+    else:
+        words = "waiting"
+    return WorkerStatus(
+        index=index,
+        state=words,
+        pod=pod["metadata"]["name"],
+        node=pod["spec"].get("nodeName", ""),
+        attempt=report.attempt if report else said.attempt if said else 0,
+        step=report.step if report else said.step if said else 0,
+        rate=round(report.rate, 2) if report else 0.0,
+        reason=reason,
+    )
+
+
+def age(since: datetime, now: datetime) -> str:
+    """A duration for people: 42s, 5m, 3h, 2d."""
+    seconds = max(0, int((now - since).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
