@@ -253,7 +253,7 @@ def _tpu(generation: _Generation, size: int | None, topology: str | None, worker
             name = generation.name(shapes[0])
             raise AcceleratorError(
                 "workers",
-                f"{name} has {choices} host(s), one worker each, not {workers}; leave workers out",
+                f"{name} has {choices} {_plural('host', hosts[-1])}, one worker each, not {workers}; leave workers out",
             )
         shapes = fitting
     return _slice(generation, shapes[0])
@@ -296,10 +296,15 @@ def _unknown_topology(
             chips = f" ({_product(topology)} chips)"
         except ValueError:
             chips = ""
-        return f"{name} has {shapes[0].chips} chip(s), so its topology is {shown}; not {topology}{chips}"
+        count = f"{shapes[0].chips} {_plural('chip', shapes[0].chips)}"
+        return f"{name} has {count}, so its topology is {shown}; not {topology}{chips}"
     near = difflib.get_close_matches(topology, choices, n=1, cutoff=0.0)
     shown = ", ".join(choices) if len(choices) <= 10 else ", ".join(choices[:8]) + ", ..."
     return f'topology {topology} does not exist for {name}; nearest is "{near[0]}"; there are {shown}'
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
 
 
 def _unknown(name: str) -> str:

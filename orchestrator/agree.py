@@ -39,9 +39,7 @@ def batch_problem(global_batch_size: int, workers: int, devices_per_worker: int 
     below = global_batch_size // replicas * replicas
     near = f"{below} or {below + replicas}" if below else str(replicas)
     made_of = (
-        f"{workers} worker(s) with {devices_per_worker} device(s) each"
-        if devices_per_worker > 1
-        else f"{workers} workers"
+        f"{workers} x {devices_per_worker} devices" if devices_per_worker > 1 else f"{workers} workers of 1 device"
     )
     return f"{global_batch_size} does not divide by {replicas} replicas ({made_of}); nearest: {near}"
 

@@ -14,10 +14,12 @@ import annotated_types
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
+from orchestrator.fields import Words
 from orchestrator.spec import JobSpec
 
 Path = tuple[str | int, ...]
 
+_TEXTS = ("text", "a name")
 _DURATION = "a duration such as 30s, 5m, 12h or 7d"
 
 
@@ -44,6 +46,8 @@ def explain(error: ValidationError, data: Any, written: Mapping[Path, str]) -> l
             found[path] = f"missing; {_purpose(path)}"
         elif item["type"] == "value_error" and not _is_union(path):
             found.setdefault(path, str(context["error"]))
+        elif item["type"] == "string_pattern_mismatch":
+            found.setdefault(path, f'"{item["input"]}" does not fit; {_purpose(path, whole=True)}')
         else:
             found.setdefault(path, _wrong_value(path, item["input"], written.get(path)))
     return list(found.items())
@@ -63,8 +67,11 @@ def describe(annotation: Any, constraints: Any = ()) -> str:
         annotation, *more = get_args(annotation)
         constraints = [*constraints, *more]
     origin = get_origin(annotation)
-    if any(isinstance(item, BeforeValidator) for item in constraints):
-        return _DURATION
+    for item in constraints:
+        if isinstance(item, Words):
+            return item.text
+        if isinstance(item, BeforeValidator):
+            return _DURATION
     if origin in (Union, types.UnionType):
         return " or ".join(describe(part) for part in get_args(annotation) if part is not type(None))
     if origin is Literal:
@@ -200,10 +207,13 @@ def _places() -> dict[str, str]:
     return {name: paths[0] for name, paths in places.items() if len(paths) == 1}
 
 
-def _purpose(path: Path) -> str:
+def _purpose(path: Path, *, whole: bool = False) -> str:
+    """What a field is for, as its description says it: the first sentence, or all."""
     info = field_of(path)
-    first, _, _ = ((info.description if info else None) or "it must be given").partition(". ")
-    return " ".join(first.split()).rstrip(".")[:1].lower() + " ".join(first.split()).rstrip(".")[1:]
+    section = section_at(path)
+    text = (info.description if info else None) or (section.__doc__ if section else None) or "it must be given"
+    sentence = " ".join(text.split() if whole else text.partition(". ")[0].split()).rstrip(".")
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _wrong_value(path: Path, value: Any, written: str | None) -> str:
@@ -212,8 +222,8 @@ def _wrong_value(path: Path, value: Any, written: str | None) -> str:
     shown = _shown(value, written)
     if value is None:
         return f"is empty; it must be {allowed}" + ("" if info and info.is_required() else ", or be left out")
-    if allowed == "text" and isinstance(value, bool | int | float):
-        return f'must be text, not {shown}; put it in quotes: "{written if written is not None else value}"'
+    if allowed in _TEXTS and isinstance(value, bool | int | float):
+        return f'must be {allowed}, not {shown}; put it in quotes: "{written if written is not None else value}"'
     if allowed == "text" and value == "":
         return "must not be empty"
     if allowed == "true or false" and isinstance(value, str):

@@ -5,6 +5,7 @@ Each is an annotated type whose validator says what is allowed and, where it can
 
 import posixpath
 import re
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -16,7 +17,7 @@ still a DNS label, which has at most 63 characters."""
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?")
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?")
 _UNIT_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
     "Ki": 2**10,
     "Mi": 2**20,
@@ -26,6 +27,13 @@ _UNIT_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**
 }
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a kind of value is called in errors and in the documentation."""
+
+    text: str
 
 
 def suggest_name(text: str) -> str:
@@ -141,13 +149,13 @@ def _repository(repository: str) -> str:
     return repository
 
 
-JobName = Annotated[str, AfterValidator(_job_name)]
-LabelName = Annotated[str, AfterValidator(_label)]
-ObjectName = Annotated[str, AfterValidator(_subdomain)]
+JobName = Annotated[str, Words("a name"), AfterValidator(_job_name)]
+LabelName = Annotated[str, Words("a name"), AfterValidator(_label)]
+ObjectName = Annotated[str, Words("a name"), AfterValidator(_subdomain)]
 EnvName = Annotated[str, AfterValidator(_env_name)]
-Memory = Annotated[str, AfterValidator(_memory)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
-RunDirectory = Annotated[str, AfterValidator(_run_directory)]
-ImageReference = Annotated[str, AfterValidator(_image)]
-ImageRepository = Annotated[str, AfterValidator(_repository)]
+Memory = Annotated[str, Words("a size such as 512Mi or 4Gi"), AfterValidator(_memory)]
+AbsolutePath = Annotated[str, Words("an absolute path"), AfterValidator(_absolute_path)]
+RunDirectory = Annotated[str, Words("gs://bucket/prefix or an absolute path"), AfterValidator(_run_directory)]
+ImageReference = Annotated[str, Words("an image"), AfterValidator(_image)]
+ImageRepository = Annotated[str, Words("an image without a tag"), AfterValidator(_repository)]
 Text = Annotated[str, Field(min_length=1)]

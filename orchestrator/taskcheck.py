@@ -31,7 +31,9 @@ def task_problem(task: str, folder: Path, *, only_in_image: bool = False) -> str
             return f'"{source}" is neither a file (file.py) nor a module (package.module)'
         found = _module_file(source, folder)
         if found is None:
-            if only_in_image and source.split(".")[0] != "trainer":
+            if source.startswith("trainer."):
+                return f"there is no module {source}; built-in tasks: {_built_in_tasks()}"
+            if only_in_image:
                 return None
             file = f"{source.replace('.', '/')}.py:{name}"
             return f"module {source} is neither beside the job file nor installed; for a file write {file}"
@@ -65,6 +67,13 @@ def _module_file(module: str, folder: Path) -> Path | None:
             if candidate.is_file():
                 return candidate
     return None
+
+
+def _built_in_tasks() -> str:
+    found = importlib.util.find_spec("trainer")
+    folders = [Path(place, "tasks") for place in (found.submodule_search_locations or [] if found else [])]
+    names = sorted(path.stem for folder in folders for path in folder.glob("[a-z]*.py"))
+    return ", ".join(f"trainer.tasks.{name}" for name in names) or "none"
 
 
 def _missing_class(path: Path, source: str, name: str) -> str | None:

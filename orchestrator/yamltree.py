@@ -101,19 +101,26 @@ def read(text: str) -> Tree:
         builder.problem(line, (), "a character that YAML does not allow in text; is this a job file?")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        builder.problem(mark.line + 1 if mark else 1, (), _syntax(error))
+        line = mark.line + 1 if mark else 1
+        builder.problem(line, (), _syntax(error, text.split("\n", line)[:line][-1]))
     return builder.tree
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> str:
+def _syntax(error: yaml.MarkedYAMLError, line: str) -> str:
     problem = error.problem or error.context or "cannot be read"
-    if "\\t" in problem or "tab" in problem:
-        problem += "; indent with spaces"
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        problem = "the line is indented with a tab; use spaces"
+    elif "expected key" in problem or "expected <block end>" in problem:
+        problem += "; is the line indented like its neighbours, and every bracket closed?"
     elif "mapping values are not allowed" in problem:
         problem += '; indent keys of one mapping alike, and quote text that holds ": "'
     elif "undefined alias" in problem:
         problem += "; define it before with &NAME"
     return f"not YAML: {problem}"
+
+
+def _short(tag: str) -> str:
+    return tag.replace("tag:yaml.org,2002:", "!!")
 
 
 class _Builder:
@@ -154,7 +161,7 @@ class _Builder:
             self._count(size, event)
             return value
         if event.tag is not None:
-            self.problem(line, path, f"the tag {event.tag} is not allowed; write the plain value")
+            self.problem(line, path, f"the tag {_short(event.tag)} is not allowed; write the plain value")
         before = self._values
         self._count(1, event)
         if len(path) > _DEPTH_MAX:
@@ -230,7 +237,7 @@ class _Builder:
             self.problem(line, path, "a key must be text, not a list, a mapping or an alias")
             return f"?{line}"
         if event.tag is not None:
-            self.problem(line, path, f"the tag {event.tag} is not allowed; write the plain key")
+            self.problem(line, path, f"the tag {_short(event.tag)} is not allowed; write the plain key")
         key: str = event.value
         if event.implicit[0]:
             # Words such as on or N are fine as keys: keys are always text here. Numbers and null hint at a slip.

@@ -3,8 +3,8 @@
 A command's module is imported when that command is used: `orch --help` needs click and the table below, nothing else.
 """
 
-import errno
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,6 +36,10 @@ COMMANDS = {
 }
 
 
+class ReaderWentAway(Exception):
+    """Whoever read our stdout reads no more."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by COMMANDS and imports none of them to list them."""
 
@@ -62,6 +66,15 @@ class LazyGroup(click.Group):
             hint = f'Did you mean "{near[0]}"?' if near else f"Commands: {', '.join(COMMANDS)}."
             raise click.UsageError(f'There is no command "{name}". {hint}', ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # Here and not in run(): click itself takes any EPIPE for that of stdout, a socket's too, and exits 1.
+            if _stdout_is_broken():
+                raise ReaderWentAway from error
+            raise RuntimeError(f"a pipe or a connection broke: {error}") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -112,7 +125,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except ReaderWentAway:
         return _reader_went_away()
     except Exception as error:
         return _report(error, debug)
@@ -120,8 +133,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(error: Exception, debug: bool) -> int:
-    if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        return _reader_went_away()
     from orchestrator.cli.output import print_bug, print_error
     from trainer.errors import OrchError
 
@@ -134,6 +145,12 @@ def _report(error: Exception, debug: bool) -> int:
         return int(error.code)
     print_bug(error, debug=debug)
     return EXIT_BUG
+
+
+def _stdout_is_broken() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _reader_went_away() -> int:
