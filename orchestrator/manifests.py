@@ -276,10 +276,6 @@ def _toleration(item: Toleration) -> Manifest:
 
 
 def _volume_source(volume: Volume) -> Manifest:
-    if volume.name.startswith("orch-"):
-        raise ConfigError(
-            f"volume {volume.name}: names that begin with orch- are orch's own", remedy="rename the volume"
-        )
     source: Manifest
     if volume.claim is not None:
         source = {"persistentVolumeClaim": {"claimName": volume.claim}}

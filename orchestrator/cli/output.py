@@ -62,6 +62,17 @@ def set_option(command: Command) -> Command:
     )(command)
 
 
+def cluster_options(command: Command) -> Command:
+    """`--context` and `--namespace`, as the arguments of these names."""
+    command = click.option("-n", "--namespace", metavar="NAME", help="Default: that of the kubectl context.")(command)
+    return click.option("--context", metavar="NAME", help="Default: the current kubectl context.")(command)
+
+
+def say(text: str) -> None:
+    """A line about what is being done: on stderr, so that stdout holds results alone."""
+    _stderr(text)
+
+
 def _red(text: str) -> str:
     return click.style(text, fg="red") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else text
 

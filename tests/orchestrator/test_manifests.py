@@ -150,7 +150,6 @@ def test_the_size_of_what_is_rendered_does_not_depend_on_the_number_of_workers()
         ({"kubernetes": {"kind": "JobSet"}}, "JobSet is not supported yet"),
         ({"image": {"ref": None}}, "no image"),
         ({"run": {"directory": "/mnt/elsewhere"}}, "no volume that outlives the pods"),
-        ({"volumes": [{"name": "orch-tmp", "mount": "/x", "empty_dir": "1Gi"}]}, "begin with orch-"),
         ({"kubernetes": {"job": {"spec": {"parallelism": 7}}}}, "set resources.workers"),
         ({"kubernetes": {"job": {"spec": {"completionMode": "NonIndexed"}}}}, "spec.completionMode cannot be patched"),
         ({"kubernetes": {"pod": {"spec": {"restartPolicy": "OnFailure"}}}}, "spec.restartPolicy cannot be patched"),

@@ -1,0 +1,232 @@
+"""`orch status` and `orch logs`, for a job of the cluster and for a run directory alike."""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.output import cluster_options, output_option, print_json, say
+
+if TYPE_CHECKING:
+    from orchestrator.kube import Cluster
+    from orchestrator.status import JobStatus
+
+
+@click.command()
+@click.argument("target")
+@cluster_options
+@output_option
+def status(target: str, context: str | None, namespace: str | None, output: str) -> int:
+    """Show how a job is doing, what is wrong, and what to do next.
+
+    TARGET with a slash, or gs://, is a run directory. A bare name is ./runs/NAME where that exists and neither
+    --context nor --namespace is given, else a job of the cluster.
+
+    \b
+    Examples:
+      orch status digits
+      orch status digits -n research -o json
+      orch status runs/digits
+    """
+    directory = _run_directory(target, context, namespace)
+    if directory is not None:
+        from orchestrator import runview
+
+        facts = runview.status(directory)
+        if output == "json":
+            print_json(facts)
+        else:
+            click.echo("\n".join(runview.describe(facts)))
+        return 0
+    from orchestrator.observe import status_of
+
+    found = status_of(_connect(target, context, namespace), target)
+    if output == "json":
+        print_json(found.to_json())
+    else:
+        print_status(found)
+    return 0
+
+
+@click.command()
+@click.argument("target")
+@cluster_options
+@click.option("--follow", "-f", is_flag=True, help="Go on as lines come, until the job ends.")
+@click.option("--worker", "workers", metavar="0,1", help="These workers only. Default: all.")
+def logs(target: str, context: str | None, namespace: str | None, follow: bool, workers: str | None) -> int:
+    """Show what the workers print, all at once, through restarts and replaced pods.
+
+    TARGET is as for `orch status`. With -f, pods that are not there yet are waited for. Where a job's pods are gone, what
+    they left in the run directory is shown.
+
+    \b
+    Examples:
+      orch logs -f digits
+      orch logs digits --worker 0,3
+      orch logs runs/digits
+    """
+    chosen = _workers(workers)
+    directory = _run_directory(target, context, namespace)
+    if directory is not None:
+        _print_run_directory(directory, chosen, follow=follow)
+        return 0
+    from orchestrator import logs as cluster_logs
+    from orchestrator.manifests import RUN_DIRECTORY
+    from orchestrator.observe import find_job
+
+    cluster = _connect(target, context, namespace)
+    prefix = Prefix()
+    shown = False
+    lines: Iterable[cluster_logs.Line | cluster_logs.Note] = (
+        cluster_logs.follow(cluster, target, chosen) if follow else cluster_logs.read(cluster, target, chosen)
+    )
+    for line in lines:
+        if isinstance(line, cluster_logs.Note):
+            say(line.text)
+            continue
+        shown = True
+        prefix.print(line.worker, line.text)
+    if not shown:
+        job = find_job(cluster, target)
+        left = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+        if not job.get("status", {}).get("active") and left.startswith("gs://"):
+            say(f"no pod is there to be read; from the run directory {left}:")
+            _print_run_directory(left, chosen, follow=False)
+        else:
+            say(f"no worker has printed anything yet; orch status {target} says what it is doing")
+    return 0
+
+
+class Prefix:
+    """`[3] ` before each line: which worker printed it."""
+
+    _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_red")
+
+    def __init__(self) -> None:
+        self._coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+    def print(self, worker: int, text: str) -> None:
+        """Print a worker's line on stdout."""
+        mark = f"[{worker}]"
+        click.echo((click.style(mark, fg=self._COLOURS[worker % 6]) if self._coloured else mark) + " " + text)
+
+
+def print_status(found: "JobStatus") -> None:
+    """A status for a person: what it is, why, what to do next, and a line for each worker."""
+    click.echo(f"{found.name}: {found.state}" + (f" (code {found.code})" if found.code else ""))
+    if found.reason:
+        click.echo(f"  {found.reason}")
+    others = [trouble for trouble in found.troubles if trouble.text != found.reason]
+    for trouble in found.troubles:
+        if trouble in others:
+            click.echo(f"  {trouble.text}")
+        click.echo(f"  what to do: {trouble.remedy}")
+    if found.traceback:
+        click.echo("".join(f"    {line}\n" for line in found.traceback.rstrip().splitlines()[-12:]), nl=False)
+    if found.state == "failed" and not found.troubles:
+        click.echo(f"  what to do: {_remedy(found)}")
+    total = f" of {found.total_steps}" if found.total_steps else ""
+    rate = f", {found.rate:.1f} steps/s" if found.rate else ""
+    click.echo(f"  step {found.step}{total}{rate}, attempt {found.attempts}, restarts {found.restarts}")
+    if found.metrics:
+        click.echo("  " + "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items()))
+    if found.weights_sha256:
+        click.echo(f"  weights_sha256 {found.weights_sha256}")
+    click.echo(f"  run directory {found.run_directory}")
+    for note in found.notes:
+        click.echo(f"  {note}")
+    _print_workers(found)
+
+
+def _print_workers(found: "JobStatus") -> None:
+    if not found.workers:
+        return
+    titles = ("worker", "state", "step", "attempt", "node", "pod", "")
+    rows = [titles] + [
+        (str(row.index), row.state, str(row.step), str(row.attempt), row.node, row.pod, row.reason)
+        for row in found.workers[:_MOST_ROWS]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
+    for row in rows:
+        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if len(found.workers) > _MOST_ROWS:
+        click.echo(f"  ... and {len(found.workers) - _MOST_ROWS} more; -o json has them all")
+
+
+_MOST_ROWS = 32
+
+
+def _remedy(found: "JobStatus") -> str:
+    from trainer.exit_codes import ExitCode
+
+    again = f"orch delete {found.name}, then submit again: it goes on from the last checkpoint"
+    remedies: dict[int, str] = {
+        ExitCode.TASK_ERROR: f"correct the task, build its image anew, {again}",
+        ExitCode.SAVE_REFUSED: f"see to it that the run directory can be written, {again}",
+        ExitCode.CONFIGURATION: f"correct the job file or the task, {again}",
+    }
+    return remedies.get(found.code or 0, f"orch logs {found.name} shows what the workers printed; {again}")
+
+
+def follow_to_the_end(cluster: "Cluster", name: str, *, with_logs: bool, output: str) -> int:
+    """Wait for a job, with its workers' lines or only its states; print its end, return its exit code."""
+    from orchestrator import logs as cluster_logs
+
+    if with_logs:
+        prefix = Prefix()
+        for line in cluster_logs.follow(cluster, name, None):
+            if isinstance(line, cluster_logs.Note):
+                say(line.text)
+            elif output == "json":
+                click.echo(f"[{line.worker}] {line.text}", err=True)
+            else:
+                prefix.print(line.worker, line.text)
+    found = None
+    for found in cluster_logs.wait(cluster, name):
+        if not found.over:
+            say(f"{found.state}: {found.reason}")
+    assert found is not None
+    if output == "json":
+        print_json(found.to_json())
+    else:
+        print_status(found)
+    return found.code or 0
+
+
+def _print_run_directory(directory: str, workers: set[int] | None, *, follow: bool) -> None:
+    from orchestrator import runview
+
+    prefix = Prefix()
+    for worker, text in runview.logs(directory, workers=workers, follow=follow):
+        prefix.print(worker, text)
+
+
+def _run_directory(target: str, context: str | None, namespace: str | None) -> str | None:
+    """The run directory that TARGET means, or None for a job of the cluster. Says which, on stderr."""
+    if "/" in target or os.sep in target:
+        say(f"run directory {target}")
+        return target
+    if context is None and namespace is None and Path("runs", target).is_dir():
+        say(f"run directory runs/{target} (a job of the cluster: --namespace)")
+        return f"runs/{target}"
+    return None
+
+
+def _connect(target: str, context: str | None, namespace: str | None) -> "Cluster":
+    from orchestrator.kube import Cluster
+
+    cluster = Cluster(context, namespace)
+    say(f"job {target} of context {cluster.context}, namespace {cluster.namespace}")
+    return cluster
+
+
+def _workers(text: str | None) -> set[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f'"{text}" is no list of workers; write --worker 0,1')
+    return {int(part) for part in parts}
