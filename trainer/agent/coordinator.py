@@ -195,6 +195,9 @@ class Coordinator:
             return f"this run directory is used by launch {self.job.launch.id}"
         if report.index >= self.job.workers:
             return f"worker {report.index} is beyond the job's {self.job.workers} workers"
+        # Another agent of index 0 has a coordinator of its own, and does not poll this one, unless it is an older one.
+        if report.index == 0 and report.uid != self.job.uid:
+            return "another agent is worker 0 now"
         if report.uid in self._replaced or self._is_superseded(report.uid):
             return f"another agent took the place of this one as worker {report.index}"
         return ""
@@ -444,7 +447,7 @@ class Coordinator:
         self._append_end(
             state="succeeded",
             code=ExitCode.DONE,
-            reason=(result.reason if result else "") or f"trained {steps} steps",
+            reason=(result.reason or f"trained {steps} steps") if result else "every worker ended well",
             step=steps,
             total_steps=result.total_steps if result else None,
             commit=chief.last_commit or (attempt.restore if attempt else None),
