@@ -4,10 +4,12 @@ No TensorFlow here: arrays go in, a layout comes out. The memory is made and tou
 fresh pages cost three times the copy.
 """
 
+import contextlib
 import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -50,6 +52,11 @@ class SnapshotMemory:
         if size_bytes <= self._size:
             return
         size = -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        # Asked before anything is allocated: a memfd has no limit of its own, so a request that does not fit would take
+        # the whole machine's memory, and the kernel would kill others for it.
+        free = available_bytes()
+        if free is not None and size - self._size > free:
+            raise _too_large(size, f"{free / 1e6:.0f} MB are free")
         try:
             # Allocated here and now: pages missing later would be a SIGBUS in the middle of a copy.
             os.ftruncate(self._fd, size)
@@ -58,10 +65,7 @@ class SnapshotMemory:
             populate = getattr(mmap, "MAP_POPULATE", 0)
             mapped = mmap.mmap(self._fd, size, mmap.MAP_SHARED | populate, mmap.PROT_READ | mmap.PROT_WRITE)
         except OSError as error:
-            raise NotEnoughMemory(
-                f"no room for the copy of {size / 1e6:.0f} MB that a save makes: {error.strerror}",
-                remedy="Raise resources.memory: a worker needs its state twice, one shard, and 0.6 GB for TensorFlow.",
-            ) from error
+            raise _too_large(size, error.strerror or str(error)) from error
         self._bytes = np.frombuffer(mapped, np.uint8)
         self._size = size
 
@@ -80,6 +84,24 @@ class SnapshotMemory:
                 source = np.ascontiguousarray(named.array).reshape(-1).view(np.uint8)
                 self._bytes[tensor.offset : tensor.offset + tensor.size_bytes] = source
         return layout, size
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that can be had now: the machine's, or what a container's limit (cgroup v2 or v1) leaves of it.
+
+    None where the system does not tell. The container's page cache can be reclaimed, and so counts as free.
+    """
+    candidates: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
+        candidates.append(int(line.split()[1]) * 1024)
+    for limit, used in (
+        (cgroup / "memory.max", cgroup / "memory.current"),
+        (cgroup / "memory" / "memory.limit_in_bytes", cgroup / "memory" / "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is no limit
+            candidates.append(int(limit.read_text()) - int(used.read_text()) + _cache_bytes(limit))
+    return min(candidates, default=None)
 
 
 def plan(arrays: Sequence[NamedArray]) -> tuple[list[Tensor], int]:
@@ -101,3 +123,17 @@ def plan(arrays: Sequence[NamedArray]) -> tuple[list[Tensor], int]:
         )
         end = offset + named.array.nbytes
     return layout, end
+
+
+def _cache_bytes(limit: Path) -> int:
+    """Reclaimable page cache of the control group whose limit lies in `limit`."""
+    fields = dict(line.split() for line in (limit.parent / "memory.stat").read_text().splitlines())
+    whole = "total_" if "total_inactive_file" in fields else ""  # cgroup v1: with its children
+    return sum(int(fields.get(f"{whole}{name}", 0)) for name in ("inactive_file", "active_file"))
+
+
+def _too_large(size_bytes: int, reason: str) -> NotEnoughMemory:
+    return NotEnoughMemory(
+        f"no room for the copy of {size_bytes / 1e6:.0f} MB that a save makes: {reason}",
+        remedy="Raise resources.memory: a worker needs its state twice, one shard, and 0.6 GB for TensorFlow.",
+    )
