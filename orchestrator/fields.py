@@ -39,8 +39,9 @@ class Words:
 def suggest_name(text: str) -> str:
     """The nearest valid job name to any text; "job" when nothing of it is left."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    name = re.sub(r"^[0-9-]+", "", name)[:NAME_LENGTH_MAX].strip("-")
-    return name or "job"
+    if not name[:1].isalpha():
+        name = f"job-{name}"
+    return name[:NAME_LENGTH_MAX].strip("-")
 
 
 def _job_name(name: str) -> str:

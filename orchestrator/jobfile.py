@@ -43,7 +43,8 @@ class LoadedJob:
 
     def where(self, field: str) -> str:
         """The origin of a field such as `resources.workers`, or of the nearest section above it."""
-        return _origin(tuple(field.split(".")), self.origins)
+        place = tuple(int(part) if part.isdigit() else part for part in field.split("."))
+        return _origin(place, self.origins)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:

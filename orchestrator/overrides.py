@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator import yamltree
 from trainer.errors import ConfigError
 
-_INSTEAD_OF: dict[yamltree.Path, tuple[str, str]] = {
+_INSTEAD_OF: dict[tuple[str, ...], tuple[str, str]] = {
     ("train", "steps"): ("train", "epochs"),
     ("train", "epochs"): ("train", "steps"),
     ("train", "task"): ("train", "command"),
@@ -34,11 +34,12 @@ def apply_overrides(
     """
     parsed = [_parse(override) for override in overrides]
     given = {path for path, _, _ in parsed}
-    for path, tree, label in parsed:
-        other = _INSTEAD_OF.get(path)
+    for parts, tree, label in parsed:
+        other = _INSTEAD_OF.get(parts)
         if other is not None and other not in given and isinstance(data.get(other[0]), dict):
             data = {**data, other[0]: {key: value for key, value in data[other[0]].items() if key != other[1]}}
-        data = _put(data, path, tree.value, label)
+        data = _put(data, parts, tree.value, label)
+        path = _place(data, parts)
         for known in [place for place in origins if place[: len(path)] == path]:
             del origins[known]
             written.pop(known, None)
@@ -49,37 +50,43 @@ def apply_overrides(
     return data
 
 
-def _parse(override: str) -> tuple[yamltree.Path, yamltree.Tree, str]:
+def _parse(override: str) -> tuple[tuple[str, ...], yamltree.Tree, str]:
     label = f"--set {override}"
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
         raise ConfigError(f"{label}: write --set KEY=VALUE, such as --set train.steps=100")
     tree = yamltree.read(text)
     if tree.problems:
         raise ConfigError(f"{label}: {tree.problems[0].message}")
     tree.lines.setdefault((), 1)
-    return tuple(int(part) if part.isdigit() else part for part in parts), tree, label
+    return parts, tree, label
 
 
-def _put(data: Any, path: yamltree.Path, value: Any, label: str, depth: int = 0) -> Any:
-    """A copy of `data` with `value` at `path`; what is not on the way is shared."""
-    if depth == len(path):
+def _put(data: Any, parts: tuple[str, ...], value: Any, label: str, depth: int = 0) -> Any:
+    """A copy of `data` with `value` at `parts`; what is not on the way is shared."""
+    if depth == len(parts):
         return value
-    part = path[depth]
+    part, above = parts[depth], ".".join(parts[:depth])
     if isinstance(data, list):
-        if not isinstance(part, int) or part >= len(data):
+        index = int(part) if part.isascii() and part.isdigit() else len(data)
+        if index >= len(data):
             raise ConfigError(
-                f"{label}: {_name(path, depth)} is a list of {len(data)}; {part} is no place in it (they count from 0)"
+                f"{label}: {above} is a list of {len(data)}; {part} is no place in it (they count from 0)"
             )
-        return [*data[:part], _put(data[part], path, value, label, depth + 1), *data[part + 1 :]]
+        return [*data[:index], _put(data[index], parts, value, label, depth + 1), *data[index + 1 :]]
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{label}: {_name(path, depth)} is a single value, there is nothing inside it to set")
-    key = str(part)
-    return {**data, key: _put(data.get(key), path, value, label, depth + 1)}
+        raise ConfigError(f"{label}: {above} is a single value, there is nothing inside it to set")
+    return {**data, part: _put(data.get(part), parts, value, label, depth + 1)}
 
 
-def _name(path: yamltree.Path, depth: int) -> str:
-    return ".".join(str(part) for part in path[:depth])
+def _place(data: Any, parts: tuple[str, ...]) -> yamltree.Path:
+    """The place that `parts` name in `data`: numbers where it has lists."""
+    place: list[str | int] = []
+    for part in parts:
+        key: str | int = int(part) if isinstance(data, list) else part
+        place.append(key)
+        data = data[key]
+    return tuple(place)

@@ -309,6 +309,7 @@ def test_overrides_replace_what_the_file_says() -> None:
     assert job.spec.volumes[0].mount == "/elsewhere"
     assert job.where("resources.workers") == "--set resources={workers: 2}"
     assert job.where("train.steps") == "job.yaml:5"
+    assert job.where("volumes.0.mount") == "--set volumes.0.mount=/elsewhere"
 
 
 def test_the_last_override_of_a_field_wins() -> None:
@@ -336,6 +337,7 @@ def test_an_override_of_epochs_replaces_the_files_steps_and_the_other_way_round(
         ("train.steps=0", "at least 1"),
         ("env.X=on", 'write true or "on"'),
         ("env.X=5", 'put it in quotes: "5"'),
+        ("env.1=a", "no name of an environment variable"),
         ("name.x=5", "single value"),
         ("secrets.7.name=x", "no place in it"),
         ("secrets.x=1", "no place in it"),

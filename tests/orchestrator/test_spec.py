@@ -150,7 +150,8 @@ def test_names_that_it_refuses(name: str) -> None:
     "text, name",
     [
         ("My Job (2)", "my-job-2"),
-        ("2024-01-run", "run"),
+        ("2024-01-run", "job-2024-01-run"),
+        ("123", "job-123"),
         ("---", "job"),
         ("", "job"),
         ("日本", "job"),
