@@ -103,6 +103,18 @@ class World(RuleBasedStateMachine):
         if agent.left is None:
             agent.obey(self.coordinator.poll(agent.report(self.launch.id), self.now))
 
+    @rule(rounds=st.integers(1, 6), steps=st.integers(0, 30))
+    def the_job_goes_on(self, rounds: int, steps: int) -> None:
+        """Undisturbed for a while: without this, most random walks would never leave the first assembly."""
+        for _ in range(rounds):
+            self.now += 0.3
+            self.coordinator.tick(self.now)
+            for index in range(self.workers):
+                self.poll(index)
+            self.store_answers("done")
+        for index in range(self.workers):
+            self.train(index, steps)
+
     @rule(index=st.integers(0, 1))
     def a_replaced_agent_wakes_up(self, index: int) -> None:
         for agent in self.old_agents:
