@@ -1,4 +1,4 @@
-"""The writer as a process, on a local directory and on GCS over HTTP: whatever happens, only whole commits are there."""
+"""The writer as a process, on a local path and on GCS over HTTP: whatever happens, only whole commits are there."""
 
 import os
 import random
