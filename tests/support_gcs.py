@@ -86,7 +86,7 @@ Rule = Callable[[str, str, bytes], str | int | None]
 
 class Proxy:
     """Forwards HTTP to `upstream`. `rule(method, path, body)` may answer "lose" (forward, then drop the connection
-    without an answer), an HTTP status (answer that, forward nothing), or None (forward)."""
+    without an answer), "flip" (forward, and damage the answer's last byte), an HTTP status (answer that, forward nothing), or None (forward)."""
 
     def __init__(self, upstream: str, rule: Rule) -> None:
         proxy = self
@@ -119,6 +119,8 @@ class Proxy:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
+                if verdict == "flip" and answer:
+                    answer = answer[:-1] + bytes([answer[-1] ^ 1])
                 if (location := fields.get("Location")) is not None:
                     fields.replace_header("Location", location.replace(upstream, proxy.url))
                 self._answer(status, dict(fields.items()), answer)

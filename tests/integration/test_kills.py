@@ -1,0 +1,128 @@
+"""Whatever is killed, the job ends with the weights of an undisturbed run. Real processes, a local run directory and GCS."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support_gcs import FakeGcs
+from support_run import OrchRun
+
+pytestmark = pytest.mark.slow
+
+JOB = """
+name: kills
+train:
+  task: trainer.tasks.digits:Digits
+  steps: 1200
+  global_batch_size: 64
+  seed: 3
+checkpoint: {every: 100}
+"""
+
+Start = Callable[..., OrchRun]
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    return path
+
+
+@pytest.fixture
+def start(tmp_path: Path, job_file: Path) -> Iterator[Start]:
+    runs: list[OrchRun] = []
+
+    def begin(*arguments: str, **options: object) -> OrchRun:
+        run = OrchRun(job_file, "--workers", "2", *arguments, cwd=tmp_path, **options)  # type: ignore[arg-type]
+        runs.append(run)
+        return run
+
+    yield begin
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "job.yaml").write_text(JOB)
+    run = OrchRun(folder / "job.yaml", "--workers", "2", cwd=folder)
+    try:
+        result = run.result()
+    finally:
+        run.close()
+    assert (result["state"], result["step"], result["restarts"]) == ("succeeded", 1200, 0)
+    return str(result["weights_sha256"])
+
+
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.tf219)])
+def test_killed_training_process_ends_with_the_weights_of_an_undisturbed_run(
+    start: Start, undisturbed: str, index: int
+) -> None:
+    run = start()
+    run.wait_for_step(350)
+    os.kill(run.trainer(index), signal.SIGKILL)
+    result = run.result()
+    assert result["weights_sha256"] == undisturbed
+    assert (result["attempts"], result["restarts"]) == (2, 1)
+    assert f"worker {index}: killed (SIGKILL)" in run.log
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_killed_agent_ends_with_the_weights_of_an_undisturbed_run(start: Start, undisturbed: str, index: int) -> None:
+    run = start()
+    run.wait_for_step(350)
+    os.kill(run.agent(index), signal.SIGKILL)
+    result = run.result()
+    assert result["weights_sha256"] == undisturbed
+    assert result["attempts"] == 2
+
+
+def test_everything_killed_at_once_goes_on_when_run_again(start: Start, undisturbed: str, tmp_path: Path) -> None:
+    first = start()
+    first.wait_for_commit(300)
+    first.kill_everything()
+    second = start()
+    result = second.result()
+    assert result["weights_sha256"] == undisturbed
+    record = json.loads((tmp_path / "runs/kills/attempts/2.json").read_text())
+    assert record["restore"]["step"] >= 300
+    assert result["restarts"] == 0
+
+
+@pytest.mark.parametrize(
+    "victim", ["training process of worker 0", "training process of worker 1", "agent", "everything"]
+)
+def test_kills_with_the_run_directory_on_gcs(
+    start: Start, undisturbed: str, gcs_server: FakeGcs, gcs_url: str, victim: str
+) -> None:
+    run = start("--directory", gcs_url)
+    run.wait_for_commit(200)
+    if victim == "everything":
+        run.kill_everything()
+        run = start("--directory", gcs_url)
+    elif victim == "agent":
+        os.kill(run.agent(0), signal.SIGKILL)
+    else:
+        os.kill(run.trainer(int(victim[-1])), signal.SIGKILL)
+    result = run.result()
+    assert result["weights_sha256"] == undisturbed
+    assert result["attempts"] == 2
+
+
+def test_interrupted_run_commits_ends_with_130_and_goes_on(start: Start, undisturbed: str, tmp_path: Path) -> None:
+    first = start()
+    first.wait_for_step(250)
+    os.kill(first.process.pid, signal.SIGINT)
+    stopped = first.result()
+    assert (stopped["state"], stopped["code"]) == ("stopped", 130)
+    assert stopped["step"] >= 250
+    # The stop itself was saved: the step is none of the regular ones, or the newest of them.
+    commits = sorted((tmp_path / "runs/kills/checkpoints/commits").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert commits[-1].name.startswith(f"step-{stopped['step']}.")
+    result = start().result()
+    assert result["weights_sha256"] == undisturbed
