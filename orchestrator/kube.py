@@ -418,11 +418,12 @@ class Cluster:
             return NotFound(f"cannot {what} in namespace {self.namespace}: {message}")
         if status == 409:
             return AlreadyExists(f"cannot {what} in namespace {self.namespace}: {message}")
-        if (
-            status in (429, 500, 502, 503, 504)
-            and "admission webhook" not in message
-            and "calling webhook" not in message
-        ):
+        if "failed calling webhook" in message:
+            return ClusterUnreachable(
+                f"cannot {what}: an admission webhook of the cluster does not answer: {message}",
+                remedy="try again in a moment; if it stays, whoever runs that add-on (such as Kueue) must look at it",
+            )
+        if status in (429, 500, 502, 503, 504) and "admission webhook" not in message:
             return ClusterUnreachable(
                 f"cannot {what}: the API server answers {status}: {message}", remedy="try again in a moment"
             )

@@ -45,6 +45,11 @@ def selector_of(name: str) -> str:
     return ",".join(f"{key}={value}" for key, value in labels_of(name).items())
 
 
+def token_name(name: str) -> str:
+    """The Secret of a job's agents."""
+    return f"{name}-token"
+
+
 def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) -> list[Manifest]:
     """The objects of a job, in the order in which `kubectl apply` should see them; the Job is the last.
 
@@ -60,7 +65,7 @@ def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) ->
     accelerator = _accelerator(spec)
     config_map = _config_map(config)
     secret = _base("secret")
-    secret["metadata"]["name"] = f"{spec.name}-token"
+    secret["metadata"]["name"] = token_name(spec.name)
     secret["stringData"]["token"] = token
     port = _agent_port(accelerator)
     service = _base("service")
