@@ -100,6 +100,7 @@ class Training:
         result = self.state.copy(SnapshotMemory(fd))
         assert result is not None
         tensors, size = result
+        assert size <= self.state.size_bytes
         data = os.pread(fd, size, 0)
         os.close(fd)
         arrays = {}

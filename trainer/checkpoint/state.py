@@ -19,11 +19,13 @@ import tensorflow as tf
 from trainer.agent.protocol import Tensor
 from trainer.checkpoint.replicas import Replicas, flat_bytes
 from trainer.checkpoint.restore import Restored
-from trainer.checkpoint.snapshot import NamedArray, SnapshotMemory
+from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, NamedArray, SnapshotMemory
 from trainer.errors import ConfigError, OrchError
 from trainer.exit_codes import ExitCode
 
 _DIFFERENCES_SHOWN = 20
+# Statistics of normalisation layers and counters are smaller; a frozen kernel may be larger, and is equal everywhere.
+_SMALL_BYTES = 1 << 20
 
 
 class StatesDiffer(OrchError):
@@ -71,8 +73,16 @@ class TrainingState:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of one copy of the state: what a save needs at least."""
-        return sum(int(np.prod(slot.shape)) * tf.as_dtype(slot.dtype).size for slot in self._slots)
+        """Bytes that a save will need: what to reserve in the snapshot's memory before training begins.
+
+        A save may need more when large variables that are not trained differ between replicas after all.
+        """
+        total = 0
+        for slot in self._slots:
+            size = int(np.prod(slot.shape)) * tf.as_dtype(slot.dtype).size
+            copies = self._replicas.count if slot.may_differ and size <= _SMALL_BYTES else 1
+            total += copies * (size + ALIGNMENT_BYTES)
+        return total
 
     def copy(self, memory: SnapshotMemory | None) -> tuple[list[Tensor], int] | None:
         """Copy the state into `memory`: its layout, and the bytes used. With None, take part in the collective only.
