@@ -86,7 +86,8 @@ Rule = Callable[[str, str, bytes], str | int | None]
 
 class Proxy:
     """Forwards HTTP to `upstream`. `rule(method, path, body)` may answer "lose" (forward, then drop the connection
-    without an answer), "flip" (forward, and damage the answer's last byte), an HTTP status (answer that, forward nothing), or None (forward)."""
+    without an answer), "flip" (forward, and damage the answer's last byte), an HTTP status (answer that, forward
+    nothing), or None (forward)."""
 
     def __init__(self, upstream: str, rule: Rule) -> None:
         proxy = self

@@ -219,7 +219,7 @@ def environment_of(pid: int) -> dict[str, str]:
 def children_of(parent: int, module: str, index: int | None) -> int | None:
     """The child of `parent` that runs this module, for this worker."""
     for pid, its_parent in _parents().items():
-        if its_parent == parent and command_of(pid).rstrip().endswith(module):
-            if index is None or environment_of(pid).get("ORCH_INDEX") == str(index):
-                return pid
+        mine = its_parent == parent and command_of(pid).rstrip().endswith(module)
+        if mine and (index is None or environment_of(pid).get("ORCH_INDEX") == str(index)):
+            return pid
     return None

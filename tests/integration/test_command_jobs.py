@@ -1,0 +1,79 @@
+"""`command:` jobs: a script that knows nothing of orch gets TF_CONFIG, restarts, logs and an exit code that tells."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support_run import OrchRun, children_of
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Iterator[Callable[..., OrchRun]]:
+    runs: list[OrchRun] = []
+
+    def begin(script: str, *arguments: str) -> OrchRun:
+        (tmp_path / "job.yaml").write_text(
+            "name: script\ntrain:\n  command: [bash, -c, " + json.dumps(script) + "]\nrestarts: {max: 2}\n"
+        )
+        run = OrchRun(tmp_path / "job.yaml", *arguments, cwd=tmp_path, deadline_s=60)
+        runs.append(run)
+        return run
+
+    yield begin
+    for run in runs:
+        run.close()
+
+
+def test_a_script_gets_its_place_in_the_cluster_and_its_output_is_kept(
+    run_command: Callable[..., OrchRun], tmp_path: Path
+) -> None:
+    run = run_command('echo "config $TF_CONFIG"', "--workers", "2")
+    result = run.result()
+    assert (result["state"], result["code"], result["attempts"]) == ("succeeded", 0, 1)
+    logs = [tmp_path / f"runs/script/logs/worker-{index}/attempt-1/segment-000001.log" for index in (0, 1)]
+    seen = [json.loads(path.read_text().removeprefix("config ")) for path in logs]
+    assert [config["task"]["index"] for config in seen] == [0, 1]
+    assert seen[0]["cluster"] == seen[1]["cluster"]
+
+
+def test_a_script_that_fails_ends_the_job_as_a_task_error(run_command: Callable[..., OrchRun]) -> None:
+    result = run_command("exit 1").result()
+    assert (result["state"], result["code"], result["restarts"]) == ("failed", 70, 0)
+
+
+def test_a_killed_script_starts_again_in_place(run_command: Callable[..., OrchRun], tmp_path: Path) -> None:
+    run = run_command(f"test -e {tmp_path}/second && exit 0; touch {tmp_path}/second; sleep 60")
+    run.wait_until(lambda: (tmp_path / "second").exists(), "the first attempt")
+    os.kill(run._find(lambda: children_of(run.agent(0), "sleep 60", None)), signal.SIGKILL)
+    result = run.result()
+    assert (result["state"], result["attempts"], result["restarts"]) == ("succeeded", 2, 1)
+
+
+def test_a_script_that_dies_again_and_again_is_given_up(run_command: Callable[..., OrchRun]) -> None:
+    result = run_command("kill -9 $$").result()
+    assert (result["state"], result["code"]) == ("failed", 77)
+    assert "restarts.max (2) is used up" in result["reason"]
+    assert "137" in result["reason"]
+
+
+def test_a_program_that_does_not_exist_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("name: script\ntrain: {command: [no-such-program]}\n")
+    run = OrchRun(tmp_path / "job.yaml", cwd=tmp_path, deadline_s=60)
+    try:
+        result = run.result()
+    finally:
+        run.close()
+    assert result["code"] == 78
+    assert "no-such-program cannot be started" in result["reason"]
+
+
+def test_a_stopped_script_leaves_no_process_behind(run_command: Callable[..., OrchRun], tmp_path: Path) -> None:
+    run = run_command(f"touch {tmp_path}/up; sleep 1000 & wait")
+    run.wait_until(lambda: (tmp_path / "up").exists(), "the script")
+    everything = run.everything()
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.result()["code"] == 130
+    assert not [pid for pid in everything if Path(f"/proc/{pid}").exists()]
