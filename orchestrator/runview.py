@@ -1,12 +1,13 @@
 """A run directory as a person sees it: what became of the job, and what its workers printed. Local paths and gs:// alike."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.lineage import line
@@ -62,10 +63,6 @@ def read_run(directory: str) -> RunView:
 
 
 def _name(store: Store) -> str:
-    import json
-
-    from trainer.errors import ObjectNotFound
-
     try:
         return str(json.loads(store.get("job.json"))["name"])
     except (ObjectNotFound, ValueError, KeyError):
@@ -125,7 +122,22 @@ def status(directory: str) -> dict[str, Any]:
     if end is None:
         at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         facts["reason"] = f"{running}; {at}" if running else f"stopped without an end ({at}); run it again to go on"
+        facts |= _last_figures(open_store(directory), view.attempts) if running else {}
     return facts
+
+
+def _last_figures(store: Store, attempt: int) -> dict[str, Any]:
+    """Step and metrics as the chief told them last: at most a second old on a local path."""
+    segments = store.list(f"metrics/attempt-{attempt}/")
+    if not segments:
+        return {}
+    metrics: dict[str, float] = {}
+    step = 0
+    for text in store.get(segments[-1].name).splitlines()[-200:]:
+        told = json.loads(text)
+        step = told["step"]
+        metrics |= told["metrics"]
+    return {"step": step, "metrics": metrics}
 
 
 def describe(facts: dict[str, Any]) -> list[str]:
