@@ -1,0 +1,201 @@
+"""What is said of a job: by its coordinator while it lives, by its end record afterwards, by Kubernetes where neither answers."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.status import JobStatus, Observation, judge
+from trainer.agent.protocol import AgentReport, JobState, Phase
+from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch
+
+Manifest = dict[str, Any]
+RUN = "gs://acme/digits"
+LAUNCH = Launch(id="job-1", started=datetime(2026, 1, 1, tzinfo=UTC))
+FIELDS = {
+    "name",
+    "state",
+    "code",
+    "reason",
+    "step",
+    "attempts",
+    "restarts",
+    "run_directory",
+    "metrics",
+    "weights_sha256",
+}
+
+
+def job(*conditions: tuple[str, str], suspend: bool = False, message: str = "") -> Manifest:
+    entries = [{"type": kind, "status": "True", "reason": reason, "message": message} for kind, reason in conditions]
+    return {
+        "metadata": {"name": "digits", "uid": "job-1", "annotations": {"orch/run-directory": RUN}},
+        "spec": {"parallelism": 2, "suspend": suspend},
+        "status": {"conditions": entries},
+    }
+
+
+def pod(
+    index: int, state: Manifest, *, uid: str = "", created: str = "2026-01-01T00:00:00Z", ending: bool = False
+) -> Manifest:
+    return {
+        "metadata": {
+            "name": f"digits-{index}-{uid or 'first'}",
+            "uid": uid or f"pod-{index}",
+            "creationTimestamp": created,
+            "labels": {"batch.kubernetes.io/job-completion-index": str(index)},
+        }
+        | ({"deletionTimestamp": "2026-01-01T00:05:00Z"} if ending else {}),
+        "spec": {"nodeName": f"node{index + 1}", "containers": [{"name": "trainer", "image": "trainer"}]},
+        "status": {"phase": "Running", "containerStatuses": [{"name": "trainer", "state": state}]},
+    }
+
+
+def terminated(code: int, **words: Any) -> Manifest:
+    return {"terminated": {"exitCode": code, "reason": "Error", "message": json.dumps({"code": code} | words)}}
+
+
+def live(state: str = "running", **changes: Any) -> JobState:
+    worker = AgentReport(
+        launch="job-1",
+        index=0,
+        uid="pod-0",
+        address="10.0.0.1",
+        port=20001,
+        state="running",
+        attempt=2,
+        phase=Phase.TRAIN,
+    )
+    fields: dict[str, Any] = {
+        "name": "digits",
+        "launch": "job-1",
+        "state": state,
+        "reason": "",
+        "attempt": 2,
+        "restarts": 1,
+        "budget_used": 0,
+        "budget_max": 20,
+        "step": 120,
+        "total_steps": 600,
+        "rate": 55.5,
+        "metrics": {"loss": 0.5},
+        "workers": [worker.model_copy(update={"step": 120})],
+    }
+    return JobState.model_validate(fields | changes)
+
+
+def end(state: str = "succeeded", code: int = 0, launch: Launch = LAUNCH, **changes: Any) -> EndRecord:
+    fields: dict[str, Any] = {
+        "number": 3,
+        "nonce": "n",
+        "launch": launch,
+        "created": LAUNCH.started,
+        "state": state,
+        "code": code,
+        "reason": "all steps are done",
+        "step": 600,
+        "attempts": 2,
+        "restarts": 1,
+        "metrics": {"val_accuracy": 0.97},
+        "weights_sha256": "ab" * 32,
+    }
+    return EndRecord.model_validate(fields | changes)
+
+
+def attempt(launch: Launch = LAUNCH) -> AttemptRecord:
+    return AttemptRecord(
+        number=2, nonce="n", launch=launch, created=LAUNCH.started, members=[], restore=None, world_size=2, restarts=1
+    )
+
+
+def test_json_has_the_fields_of_a_local_run_and_the_workers() -> None:
+    status = judge(Observation(job=job(), pods=[pod(0, {"running": {}})], live=live()))
+    assert set(status.to_json()) == FIELDS | {"workers"}
+    json.dumps(status.to_json(), allow_nan=False)
+
+
+def test_a_running_job_is_told_by_its_coordinator() -> None:
+    status = judge(Observation(job=job(), pods=[pod(0, {"running": {}}), pod(1, {"running": {}})], live=live()))
+    assert (status.state, status.step, status.attempts, status.restarts) == ("running", 120, 2, 1)
+    assert [(worker.index, worker.state, worker.step) for worker in status.workers] == [
+        (0, "train", 120),
+        (1, "starting", 0),
+    ]
+
+
+def test_what_kubernetes_says_explains_what_the_coordinator_waits_for() -> None:
+    pulling = {"waiting": {"reason": "InvalidImageName", "message": "bad"}}
+    waits = live("waiting", reason="waiting for worker 1")
+    status = judge(Observation(job=job(), pods=[pod(0, {"running": {}}), pod(1, pulling)], live=waits))
+    assert status.state == "waiting"
+    assert status.reason == "worker 1: trainer is no valid name of an image"
+    assert status.troubles[0].remedy
+
+
+def test_a_job_that_is_over_is_told_by_the_end_record_of_its_launch() -> None:
+    over = job(("Complete", "CompletionsReached"))
+    status = judge(Observation(job=over, pods=[], records=[attempt(), end()]))
+    assert (status.state, status.code, status.step, status.restarts) == ("succeeded", 0, 600, 1)
+    assert status.weights_sha256 == "ab" * 32
+    assert status.metrics == {"val_accuracy": 0.97}
+
+
+def test_the_end_of_an_earlier_launch_is_not_the_end_of_this_one() -> None:
+    earlier = Launch(id="job-0", started=LAUNCH.started)
+    status = judge(Observation(job=job(), pods=[], records=[attempt(earlier), end(launch=earlier)]))
+    assert status.state == "waiting"
+    assert status.weights_sha256 is None
+
+
+def test_the_end_counts_before_kubernetes_has_noticed_it() -> None:
+    status = judge(Observation(job=job(), pods=[pod(0, {"running": {}})], live=live("succeeded", end=end())))
+    assert (status.state, status.step) == ("succeeded", 600)
+
+
+def test_without_the_run_directory_the_last_words_of_the_pods_tell_the_end() -> None:
+    failed = job(("Failed", "PodFailurePolicy"), message="Container trainer failed with exit code 70")
+    pods = [
+        pod(0, terminated(143, reason="stopped by SIGTERM", step=40, attempt=1)),
+        pod(1, terminated(70, reason="worker 1: ValueError: bad label", step=41, attempt=1, traceback="Traceback ...")),
+    ]
+    status = judge(Observation(job=failed, pods=pods, records_error="no permission"))
+    assert (status.state, status.code, status.reason) == ("failed", 70, "worker 1: ValueError: bad label")
+    assert (status.step, status.attempts, status.traceback) == (41, 1, "Traceback ...")
+    assert status.notes == ["the run directory cannot be read from here: no permission"]
+
+
+def test_a_job_that_failed_without_a_word_of_ours_is_told_by_kubernetes() -> None:
+    late = judge(Observation(job=job(("Failed", "DeadlineExceeded")), pods=[]))
+    assert (late.state, late.code, late.reason) == ("failed", 77, "scheduling.max_runtime is over")
+    index = judge(Observation(job=job(("Failed", "FailedIndexes"), message="Job has failed indexes"), pods=[]))
+    assert (index.code, index.reason) == (77, "Job has failed indexes")
+
+
+def test_worker_0_on_its_way_back_is_a_restart_in_words() -> None:
+    starting = pod(0, {"waiting": {"reason": "ContainerCreating"}})
+    status = judge(Observation(job=job(), pods=[starting, pod(1, {"running": {}})], records=[attempt()]))
+    assert (status.state, status.attempts, status.restarts) == ("restarting", 2, 1)
+    assert "worker 0 starts" in status.reason
+
+
+def test_the_first_start_is_told_step_by_step() -> None:
+    def reason(pods: list[Manifest]) -> str:
+        status = judge(Observation(job=job(), pods=pods, live_error="the coordinator does not answer: gaierror"))
+        assert status.state == "waiting"
+        return status.reason
+
+    assert reason([]) == "no pods yet; Kubernetes is to create 2"
+    assert "pulling the image" in reason([pod(0, {"waiting": {"reason": "ContainerCreating"}})])
+    assert "coordinator does not answer yet" in reason([pod(0, {"running": {}})])
+    assert "worker 0 has no pod" in reason([pod(1, {"running": {}})])
+
+
+def test_the_replacement_counts_and_not_the_pod_that_is_being_ended() -> None:
+    old = pod(1, {"running": {}}, uid="old", created="2026-01-01T00:01:00Z", ending=True)
+    new = pod(1, {"running": {}}, uid="new", created="2026-01-01T00:00:30Z")
+    status: JobStatus = judge(Observation(job=job(), pods=[old, new, pod(0, {"running": {}})], live=live()))
+    assert [worker.pod for worker in status.workers] == ["digits-0-first", "digits-1-new"]
+
+
+def test_a_suspended_job_is_stopped_once_it_has_run_and_waits_before() -> None:
+    assert judge(Observation(job=job(suspend=True), pods=[])).state == "waiting"
+    assert judge(Observation(job=job(suspend=True), pods=[], records=[attempt()])).state == "stopped"
