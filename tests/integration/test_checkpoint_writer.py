@@ -199,8 +199,10 @@ def test_unreachable_store_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monk
         server.stop()
         with pytest.raises(StoreUnavailable):
             restore.load(open_store(url, timeout_s=0.5), ref(7, 1), patience_s=2)
-        threading.Timer(1.0, server.start).start()
+        restart = threading.Timer(1.0, server.start)
+        restart.start()
         assert restore.load(open_store(url, timeout_s=0.5), ref(7, 1), patience_s=30).commit.step == 7
+        restart.join()
     finally:
         server.stop()
 
