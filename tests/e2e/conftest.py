@@ -1,0 +1,33 @@
+"""Fixtures of the tests on a cluster."""
+
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support_cluster import Room, close_room, open_room, what_is_missing
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    """A namespace for one test."""
+    missing = what_is_missing()
+    if missing:
+        pytest.skip(missing)
+    opened = open_room(tmp_path)
+    yield opened
+    close_room(opened)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A failed test shows what the cluster had to say."""
+    report = yield
+    opened = getattr(item, "funcargs", {}).get("room")
+    if report.failed and call.when == "call" and isinstance(opened, Room):
+        report.sections.append(("cluster", opened.report()))
+    return report

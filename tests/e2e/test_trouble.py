@@ -1,0 +1,133 @@
+"""What goes wrong is told with its reason and its remedy, and a submit leaves all of a job or nothing."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+from support_cluster import Room
+
+from orchestrator import submit as submitting
+from orchestrator.jobfile import load, resolve_for_cluster
+from orchestrator.kube import Cluster, ClusterUnreachable
+
+pytestmark = pytest.mark.e2e
+
+BROKEN = """
+from trainer.task import Task
+
+class Broken(Task):
+    def model(self):
+        raise ValueError("labels must be below ten")
+"""
+
+
+def test_an_image_that_does_not_exist_is_told_with_a_remedy(room: Room) -> None:
+    image = f"{room.image.rpartition(':')[0]}:does-not-exist"
+    room.orch("submit", str(room.job_file("no-image", image={"ref": image})))
+    status = room.wait_for_status("no-image", lambda status: _both_cannot_pull(status["reason"]), timeout_s=60)
+    assert status["state"] == "waiting"
+    shown = room.orch("status", "no-image").stdout
+    assert image in shown
+    assert "what to do: " in shown
+    assert "image.ref" in shown
+    room.orch("delete", "no-image")
+    assert room.objects() == []
+
+
+def _both_cannot_pull(reason: str) -> bool:
+    return reason.startswith("workers 0, 1: the node cannot pull the image")
+
+
+def test_a_task_that_raises_ends_the_job_with_its_traceback(room: Room) -> None:
+    (room.folder / "code").mkdir(exist_ok=True)
+    (room.folder / "code" / "broken.py").write_text(BROKEN)
+    code = {"metadata": {"name": "code"}, "data": {"broken.py": BROKEN}}
+    room.api.create_namespaced_config_map(room.namespace, code)
+    job = room.job_file(
+        "broken",
+        train={"task": "code/broken.py:Broken", "steps": 100},
+        volumes=[{"name": "code", "mount": "/app/code", "config_map": "code", "read_only": True}],
+    )
+    ended = room.orch("submit", str(job), "--wait", check=False, timeout_s=180)
+    assert ended.code == 70, ended.stdout + ended.stderr
+    status = room.status("broken")
+    assert (status["state"], status["code"], status["restarts"]) == ("failed", 70, 0)
+    assert "labels must be below ten" in status["reason"]
+    shown = room.orch("status", "broken").stdout
+    assert "broken.py" in shown, "the user's own traceback"
+    assert "what to do: correct the task" in shown
+    assert "labels must be below ten" in room.orch("logs", "broken").stdout
+    room.orch("delete", "broken")
+    assert room.objects() == []
+
+
+def test_a_worker_that_fits_no_node_says_so(room: Room) -> None:
+    job = room.job_file("too-big", resources={"workers": 1, "cpu": 5000, "memory": "1Gi"})
+    room.orch("submit", str(job))
+    status = room.wait_for_status("too-big", lambda status: "no node for it" in status["reason"], timeout_s=60)
+    assert "too little cpu free (a worker asks for 5k)" in status["reason"]
+    assert "resources.cpu" in room.orch("status", "too-big").stdout
+
+
+def test_a_submit_that_is_refused_leaves_nothing(room: Room) -> None:
+    service = {"metadata": {"name": "taken"}, "spec": {"ports": [{"port": 80}]}}
+    room.api.create_namespaced_service(room.namespace, service)
+    refused = room.orch("submit", str(room.job_file("taken")), check=False)
+    assert refused.code == 78
+    assert "Service taken exists already" in refused.stderr
+    assert room.objects() == ["Service taken"]
+    room.api.delete_namespaced_service("taken", room.namespace)
+
+
+def test_pods_that_the_namespace_forbids_are_told(room: Room) -> None:
+    room.orch("submit", str(room.job_file("wrong", kubernetes={"pod": {"spec": {"hostNetwork": True}}})))
+    status = room.wait_for_status("wrong", lambda status: "refuses" in status["reason"], timeout_s=60)
+    assert "violates PodSecurity" in status["reason"]
+    assert "host namespaces" in status["reason"]
+    room.orch("delete", "wrong")
+    assert room.objects() == []
+
+
+def test_a_secret_that_does_not_exist_is_told(room: Room) -> None:
+    room.orch("submit", str(room.job_file("needs-secret", secrets=[{"name": "absent", "env": {"KEY": "key"}}])))
+    reason = "workers 0, 1: Secret absent does not exist"
+    room.wait_for_status("needs-secret", lambda status: status["reason"] == reason, timeout_s=60)
+    room.orch("delete", "needs-secret")
+    assert room.objects() == []
+
+
+def test_a_cluster_that_goes_away_in_the_middle_of_a_submit_finds_nothing_left(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(room.kubeconfig))
+    spec = load(room.job_file("half")).spec
+    cluster = Cluster(namespace=room.namespace)
+
+    def away(*_: object, **__: object) -> None:
+        raise ClusterUnreachable("the API server does not answer")
+
+    monkeypatch.setattr(cluster, "patch", away)
+    said: list[str] = []
+    with pytest.raises(ClusterUnreachable):
+        submitting.submit(cluster, spec, resolve_for_cluster(spec), token=secrets.token_hex(8), say=said.append)
+    assert "nothing was submitted" in said[-1]
+    room.wait_for("the removal of what was created", lambda: room.objects() == [])
+
+
+def test_who_may_not_submit_is_told_what_is_missing(room: Room) -> None:
+    job = str(room.job_file("elsewhere"))
+    refused = room.orch("submit", job, "-n", "default", cluster=False, check=False)
+    assert refused.code == 78
+    assert "create Job" in refused.stderr
+    assert "orch-submitter" in refused.stderr
+
+
+def test_no_cluster_is_one_clear_line(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = tmp_path / "kubeconfig"
+    away.write_text(room.kubeconfig.read_text().replace("https://", "https://127.0.0.1:1/"))
+    for kubeconfig, says in ((away, "does not answer"), (tmp_path / "absent", "no Kubernetes cluster is configured")):
+        monkeypatch.setattr(room, "kubeconfig", kubeconfig)
+        refused = room.orch("status", "digits", check=False)
+        assert refused.code == 78
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
