@@ -63,7 +63,7 @@ test-tf219: setup-tf219 ## The trainer's tests and one kill test on TensorFlow 2
 .PHONY: e2e
 e2e: setup ## Tests on the cluster that KUBECONFIG names, with the image in ORCH_TEST_IMAGE (see CONTRIBUTING.md)
 	@$(PY) tools/e2e_ready.py
-	$(PY) -m pytest -m e2e tests/e2e
+	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" $(PY) -m pytest -m e2e tests/e2e
 
 .PHONY: clean
 clean: ## Remove what the commands above made, but not ./runs
