@@ -333,7 +333,7 @@ class Agent:
                 report.code,
                 title_of(report.code),
                 report.step,
-                f"{report.exception}: {report.message}" if report.exception else report.message,
+                (f"{report.exception}: " if report.exception else "") + report.message.partition("\n")[0],
             )
         if report.code not in (ExitCode.DONE, ExitCode.STOPPED) and self._output is not None:
             self._output.flush()
