@@ -52,9 +52,11 @@ def run(
     if output == "json":
         print_json(result.as_json())
         return result.code
-    for name, value in result.metrics.items():
-        if result.state == "succeeded":
-            click.echo(f"test {name.removeprefix('val_')} {value:.4f}")
+    if result.state == "succeeded":
+        # Of the held-out data where there is any, else what training showed last.
+        held_out = {name: value for name, value in result.metrics.items() if name.startswith("val_")}
+        for name, value in (held_out or result.metrics).items():
+            click.echo(f"{'test' if held_out else 'train'} {name.removeprefix('val_')} {value:.4f}")
     click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
     click.echo(f"run directory: {_short(result.run_directory)}")
     if result.state == "failed":
