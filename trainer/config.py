@@ -184,6 +184,8 @@ class TrainConfig(Section):
     """The CPU limit of one worker in cores; TensorFlow's own thread pools follow it."""
     log_all_workers: bool = True
     """Whether workers other than 0 write their output to the run directory at once, or on failure only."""
+    tpu: bool = False
+    """Train on this host's TPU. Never chosen by itself."""
     task_root: str | None = None
     """The folder that file.py in train.task is relative to. Default: the working directory."""
 

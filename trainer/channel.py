@@ -1,0 +1,126 @@
+"""The process's end of the socket to its agent: messages go out at once, a thread reads what comes in. Free of TensorFlow."""
+
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping
+
+from trainer.agent.protocol import Phase, PhaseBegan, Saved, SaveFailed, Start, Stop, encode, to_process
+from trainer.errors import ConfigError
+from trainer.exit_codes import ExitCode
+from trainer.rundir.attempts import Wire
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 16
+
+
+class Channel:
+    """Messages to and from the agent. `read_start` comes first, then `listen`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._socket.setblocking(True)
+        self._send_lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._unread = b""
+        self._stop_reason: str | None = None
+        self._answer: Saved | SaveFailed | None = None
+        self.phase: Phase | None = None
+        """The phase that was announced last."""
+        self.step = 0
+        self.dropped = 0
+        """Messages that the agent was too slow for."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Channel":
+        """The channel whose file descriptor is in ORCH_CHANNEL_FD."""
+        text = environment.get("ORCH_CHANNEL_FD", "")
+        if not text.isdecimal():
+            raise ConfigError(
+                "ORCH_CHANNEL_FD is not set", remedy="trainer.worker is started by an agent: use `orch run job.yaml`."
+            )
+        return cls(socket.socket(fileno=int(text)))
+
+    def read_start(self) -> Start:
+        """The first message. Blocks until it is there."""
+        line = self._read_line()
+        message = to_process.validate_json(line)
+        if not isinstance(message, Start):
+            raise ConfigError(f"the agent's first message is {message.type}, not start")
+        return message
+
+    def listen(self) -> None:
+        """Read in a thread of its own from now on. When the agent is gone, the process ends."""
+        threading.Thread(target=self._read, name="channel", daemon=True).start()
+
+    def send(self, message: Wire, *, droppable: bool = False) -> None:
+        """Send a message. A droppable one is dropped when the agent does not read; others wait for it."""
+        with self._send_lock:
+            if droppable and not select.select([], [self._socket], [], 0)[1]:
+                self.dropped += 1
+                return
+            try:
+                self._socket.sendall(encode(message))
+            except OSError as error:
+                log.error("the agent is gone: %s", error)
+                os._exit(ExitCode.LOST_PEER)
+
+    def enter(self, phase: Phase, step: int = 0, detail: str = "") -> None:
+        """Announce a phase before it begins, unless it goes on anyway."""
+        self.step = step
+        if phase is not self.phase:
+            self.phase = phase
+            self.send(PhaseBegan(phase=phase, step=step, detail=detail))
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the agent wants this process to end, once it does."""
+        return self._stop_reason
+
+    def take_answer(self) -> Saved | SaveFailed | None:
+        """The writer's answer to the last snapshot, once; None while there is none."""
+        with self._changed:
+            answer, self._answer = self._answer, None
+            return answer
+
+    def wait_answer(self, timeout_s: float | None = None) -> Saved | SaveFailed | None:
+        """As take_answer, waiting for it. None after `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while self._answer is None:
+                left_s = None if deadline is None else deadline - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    return None
+                self._changed.wait(left_s)
+            answer, self._answer = self._answer, None
+            return answer
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = to_process.validate_json(self._read_line())
+            except ValueError as error:
+                log.error("a message of the agent makes no sense: %s", error)
+                continue
+            except OSError as error:
+                log.error("the agent is gone: %s", error)
+                os._exit(ExitCode.LOST_PEER)
+            with self._changed:
+                if isinstance(message, Stop):
+                    self._stop_reason = message.reason or "stop requested"
+                elif isinstance(message, Saved | SaveFailed):
+                    self._answer = message
+                self._changed.notify_all()
+
+    def _read_line(self) -> bytes:
+        while b"\n" not in self._unread:
+            data = self._socket.recv(_READ_BYTES)
+            if not data:
+                raise ConnectionResetError("it closed the connection")
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line

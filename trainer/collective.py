@@ -1,0 +1,57 @@
+"""Sums over all workers, and the one vector of them by which workers agree on what to do next."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all workers do after the present block: evaluate? save? stop? and the length of the next block."""
+
+    stop: bool = False
+    """Any worker's flag is enough. All others are the chief's."""
+    next_steps: int = 0
+    save: bool = False
+    evaluate: bool = False
+    finish: bool = False
+    """Training has reached its end before its last step (stop_when, a callback)."""
+
+
+class Collective:
+    """Sums over the workers of a strategy. Every method must be called by all workers, in the same order."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, workers: int) -> None:
+        self._strategy = strategy
+        self._alone = workers == 1
+        self._local = strategy.num_replicas_in_sync // workers
+        self._sum = tf.function(self._sum_over_replicas, autograph=False)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The sum of each worker's `values` (1-D, the same length and dtype on all)."""
+        if self._alone:
+            return values
+        total = self._sum(tf.constant(values))
+        # Every replica of a worker gave the same values.
+        return np.asarray(self._strategy.experimental_local_results(total)[0].numpy() / self._local)
+
+    def agree(self, mine: Decision, *, chief: bool) -> Decision:
+        """The decision of all: the stop flag of any worker, everything else from the chief."""
+        fields = [mine.next_steps, mine.save, mine.evaluate, mine.finish] if chief else [0, 0, 0, 0]
+        stop, steps, save, evaluate, finish = self.sum(np.array([mine.stop, *fields], np.float64))
+        return Decision(stop > 0, round(float(steps)), save > 0, evaluate > 0, finish > 0)
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        self.sum(np.zeros(1, np.float64))
+
+    def _sum_over_replicas(self, values: tf.Tensor) -> Any:
+        return self._strategy.run(sum_over_replicas, (values,))
+
+
+def sum_over_replicas(value: Any) -> Any:
+    """The sum of each replica's `value`, on a replica."""
+    # The identity puts the value on the replica's device; without one, TensorFlow finds no destination for the sum.
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))

@@ -1,0 +1,164 @@
+"""Evaluation on held-out data: every example exactly once, whatever the batch and the number of workers.
+
+Each worker takes its own part, in full batches and one smaller one at the end, without any collective; then one sum over
+all workers. So nothing is padded, and metrics need no weights.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.collective import Collective
+from trainer.data.sources import ArraySource, Batch, Source
+from trainer.errors import ConfigError
+from trainer.steps import Mode, checked_names, loss_and_metrics, metric_results
+from trainer.task import Task, overrides, predict
+
+_RESIDENT_BYTES_MAX = 1 << 30
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, with `val_`, over all examples."""
+
+    metrics: dict[str, float]
+    examples: int
+    seconds: float
+
+
+class Evaluator:
+    """Evaluates one model on one source, this worker's part on its first device."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: keras.Model,
+        source: Source,
+        collective: Collective,
+        *,
+        index: int,
+        workers: int,
+        batch_size: int,
+        mode: Mode,
+    ) -> None:
+        """`batch_size`: examples of one step over all workers."""
+        self._task, self._model, self._source, self._collective = task, model, source, collective
+        self._index, self._workers = index, workers
+        self._batch_size = max(1, batch_size // workers)
+        self._own_step = overrides(task, "evaluate_step")
+        if not self._own_step and overrides(task, "train_step") and model._compile_loss is None and not model.losses:
+            raise ConfigError(
+                f"{type(task).__name__} has evaluation_data and a train_step, but nothing says how to evaluate",
+                remedy="Give it an evaluate_step(self, model, batch), or a loss().",
+            )
+        self._variables = [] if self._own_step else list(model.metrics_variables)
+        self._names: list[str] = []
+        self._resident: Any = None
+        if isinstance(source, ArraySource) and source.size_bytes <= _RESIDENT_BYTES_MAX:
+            part = source.rows(self._part(source.examples))
+            self._examples = len(keras.tree.flatten(part)[0])
+            self._resident = keras.tree.map_structure(tf.constant, part)
+        jit = True if mode == "xla" and self._resident is not None else None
+        eager = mode == "eager"
+        self._rounds = self._run_rounds if eager else tf.function(self._run_rounds, jit_compile=jit)
+        self._one = self._run_batch if eager else tf.function(self._run_batch, reduce_retracing=True)
+
+    def run(self) -> Evaluation:
+        """Evaluate. All workers call it at the same step."""
+        started = time.monotonic()
+        examples, sums, states = self._own_part()
+        totals = self._collective.sum(
+            np.concatenate([[float(examples)], sums, *(np.ravel(state).astype(np.float64) for state in states)])
+        )
+        examples = round(float(totals[0]))
+        if self._own_step:
+            metrics = dict(zip(self._names, totals[1:] / max(examples, 1), strict=True))
+        else:
+            metrics = {"loss": totals[1] / max(examples, 1)} | self._results(totals[2:])
+        named = {f"val_{name}": float(value) for name, value in metrics.items()}
+        return Evaluation(named, examples, time.monotonic() - started)
+
+    def names(self) -> list[str]:
+        """What `run` will give, with `val_`."""
+        if self._own_step:
+            self._learn_names()
+            return [f"val_{name}" for name in self._names]
+        size = sum(int(np.prod(variable.shape)) for variable in self._variables)
+        return [f"val_{name}" for name in ("loss", *self._results(np.zeros(size)))]
+
+    def _learn_names(self) -> None:
+        if not self._names:
+            probe = tf.function(lambda batch: self._task.evaluate_step(self._model, batch))
+            outputs = probe.get_concrete_function(self._source.sample(1)).structured_outputs
+            self._names = checked_names(outputs, "evaluate_step")
+
+    def _results(self, flat: np.ndarray) -> dict[str, float]:
+        states, at = [], 0
+        for variable in self._variables:
+            size = int(np.prod(variable.shape))
+            states.append(tf.cast(tf.reshape(flat[at : at + size], variable.shape), variable.dtype))
+            at += size
+        results = metric_results(self._model, self._variables, states)
+        return {name: float(result) for name, result in results.items()}
+
+    def _own_part(self) -> tuple[int, list[float], list[np.ndarray]]:
+        """This worker's examples, its sums over them (of the loss, or of the task's scalars), and its metrics' states."""
+        states = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]
+        if self._own_step:
+            self._learn_names()
+        sums = tf.zeros(len(self._names) if self._own_step else 1)
+        if self._resident is None:
+            examples = 0
+            for batch in self._batches():
+                sums, states = self._one(batch, sums, states)
+                examples += len(keras.tree.flatten(batch)[0])
+        else:
+            examples, size = self._examples, self._batch_size
+            full, rest = divmod(examples, size)
+            if full:
+                sums, states = self._rounds(self._resident, size, tf.constant(0), tf.constant(full), sums, states)
+            if rest:
+                sums, states = self._rounds(
+                    self._resident, rest, tf.constant(full * size), tf.constant(1), sums, states
+                )
+        return examples, sums.numpy().astype(np.float64).tolist(), [state.numpy() for state in states]
+
+    def _run_rounds(self, arrays: Any, size: int, start: Any, count: Any, sums: Any, states: Any) -> Any:
+        """`count` batches of `size` examples from `start` on."""
+
+        def body(index: Any, sums: Any, states: Any) -> Any:
+            rows = start + index * size + tf.range(size)
+            batch = keras.tree.map_structure(lambda array: tf.gather(array, rows), arrays)
+            sums, states = self._run_batch(batch, sums, states)
+            return index + 1, sums, states
+
+        _, sums, states = tf.while_loop(
+            lambda index, sums, states: index < count, body, (tf.constant(0), sums, states), parallel_iterations=1
+        )
+        return sums, states
+
+    def _run_batch(self, batch: Batch, sums: Any, states: Any) -> Any:
+        count = tf.shape(keras.tree.flatten(batch)[0])[0]
+        weight = tf.cast(count, tf.float32)
+        if self._own_step:
+            outputs = self._task.evaluate_step(self._model, batch)
+            return sums + weight * tf.stack([tf.cast(outputs[name], tf.float32) for name in self._names]), states
+        predictions = predict(self._model, batch, training=False)
+        loss, states = loss_and_metrics(self._model, batch, predictions, self._variables, states, training=False)
+        return sums + weight * tf.cast(loss, tf.float32), states
+
+    def _part(self, examples: int) -> slice:
+        return slice(examples * self._index // self._workers, examples * (self._index + 1) // self._workers)
+
+    def _batches(self) -> Iterator[Batch]:
+        if not isinstance(self._source, ArraySource):
+            yield from self._source.part(self._index, self._workers, self._batch_size)
+            return
+        part = self._part(self._source.examples)
+        for start in range(part.start, part.stop, self._batch_size):
+            yield self._source.rows(slice(start, min(start + self._batch_size, part.stop)))

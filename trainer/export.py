@@ -1,0 +1,37 @@
+"""The trained model as a Keras file: RUN/export/attempt-K/model.keras."""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import ObjectExists
+from trainer.rundir.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def export_model(model: Any, store: Store, attempt: int) -> str:
+    """Write the model and return where it is. With its loss, metrics and optimizer where Keras can write these.
+
+    Raises:
+        StoreError: the store did not take it.
+    """
+    name = f"export/attempt-{attempt}/model.keras"
+    with tempfile.TemporaryDirectory(prefix="orch-export-") as folder:
+        path = Path(folder, "model.keras")
+        try:
+            model.save(path)
+        except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            log.warning("exporting the model without its loss and optimizer, which Keras cannot write: %s", error)
+            compiled, model.compiled = model.compiled, False
+            try:
+                model.save(path)
+            finally:
+                model.compiled = compiled
+        try:
+            store.put_if_absent(name, path.read_bytes())
+        except ObjectExists:
+            # Of this attempt, so by this process: the answer to an earlier try was lost.
+            log.info("the export was there already name=%s", name)
+    return f"{store.url.rstrip('/')}/{name}"

@@ -1,0 +1,159 @@
+"""The outer loop: run a block, agree, evaluate, save, stop? All deciding is in plan.py, all computing in steps.py.
+
+Every worker goes through the same turns. What may differ between them (clocks, stop requests, answers of the writer) enters
+only through `agree`.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.agent.protocol import Block as BlockDone
+from trainer.agent.protocol import Evaluated, Phase
+from trainer.channel import Channel
+from trainer.checkpoint.state import TrainingState
+from trainer.collective import Collective, Decision
+from trainer.evaluate import Evaluator
+from trainer.hooks import Hooks
+from trainer.metrics import TensorBoard
+from trainer.plan import EarlyStopping, Pace, Plan
+from trainer.saves import Saves
+from trainer.steps import Block
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where training is, and what a checkpoint must know of it beside the variables."""
+
+    step: int = 0
+    evaluation: dict[str, Any] | None = None
+    """The last evaluation: step, metrics."""
+    finished: str = ""
+    """Why training ended before its last step; empty where it did not."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Means over the last block. Not saved."""
+
+    @property
+    def validation(self) -> dict[str, float] | None:
+        """The metrics of the evaluation of the present step, if there was one."""
+        return self.evaluation["metrics"] if self.evaluation and self.evaluation["step"] == self.step else None
+
+
+@dataclass
+class Loop:
+    """Trains from `progress.step` to the end of the plan, or to a stop."""
+
+    plan: Plan
+    pace: Pace
+    block: Block
+    evaluator: Evaluator | None
+    state: TrainingState
+    saves: Saves
+    collective: Collective
+    hooks: Hooks
+    early: EarlyStopping | None
+    channel: Channel
+    tensorboard: TensorBoard | None
+    chief: bool
+    progress: Progress
+
+    def run(self) -> bool:
+        """True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer."""
+        self.hooks.begin(self.progress.step)
+        while True:
+            turn = self.collective.agree(self._proposal(), chief=self.chief)
+            if turn.evaluate and not turn.stop:
+                self._evaluate()
+            self.hooks.block_done(self.progress.step, self.progress.metrics, self.progress.validation)
+            if turn.stop:
+                return self._stop()
+            if turn.finish or self._ends_early(evaluated=turn.evaluate):
+                return self._complete()
+            if turn.save:
+                self.saves.save(self.progress.step, "interval")
+            self._train(turn.next_steps)
+
+    def _proposal(self) -> Decision:
+        """What this worker would do now; of all but the chief, only `stop` counts."""
+        at, plan = self.progress, self.plan
+        stop = self.channel.stop_reason is not None
+        done = at.step >= plan.total_steps or bool(at.finished)
+        evaluation_due = self.evaluator is not None and (done or plan.evaluate_at(at.step)) and at.validation is None
+        if not self.chief or done:
+            return Decision(stop=stop, evaluate=evaluation_due, finish=done)
+        return Decision(
+            stop=stop,
+            next_steps=self.pace.next_steps(plan.steps_until_cut(at.step)),
+            save=self.saves.due(at.step, by_steps=plan.save_at(at.step)),
+            evaluate=evaluation_due,
+        )
+
+    def _train(self, steps: int) -> None:
+        at = self.progress
+        self.channel.enter(Phase.TRAIN, at.step)
+        began = time.monotonic()
+        at.metrics = self.block.run(at.step, steps)
+        seconds = time.monotonic() - began
+        at.step += steps
+        self.pace.observe(steps, seconds)
+        done = BlockDone(
+            step=at.step,
+            steps=steps,
+            seconds=seconds,
+            total_steps=self.plan.total_steps,
+            epoch=self.plan.calendar.epoch_of(at.step),
+            replicas=self.block.replicas,
+            metrics=at.metrics,
+        )
+        self.channel.send(done, droppable=True)
+        if self.tensorboard is not None:
+            self.tensorboard.scalars(at.step, at.metrics | {"steps_per_second": steps / max(seconds, 1e-9)})
+
+    def _evaluate(self) -> None:
+        assert self.evaluator is not None
+        at = self.progress
+        self.channel.enter(Phase.EVALUATE, at.step)
+        with self.state.mean_unsynchronised():
+            result = self.evaluator.run()
+        at.evaluation = {"step": at.step, "metrics": result.metrics}
+        if self.early is not None:
+            self.early.observe(result.metrics[self.early.rule.metric])
+        self.channel.send(
+            Evaluated(step=at.step, examples=result.examples, seconds=result.seconds, metrics=result.metrics)
+        )
+        if self.tensorboard is not None:
+            self.tensorboard.scalars(at.step, result.metrics)
+
+    def _ends_early(self, *, evaluated: bool) -> bool:
+        """Whether stop_when or a callback ends training here: the chief's word, asked where either may have one."""
+        if not self.hooks.active and not (evaluated and self.early is not None):
+            return False
+        reason = self.early.reason if self.early is not None and self.early.exhausted else self.hooks.stop_reason
+        ends = self.collective.agree(Decision(finish=bool(reason)), chief=self.chief).finish
+        if ends:
+            self.progress.finished = reason or "the chief's callback ended training"
+        return ends
+
+    def _stop(self) -> bool:
+        at = self.progress
+        log.info("stopping step=%d reason=%s", at.step, self.channel.stop_reason or "another worker was asked to stop")
+        unsaved = self.chief and not self.saves.is_handed_over(at.step)
+        if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
+            self.saves.save(at.step, "stop")
+        return False
+
+    def _complete(self) -> bool:
+        at = self.progress
+        if self.evaluator is not None and at.validation is None:
+            self._evaluate()
+        self.hooks.end()
+        self.channel.enter(Phase.SAVE, at.step)
+        unsaved = self.chief and not self.saves.is_saved(at.step)
+        if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
+            self.saves.save(at.step, "last")
+        if self.chief:
+            self.saves.wait_committed(at.step)
+        return True

@@ -1,0 +1,268 @@
+"""From a job's configuration to a loop that is ready to run: task, data, model, restored state, compiled block."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.agent.protocol import Phase, Result, Start
+from trainer.build import build_model, task_variables
+from trainer.channel import Channel
+from trainer.checkpoint import restore
+from trainer.checkpoint.snapshot import SnapshotMemory
+from trainer.checkpoint.state import TrainingState
+from trainer.collective import Collective
+from trainer.config import TrainConfig
+from trainer.data.feed import make_feed
+from trainer.data.order import Calendar, total_steps
+from trainer.data.sources import ArraySource, Source, StreamSource, source_of
+from trainer.errors import ConfigError
+from trainer.evaluate import Evaluator
+from trainer.export import export_model
+from trainer.hooks import Hooks
+from trainer.loop import Loop, Progress
+from trainer.metrics import TensorBoard
+from trainer.plan import EarlyStopping, Pace, Plan
+from trainer.rundir.store import Store, open_store
+from trainer.saves import Saves
+from trainer.steps import Block, choose_mode
+from trainer.strategy import check_batch
+from trainer.task import Task, load_task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Training:
+    """A loop, and what is to be done after it."""
+
+    loop: Loop
+    model: keras.Model
+    store: Store
+    attempt: int
+
+    def finish(self) -> None:
+        """Export and report, once the loop is done. All workers call it; the chief writes."""
+        loop = self.loop
+        loop.channel.enter(Phase.EXPORT, loop.progress.step)
+        digest = loop.state.weights_sha256()
+        with loop.state.mean_unsynchronised():
+            if not loop.chief:
+                return
+            where = export_model(self.model, self.store, self.attempt)
+        if loop.tensorboard is not None:
+            loop.tensorboard.close()
+        evaluation = loop.progress.evaluation or {"metrics": {}}
+        loop.channel.send(
+            Result(
+                step=loop.progress.step,
+                total_steps=loop.plan.total_steps,
+                metrics=loop.progress.metrics | evaluation["metrics"],
+                weights_sha256=digest,
+                export=where,
+                reason=loop.progress.finished,
+            )
+        )
+
+
+def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> Training:
+    """Load, build, restore and compile. All workers do it together."""
+    channel.enter(Phase.RESTORE)
+    record, train = start.record, config.train
+    replicas: int = strategy.num_replicas_in_sync
+    check_batch(train.global_batch_size, replicas)
+    assert train.task is not None
+    task = load_task(train.task, train.params, config.task_root)
+    source = _data(task, "train_data", train.seed)
+    assert source is not None
+    evaluation = _data(task, "evaluation_data", train.seed)
+    keras.utils.set_random_seed(train.seed)
+    callbacks = task.callbacks()
+    plan = _plan(config, source, cut_at_epochs=bool(callbacks))
+
+    model = build_model(strategy, task, train.seed, source.sample(train.global_batch_size // replicas))
+    state = TrainingState(strategy, model, model.optimizer, task_variables(task))
+    store = open_store(config.run_directory)
+    early = EarlyStopping(train.stop_when) if train.stop_when else None
+    progress = Progress()
+    if record.restore is not None:
+        began = time.monotonic()
+        restored = restore.load(store, record.restore)
+        _check_same_order(restored.commit, config)
+        state.assign(restored)
+        _restore_progress(progress, early, restored.commit.step, restored.commit.host_state, plan.total_steps)
+        log.info("restored commit=%s seconds=%.2f", record.restore.name, time.monotonic() - began)
+    if record.world_size > 1:
+        state.check_equal()
+
+    channel.enter(Phase.COMPILE, progress.step)
+    memory = SnapshotMemory(start.memory_fd) if start.memory_fd is not None else None
+    if memory is not None:
+        memory.reserve(state.size_bytes)
+    mode = choose_mode(train.compile, model, source.sample(1), replicas)
+    feed = make_feed(
+        strategy, source, seed=train.seed, global_batch_size=train.global_batch_size, first_step=progress.step
+    )
+    block = Block(strategy, task, model, feed, mode)
+    began = time.monotonic()
+    block.compile(progress.step)
+    log.info(
+        "compiled mode=%s seconds=%.2f replicas=%d steps_of_a_block_max=%d",
+        block.mode,
+        time.monotonic() - began,
+        replicas,
+        feed.capacity,
+    )
+    collective = Collective(strategy, record.world_size)
+    evaluator = None
+    if evaluation is not None:
+        evaluator = Evaluator(
+            task,
+            model,
+            evaluation,
+            collective,
+            index=start.index,
+            workers=record.world_size,
+            batch_size=train.evaluate.batch_size or train.global_batch_size,
+            mode=block.mode,
+        )
+    if early is not None:
+        _check_stop_when(early.rule.metric, evaluator)
+    chief = start.index == 0
+    versions = _versions()
+
+    def about(step: int) -> Mapping[str, Any]:
+        return {
+            "epoch": plan.calendar.epoch_of(step),
+            "examples_seen": step * train.global_batch_size,
+            "host_state": {
+                "evaluation": progress.evaluation,
+                "early_stopping": early.state() if early else None,
+                "finished": {"reason": progress.finished, "total_steps": plan.total_steps}
+                if progress.finished
+                else None,
+            },
+            "seed": train.seed,
+            "world_size": record.world_size,
+            "replicas": replicas,
+            "global_batch_size": train.global_batch_size,
+            "versions": versions,
+        }
+
+    loop = Loop(
+        plan=plan,
+        pace=Pace(feed.capacity),
+        block=block,
+        evaluator=evaluator,
+        state=state,
+        saves=Saves(
+            channel, state, memory, config.checkpoint, about, restored_step=progress.step if record.restore else None
+        ),
+        collective=collective,
+        hooks=Hooks(callbacks, model, plan.calendar, plan.total_steps),
+        early=early,
+        channel=channel,
+        tensorboard=TensorBoard(store, record.number) if chief else None,
+        chief=chief,
+        progress=progress,
+    )
+    return Training(loop, model, store, record.number)
+
+
+def _data(task: Task, method: str, seed: int) -> Source | None:
+    """The source behind one of the task's methods, its random state seeded; None where evaluation_data gives none."""
+    keras.utils.set_random_seed(seed)
+    began = time.monotonic()
+    data = getattr(task, method)()
+    if data is None and method == "evaluation_data":
+        return None
+    source = source_of(data, getattr(task, method), method)
+    log.info(
+        "%s is %s seconds=%.2f",
+        method,
+        f"arrays examples={source.examples} size_mb={source.size_bytes / 1e6:.1f}"
+        if isinstance(source, ArraySource)
+        else "a stream in its own order; after a restart it is read again up to where training was",
+        time.monotonic() - began,
+    )
+    return source
+
+
+def _plan(config: TrainConfig, source: Source, *, cut_at_epochs: bool) -> Plan:
+    train = config.train
+    examples = source.examples if isinstance(source, ArraySource) else source.known_examples
+    needs_epochs = train.epochs is not None or train.evaluate.every == "epoch"
+    if (
+        isinstance(source, StreamSource)
+        and examples is None
+        and (needs_epochs or (cut_at_epochs and not source.endless))
+    ):
+        began = time.monotonic()
+        examples = source.count_examples()
+        log.info("counted the examples of an epoch examples=%d seconds=%.1f", examples, time.monotonic() - began)
+    calendar = Calendar(examples, train.global_batch_size)
+    total = total_steps(calendar, train.steps, train.epochs)
+    assert total is not None
+    return Plan(total, calendar, train.evaluate.every, config.checkpoint.every_steps, cut_at_epochs)
+
+
+def _check_same_order(commit: Any, config: TrainConfig) -> None:
+    for name, now in (("global_batch_size", config.train.global_batch_size), ("seed", config.train.seed)):
+        then = getattr(commit, name)
+        if then != now:
+            raise ConfigError(
+                f"the checkpoint {commit.ref.name} was made with train.{name} {then}, and the job file says {now}: the "
+                "order of the data would break off",
+                remedy=f"Set train.{name} to {then}, or start from nothing (--fresh, or another run.directory).",
+            )
+
+
+def _restore_progress(
+    progress: Progress, early: EarlyStopping | None, step: int, host_state: Mapping[str, Any], total: int
+) -> None:
+    progress.step = step
+    evaluation = host_state.get("evaluation")
+    if evaluation:
+        metrics = {name: float(value) for name, value in evaluation["metrics"].items()}
+        progress.evaluation = {"step": int(evaluation["step"]), "metrics": metrics}
+    finished = host_state.get("finished")
+    if early is not None:
+        early.restore(host_state.get("early_stopping"))
+    # Asked for another length, a job that had ended early goes on.
+    if finished and finished["total_steps"] == total:
+        progress.finished = finished["reason"]
+
+
+def _check_stop_when(metric: str, evaluator: Evaluator | None) -> None:
+    if evaluator is None:
+        raise ConfigError(
+            f"train.stop_when follows {metric}, but the task has no evaluation_data",
+            remedy="Give the task an evaluation_data(), or leave out stop_when.",
+        )
+    names = evaluator.names()
+    if metric not in names:
+        raise ConfigError(
+            f"train.stop_when follows {metric}, which the evaluation does not give",
+            remedy=f"It gives {', '.join(names)}.",
+        )
+
+
+def _versions() -> dict[str, str]:
+    try:
+        ours = metadata.version("orch")
+    except metadata.PackageNotFoundError:
+        ours = "unknown"
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+        "orch": ours,
+    }

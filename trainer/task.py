@@ -1,0 +1,233 @@
+"""Task: what a user writes, and how `file.py:Class` or `package.module:Class` becomes one.
+
+Free of TensorFlow until a method of a task is called.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import ConfigError
+
+
+class Task:
+    """A model and its data. `model` and `train_data` are required; all else is optional.
+
+    `params` of the job file arrive as arguments of the constructor. Variables that a task keeps in attributes (tf.Variable or
+    keras.Variable, made in `model`) are saved and restored with the model's.
+    """
+
+    def model(self) -> Any:
+        """The keras.Model to train, compiled or not. Of a compiled one, its own loss, optimizer and metrics are used.
+
+        Called in the strategy's scope, after Keras' random state was seeded with train.seed.
+        """
+        raise ConfigError(f"{type(self).__name__} has no model()", remedy="Return a keras.Model from it.")
+
+    def train_data(self) -> Any:
+        """Training data, one of:
+
+        - arrays: (x, y), (x, y, sample_weight), or a dict or an array when there is no y; x and y may be dicts or tuples
+          of arrays. Shuffled by orch from train.seed; the first dimension of each counts examples.
+        - a tf.data.Dataset of single examples, not batched, in its own order. Shuffling in it needs a seed.
+        - a function that returns a generator of single examples, or this method as a generator itself. Called once an epoch;
+          it must yield the same each time.
+
+        After a restart, a dataset or a generator is read from its beginning up to where training was: arrays have no such cost.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no train_data()",
+            remedy="Return arrays (x, y), a tf.data.Dataset of single examples, or a generator from it.",
+        )
+
+    def evaluation_data(self) -> Any:
+        """Held-out data in one of the forms of train_data, or None. Every example counts exactly once."""
+        return None
+
+    def loss(self) -> Any:
+        """The loss: anything that model.compile takes. Needed unless the model is compiled, or trains by train_step."""
+        return None
+
+    def optimizer(self) -> Any:
+        """The optimizer: anything that model.compile takes."""
+        return "adam"
+
+    def metrics(self) -> Sequence[Any]:
+        """Metrics for training and evaluation: anything that model.compile takes."""
+        return []
+
+    def callbacks(self) -> Sequence[Any]:
+        """keras.callbacks.Callback objects, on every worker.
+
+        Called: on_train_begin and on_train_end; on_epoch_begin and on_epoch_end (with the means of the epoch's last block,
+        and val_ metrics where that step was evaluated); on_train_batch_end once a block of steps, with the number of its last
+        step. `model.stop_training = True` ends training at the end of the block; the chief's counts. What a callback
+        remembers in Python is lost in a restart; what it assigns to variables (the learning rate) is not.
+        """
+        return []
+
+    def train_step(self, model: Any, optimizer: Any, batch: Any) -> dict[str, Any]:
+        """One update by a tf.GradientTape of your own; compiled, so write it with TensorFlow or keras.ops.
+
+        It runs on each replica with that replica's part of the batch, in the form that train_data gives. The gradients of
+        all replicas are summed. So with more than one, the loss must be the replica's share of the mean: Keras' losses see to
+        that themselves, a mean of your own goes through `share`.
+
+        Returns:
+            Scalars by name. "loss", a share like the one above, is summed over replicas; all others are averaged. Both are
+            then averaged over the steps of a block.
+        """
+        import keras
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+            loss = model.compute_loss(x, y, predict(model, batch, training=True), sample_weight)
+            scaled = optimizer.scale_loss(loss)
+        weights = model.trainable_weights
+        optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+        return {"loss": loss}
+
+    def evaluate_step(self, model: Any, batch: Any) -> dict[str, Any]:
+        """For tasks with a train_step and no loss: means over `batch` by name, without `val_`. The default uses Keras."""
+        raise NotImplementedError
+
+    def share(self, mean: Any) -> Any:
+        """A replica's share of the global mean, from the mean over its own part of the batch."""
+        import tensorflow as tf
+
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return mean if replicas == 1 else mean / tf.cast(replicas, mean.dtype)
+
+
+def predict(model: Any, batch: Any, *, training: bool) -> Any:
+    """The model's predictions for a batch in one of Keras' forms: x, (x, y) or (x, y, sample_weight)."""
+    import keras
+
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    return model(x, training=training) if getattr(model, "_call_has_training_arg", True) else model(x)
+
+
+def overrides(task: Task, method: str) -> bool:
+    """Whether the user's class has a method of its own."""
+    return getattr(type(task), method) is not getattr(Task, method)
+
+
+def load_task(name: str, params: Mapping[str, Any], root: str | Path | None = None) -> Task:
+    """The task of a job file: its class found, imported and constructed.
+
+    Args:
+        name: `file.py:Class`, the path relative to `root`, or `package.module:Class`.
+        params: arguments for the constructor.
+        root: the job file's folder; default: the working directory.
+
+    Raises:
+        ConfigError: no such file, module or class; it does not import (the cause is what the user's code raised); not a
+            Task; parameters that the constructor does not take.
+    """
+    source, _, class_name = name.rpartition(":")
+    folder = Path(root or ".").resolve()
+    module = _from_file(folder, source) if source.endswith(".py") or "/" in source else _from_package(folder, source)
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise ConfigError(f"{source} has no class {class_name}", remedy=_nearest(class_name, module))
+    if not inspect.isclass(found) or not issubclass(found, Task):
+        raise ConfigError(
+            f"{name} is not a Task", remedy=f"Write `class {class_name}(Task)` with `from trainer.task import Task`."
+        )
+    _check_params(found, params, name)
+    return found(**params)
+
+
+def _from_file(folder: Path, source: str) -> types.ModuleType:
+    path = (folder / source).resolve()
+    if not path.is_file():
+        beside = [file.name for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"there is no file {path}", remedy=f"{hint}train.task is relative to the job file's folder.")
+    # Last on sys.path, so that a user's package called `trainer` or `tensorflow` never stands in for the real one.
+    for place in (str(path.parent), str(folder)):
+        if place not in sys.path:
+            sys.path.append(place)
+    # By a name of its own, unless an import of that name would find this very file: a task that imports its own module
+    # (for keras.saving, or pickling) then gets the same objects.
+    module_name = path.stem if _finds(path) else f"orch_task_{path.stem}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is no Python file", remedy="Write train.task as file.py:Class.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise _does_not_import(source, error) from error
+    return module
+
+
+def _finds(path: Path) -> bool:
+    """Whether `import stem` would load the file at `path`."""
+    try:
+        spec = importlib.util.find_spec(path.stem)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path
+
+
+def _from_package(folder: Path, source: str) -> types.ModuleType:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        # A module that the user's module lacks is the user's error, with its traceback; the module itself is ours to explain.
+        if error.name is None or not (source == error.name or source.startswith(f"{error.name}.")):
+            raise _does_not_import(source, error) from error
+        ours = source.partition(".")[0] == "trainer"
+        remedy = (
+            f"A package of yours that is called trainer is loaded by file: {source.replace('.', '/')}.py:Class"
+            if ours
+            else f"It is neither installed nor in {folder}. A file is written with its ending: file.py:Class"
+        )
+        raise ConfigError(f"there is no module {source}", remedy=remedy) from None
+    except Exception as error:
+        raise _does_not_import(source, error) from error
+
+
+def _does_not_import(source: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{source} does not import: {type(error).__name__}: {error}")
+
+
+def _nearest(class_name: str, module: types.ModuleType) -> str:
+    tasks = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Task) and value is not Task
+    ]
+    near = difflib.get_close_matches(class_name, tasks, 1)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return f"Its tasks: {', '.join(sorted(tasks))}" if tasks else "It defines no Task."
+
+
+def _check_params(found: type[Task], params: Mapping[str, Any], name: str) -> None:
+    # object's own constructor shows (*args, **kwargs), which would take anything.
+    takes_none = found.__init__ is object.__init__
+    signature = inspect.Signature() if takes_none else inspect.signature(found)
+    try:
+        signature.bind(**params)
+    except TypeError as error:
+        taken = [str(parameter) for parameter in signature.parameters.values()]
+        raise ConfigError(
+            f"train.params does not fit {name}: {error}",
+            remedy=f"It takes: {', '.join(taken)}" if taken else "It takes no parameters.",
+        ) from None

@@ -1,0 +1,143 @@
+"""The training process, `python -P -m trainer.worker`: from the agent's Start message to an exit code.
+
+TensorFlow is imported only after the agent was told that this begins. The process ends by os._exit: under several workers
+TensorFlow's own shutdown may hang or abort.
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from types import TracebackType
+
+from trainer.agent.protocol import Failure, Phase, Start
+from trainer.channel import Channel
+from trainer.config import TrainConfig
+from trainer.errors import DamagedCheckpoint, OrchError
+from trainer.exit_codes import ExitCode, code_of_exception
+from trainer.lifeline import die_with_parent
+
+log = logging.getLogger("trainer.worker")
+
+_MESSAGE_CHARS = 2000
+_TRACEBACK_CHARS = 16_000
+_PEERS_LEAVE_S = 0.3
+
+
+def main() -> None:
+    """Train, and exit with what came of it."""
+    die_with_parent()
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(stream=sys.stderr, level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(message)s")
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    channel = Channel.from_environment()
+    start = channel.read_start()
+    channel.listen()
+    log_prefix = logging.Formatter(f"[{start.index}] %(levelname)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(log_prefix)
+    try:
+        code = train(channel, start)
+    except BaseException as error:
+        code = tell(channel, error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def train(channel: Channel, start: Start) -> ExitCode:
+    """Everything between Start and the end.
+
+    Raises whatever ended training; exit_codes.code_of_exception says what that means.
+    """
+    channel.enter(Phase.IMPORT)
+    config = TrainConfig.load(start.config)
+    from trainer.strategy import make_strategy, set_deterministic_environment, set_up_devices
+
+    if config.train.deterministic:
+        set_deterministic_environment()
+    import tensorflow  # noqa: F401  (its import is what this phase is about)
+
+    from trainer.setup import Training, prepare
+
+    set_up_devices(config)
+    channel.enter(Phase.RENDEZVOUS)
+    strategy = make_strategy(tpu=config.tpu)
+    training: Training = prepare(channel, start, config, strategy)
+    if not training.loop.run():
+        return ExitCode.STOPPED
+    training.finish()
+    if start.record.world_size > 1:
+        # The chief leads, and leaves last: what it sent must have left before its sockets close.
+        training.loop.collective.barrier()
+        if start.index == 0:
+            time.sleep(_PEERS_LEAVE_S)
+    return ExitCode.DONE
+
+
+def tell(channel: Channel, error: BaseException) -> ExitCode:
+    """Send the failure to the agent, print it, and return the exit code."""
+    code = code_of_exception(error)
+    shown = user_traceback(error)
+    message = error.message if isinstance(error, OrchError) else str(error)
+    remedy = error.remedy if isinstance(error, OrchError) else ""
+    if code == ExitCode.STOPPED:
+        log.info("leaving: %s", message)
+    else:
+        print(shown or "", f"{type(error).__name__}: {message}", remedy, sep="\n", file=sys.stderr, flush=True)
+    channel.send(
+        Failure(
+            code=code,
+            exception=type(error).__name__,
+            message="\n".join(part for part in (message[:_MESSAGE_CHARS], remedy) if part),
+            traceback=shown[-_TRACEBACK_CHARS:],
+            step=channel.step,
+            bad_commit=error.commit if isinstance(error, DamagedCheckpoint) else None,
+        )
+    )
+    return code
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback as its reader needs it: the user's own frames where there are any, else all. Of an OrchError without a
+    cause nothing: it speaks for itself."""
+    if isinstance(error, OrchError):
+        if error.__cause__ is None:
+            return ""
+        error = error.__cause__
+    if isinstance(error, SyntaxError):
+        return "".join(traceback.format_exception_only(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or list(frames))]
+    return "".join(lines + traceback.format_exception_only(error))
+
+
+def _is_users(filename: str) -> bool:
+    ours = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    builtin = filename.startswith(ours) and not filename.startswith(os.path.join(ours, "tasks"))
+    return not (
+        builtin
+        or filename.startswith(("<", os.path.dirname(os.__file__) + os.sep))
+        or "site-packages" in filename
+        or "__autograph_generated_file" in filename
+    )
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Before there is a channel, an OrchError is still one message, not a traceback."""
+    if isinstance(error, OrchError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if __name__ == "__main__":
+    sys.excepthook = _uncaught
+    main()
