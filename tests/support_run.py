@@ -135,6 +135,8 @@ class OrchRun:
         """A figure of worker 0's /metrics; 0 while there is none."""
         agent = children_of(self.process.pid, "trainer.agent", 0)
         port = environment_of(agent).get("ORCH_PORT") if agent else None
+        if port is None:
+            return 0.0
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
                 text = answer.read().decode()
