@@ -288,6 +288,8 @@ def _volume(pod: Manifest, events: list[Manifest]) -> Trouble | None:
         event
         for event in events
         if event.get("reason") in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
+        # The kubelet has not heard of the object yet; a moment later it has.
+        and "failed to sync" not in event.get("message", "")
     ]
     if not creating or not failed:
         return None
@@ -320,7 +322,13 @@ def _ended_badly(pod: Manifest, events: list[Manifest]) -> Trouble | None:
         )
     if message.startswith("{"):
         return None  # the agent's own last words: status.py reads them
-    last = message.splitlines()[-1:] or [title_of(code)]
+    if "configuration in ORCH_CONFIG cannot be read" in message:
+        return Trouble(
+            "the trainer in the image does not understand the job's configuration: it is of another version than orch",
+            "build the image from the version of the project that `orch --version` tells",
+        )
+    lines = message.splitlines() or [title_of(code)]
+    last = [line for line in lines if line.startswith("error: ")][-1:] or lines[-1:]
     return Trouble(
         f"ended with exit code {code}: {last[0]}",
         f"`orch logs {pod['metadata'].get('labels', {}).get('app.kubernetes.io/instance', '')}` shows more",
