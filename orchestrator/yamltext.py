@@ -23,7 +23,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    if "\n" in value:
+    # A block keeps \n alone: readers turn the other line breaks of YAML into it.
+    if "\n" in value and not any(other in value for other in "\r\x85\u2028\u2029"):
         style = "|"
     elif _PLAIN.fullmatch(value) and value.lower() not in _OTHER_MEANING:
         style = None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.yamltext import to_yaml
@@ -43,6 +43,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(min_size=1), json_values, min_size=1))
+@example({"\n\x85": "a\r\nb", "a": "\u2028\n"})
 @settings(max_examples=100, deadline=None)
 def test_what_orch_writes_it_reads_back_and_so_does_a_yaml_1_1_reader(value: dict[str, Any]) -> None:
     text = to_yaml([value])
