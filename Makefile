@@ -23,12 +23,12 @@ setup: .venv/.ready ## Create .venv with pinned dependencies and orch in it
 .PHONY: demo
 demo: setup ## Train on handwritten digits with two workers on this machine (about a minute)
 	@.venv/bin/orch run examples/digits/job.yaml --workers 2 --fresh
-	@printf '\n%s\n' \
-	  'What to try next:' \
-	  '  .venv/bin/orch status runs/digits                          what the job did' \
-	  '  .venv/bin/orch logs runs/digits                            what its workers printed' \
-	  '  .venv/bin/orch run examples/digits/job.yaml --set train.steps=1200    go on from its last checkpoint' \
-	  '  mkdir mine && cd mine && ../.venv/bin/orch init            a job of your own'
+	@printf '%s\n' '' 'What to try next:' \
+	  '  .venv/bin/orch status runs/digits                        what the job did' \
+	  '  .venv/bin/orch logs runs/digits                          what its workers printed' \
+	  '  .venv/bin/orch run examples/digits/job.yaml --set train.steps=1200' \
+	  '                                                           go on from its last checkpoint' \
+	  '  mkdir mine && cd mine && ../.venv/bin/orch init          a job of your own'
 
 ##@ To work on it
 .PHONY: test
