@@ -3,15 +3,16 @@
 Printing has a thread of its own and a bounded queue: a reader that does not read costs lines, never training.
 """
 
-import queue
 import sys
 import threading
 import time
 from typing import TextIO
 
+from trainer.agent.output import LossyQueue
 from trainer.agent.protocol import JobState
 
-CAPACITY = 10_000
+STATE_BYTES = 1000
+"""What a state counts for in the queue."""
 PLAIN_S = 5.0
 CLOSE_S = 5.0
 
@@ -22,32 +23,22 @@ class Printer:
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._stream = stream
         self._live = stream.isatty()
-        self._queue: queue.Queue[str | JobState | None] = queue.Queue(CAPACITY)
-        self._dropped = 0
+        self._queue: LossyQueue[str | JobState] = LossyQueue()
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
         self._thread.start()
 
     def line(self, text: str) -> None:
         """Print a line, soon; it is dropped and counted while the reader does not read."""
-        self._put(text)
+        self._queue.put(text, len(text))
 
     def progress(self, state: JobState) -> None:
         """Show where the job is."""
-        self._put(state)
+        self._queue.put(state, STATE_BYTES)
 
     def close(self) -> None:
         """Give what is queued a few seconds to leave."""
-        try:
-            self._queue.put(None, timeout=CLOSE_S)
-        except queue.Full:
-            return
+        self._queue.close()
         self._thread.join(CLOSE_S)
-
-    def _put(self, item: str | JobState) -> None:
-        try:
-            self._queue.put_nowait(item)
-        except queue.Full:
-            self._dropped += 1
 
     def _run(self) -> None:
         try:
@@ -63,8 +54,7 @@ class Printer:
         next_s = 0.0
         last = ""
         while (item := self._queue.get()) is not None:
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
+            if dropped := self._queue.take_dropped():
                 self._stream.write(f"[{dropped} lines dropped: the reader was too slow]\n")
             if isinstance(item, JobState):
                 text = describe(item)

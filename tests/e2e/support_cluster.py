@@ -57,7 +57,7 @@ class Room:
             "image": {"ref": self.image},
             "train": {"task": "trainer.tasks.digits:Digits", "steps": 200},
             "run": {"directory": f"{self.run_root}/{name}"},
-            "resources": {"workers": 2, "cpu": 0.5, "memory": "1500Mi"},
+            "resources": {"workers": 2, "cpu": 1, "memory": "1500Mi"},
             "env": {},
             "kubernetes": {"pod": {"spec": _one_worker_a_node(name)}},
         }

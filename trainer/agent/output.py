@@ -5,11 +5,12 @@ Neither may ever hold training up: a reader that does not read, or a store that 
 
 import logging
 import os
-import queue
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from trainer.errors import OrchError
 from trainer.rundir.store import Store
@@ -19,39 +20,76 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES = 1 << 20
 SEGMENT_S = 60.0
 KEEP_FAILED_BYTES = 8 << 20
+QUEUE_BYTES = 4 << 20
+T = TypeVar("T")
+
+
+class LossyQueue(Generic[T]):
+    """Between one who must never wait and one who may be slow: bounded in bytes, what does not fit is dropped and counted."""
+
+    def __init__(self, capacity_bytes: int = QUEUE_BYTES) -> None:
+        self._items: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._capacity_bytes = capacity_bytes
+        self._changed = threading.Condition()
+        self._closed = False
+        self._dropped = 0
+
+    def put(self, item: T, size_bytes: int) -> None:
+        """Queue the item, or count it as dropped; returns at once."""
+        with self._changed:
+            if self._bytes + size_bytes > self._capacity_bytes:
+                self._dropped += 1
+                return
+            self._items.append((item, size_bytes))
+            self._bytes += size_bytes
+            self._changed.notify()
+
+    def get(self) -> T | None:
+        """The next item; waits for it. None once the queue is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closed)
+            if not self._items:
+                return None
+            item, size_bytes = self._items.popleft()
+            self._bytes -= size_bytes
+            return item
+
+    def take_dropped(self) -> int:
+        """How many items were dropped since the last call."""
+        with self._changed:
+            dropped, self._dropped = self._dropped, 0
+            return dropped
+
+    def close(self) -> None:
+        """No item follows."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
 
 
 class LossyPipe:
     """Writes lines to a file descriptor from a thread of its own; drops them while the reader does not read."""
 
-    def __init__(self, fd: int, capacity: int = 10_000) -> None:
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._queue: queue.Queue[bytes | None] = queue.Queue(capacity)
-        self.dropped = 0
+        self._queue: LossyQueue[bytes] = LossyQueue()
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
         """Queue a line; counts it as dropped when the queue is full."""
-        try:
-            self._queue.put_nowait(line)
-        except queue.Full:
-            self.dropped += 1
+        self._queue.put(line, len(line))
 
     def close(self, timeout_s: float) -> None:
         """Give what is queued so long to leave."""
-        try:
-            self._queue.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
+        self._queue.close()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        told = 0
         while (line := self._queue.get()) is not None:
-            if self.dropped > told:
-                line = b"[%d lines dropped: the reader was too slow]\n" % (self.dropped - told) + line
-                told = self.dropped
+            if dropped := self._queue.take_dropped():
+                line = b"[%d lines dropped: the reader was too slow]\n" % dropped + line
             try:
                 while line:
                     select.select([], [self._fd], [])
