@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import re
 import secrets
 import selectors
 import shutil
@@ -43,6 +44,10 @@ DEATHS_MAX = 20
 STABLE_S = 60.0
 END_S = 5.0
 """After the first agent left with the end record's code, how long the others may take before they are asked to."""
+
+
+# What TensorFlow prints at every import and no setting turns off. It is not shown; the logs in the run directory keep it.
+_SAYS_NOTHING = re.compile(r"WARNING: All log messages before absl::InitializeLog|I0000 .*\] oneDNN custom operations are on")
 
 
 @dataclass
@@ -281,8 +286,9 @@ class LocalRun:
                 return
 
     def _show(self, index: int, line: str) -> None:
-        mine = f"worker={index} "
-        text = line.removeprefix(mine)
+        if _SAYS_NOTHING.match(line):
+            return
+        text = line.removeprefix(f"worker={index} ")
         self._printer.line(f"[worker {index}] {text}")
 
     def _obey_signals(self) -> None:
