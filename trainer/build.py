@@ -33,8 +33,8 @@ def build_model(strategy: Any, task: Task, seed: int, batch: Any) -> keras.Model
         if model.optimizer is None or not model.trainable_variables:
             raise ConfigError("the model has no trainable weights", remedy="Check `trainable` of its layers.")
         model.optimizer.build(model.trainable_variables)
-    if not overrides(task, "train_step"):
-        _build_metrics(strategy, model, batch)
+    if model._compile_loss is not None or model.losses or not overrides(task, "train_step"):
+        _build_metrics(model, batch)
         _check_reductions(model, strategy.num_replicas_in_sync, batch)
     return model
 
@@ -69,16 +69,12 @@ def _compile(model: keras.Model, task: Task) -> None:
     model.compile(optimizer=task.optimizer(), loss=loss, metrics=list(task.metrics()) or None, jit_compile=False)
 
 
-def _build_metrics(strategy: Any, model: keras.Model, batch: Any) -> None:
+def _build_metrics(model: keras.Model, batch: Any) -> None:
     """Metrics given by name are made when first used: use them once, outside of any program."""
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-
-    def use() -> None:
-        predictions = predict(model, batch, training=False)
-        model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=False)
-        model.compute_metrics(x, y, predictions, sample_weight=weights)
-
-    use()
+    predictions = predict(model, batch, training=False)
+    model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=False)
+    model.compute_metrics(x, y, predictions, sample_weight=weights)
     model.reset_metrics()
 
 

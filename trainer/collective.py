@@ -1,10 +1,15 @@
 """Sums over all workers, and the one vector of them by which workers agree on what to do next."""
 
+import contextlib
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context  # the coordination service has no public name
+
+_LEAVE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,16 @@ class Collective:
         stop, steps, save, evaluate, finish = self.sum(np.array([mine.stop, *fields], np.float64))
         return Decision(stop > 0, round(float(steps)), save > 0, evaluate > 0, finish > 0)
 
-    def barrier(self) -> None:
-        """Wait for all workers."""
+    def leave(self, index: int, workers: int) -> None:
+        """Wait until all workers are here, and have noticed that all are. Its return means that they may exit."""
+        if self._alone:
+            return
         self.sum(np.zeros(1, np.float64))
+        # Whoever leaves while a peer is still inside that sum breaks it. So each notes that it is through, and waits for
+        # the notes of all, for a short time: from here on, that a peer is gone is no failure.
+        thread = threading.Thread(target=_exchange_notes, args=(index, workers), name="leave", daemon=True)
+        thread.start()
+        thread.join(_LEAVE_S)
 
     def _sum_over_replicas(self, values: tf.Tensor) -> Any:
         return self._strategy.run(sum_over_replicas, (values,))
@@ -55,3 +67,11 @@ def sum_over_replicas(value: Any) -> Any:
     """The sum of each replica's `value`, on a replica."""
     # The identity puts the value on the replica's device; without one, TensorFlow finds no destination for the sum.
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
+
+
+def _exchange_notes(index: int, workers: int) -> None:
+    service = context.context()
+    with contextlib.suppress(tf.errors.OpError, RuntimeError):
+        service.set_config_key_value(f"orch/through/{index}", "1")
+        for peer in range(workers):
+            service.get_config_key_value(f"orch/through/{peer}")

@@ -65,8 +65,12 @@ class Evaluator:
             self._resident = keras.tree.map_structure(tf.constant, part)
         jit = True if mode == "xla" and self._resident is not None else None
         eager = mode == "eager"
-        self._rounds = self._run_rounds if eager else tf.function(self._run_rounds, jit_compile=jit)
-        self._one = self._run_batch if eager else tf.function(self._run_batch, reduce_retracing=True)
+        self._rounds = (
+            self._run_rounds if eager else tf.function(self._run_rounds, jit_compile=jit, autograph=self._own_step)
+        )
+        self._one = (
+            self._run_batch if eager else tf.function(self._run_batch, reduce_retracing=True, autograph=self._own_step)
+        )
 
     def run(self) -> Evaluation:
         """Evaluate. All workers call it at the same step."""

@@ -6,8 +6,7 @@ only through `agree`.
 
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from trainer.agent.protocol import Block as BlockDone
 from trainer.agent.protocol import Evaluated, Phase
@@ -17,29 +16,11 @@ from trainer.collective import Collective, Decision
 from trainer.evaluate import Evaluator
 from trainer.hooks import Hooks
 from trainer.metrics import TensorBoard
-from trainer.plan import EarlyStopping, Pace, Plan
+from trainer.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.saves import Saves
 from trainer.steps import Block
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """Where training is, and what a checkpoint must know of it beside the variables."""
-
-    step: int = 0
-    evaluation: dict[str, Any] | None = None
-    """The last evaluation: step, metrics."""
-    finished: str = ""
-    """Why training ended before its last step; empty where it did not."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Means over the last block. Not saved."""
-
-    @property
-    def validation(self) -> dict[str, float] | None:
-        """The metrics of the evaluation of the present step, if there was one."""
-        return self.evaluation["metrics"] if self.evaluation and self.evaluation["step"] == self.step else None
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""When things are due, and how long blocks are: pure, steps and seconds in, answers out. Free of TensorFlow."""
+"""Where training is, when things are due, and how long blocks are: pure, steps and seconds in, answers out.
+
+Free of TensorFlow.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,6 +50,24 @@ class Plan:
             end = self.calendar.next_end(step)
             cuts += [end] if end is not None else []
         return min(cuts) - step
+
+
+@dataclass
+class Progress:
+    """Where training is, and what a checkpoint must know of it beside the variables."""
+
+    step: int = 0
+    evaluation: dict[str, Any] | None = None
+    """The last evaluation: step, metrics."""
+    finished: str = ""
+    """Why training ended before its last step; empty where it did not."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Means over the last block. Not saved."""
+
+    @property
+    def validation(self) -> dict[str, float] | None:
+        """The metrics of the evaluation of the present step, if there was one."""
+        return self.evaluation["metrics"] if self.evaluation and self.evaluation["step"] == self.step else None
 
 
 @dataclass

@@ -27,9 +27,9 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
 from trainer.export import export_model
 from trainer.hooks import Hooks
-from trainer.loop import Loop, Progress
+from trainer.loop import Loop
 from trainer.metrics import TensorBoard
-from trainer.plan import EarlyStopping, Pace, Plan
+from trainer.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.rundir.store import Store, open_store
 from trainer.saves import Saves
 from trainer.steps import Block, choose_mode

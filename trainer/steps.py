@@ -94,7 +94,8 @@ class Block:
     def _compiled(self) -> Callable[..., Any]:
         if self.mode == "eager":
             return self._steps
-        return tf.function(self._steps, jit_compile=True if self.mode == "xla" else None)  # type: ignore[no-any-return]
+        # As in Keras' fit, models are not converted by AutoGraph; a train_step of the user's own is, as in a tf.function.
+        return tf.function(self._steps, jit_compile=True if self.mode == "xla" else None, autograph=self._own_step)  # type: ignore[no-any-return]
 
     def _steps(self, arguments: Any, count: Any) -> Any:
         """The program: float32 [names], summed over `count` steps but for Keras' metrics. In cross-replica context."""
@@ -179,7 +180,9 @@ def loss_and_metrics(
 ) -> tuple[Any, list[Any]]:
     """The loss of a batch, and the states of the metrics after it, which are values here: no variable is written."""
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-    with keras.StatelessScope(state_mapping=list(zip(variables, states, strict=True))) as scope:
+    # Within the scope, regularizers look for the weights there too.
+    weights_now = [(weight, weight.value) for weight in model.trainable_variables if weight.regularizer is not None]
+    with keras.StatelessScope(state_mapping=[*zip(variables, states, strict=True), *weights_now]) as scope:
         # A scope knows the losses of add_loss only if it collected them itself; the forward pass was outside of it.
         scope.losses = [(layer, loss) for layer in model._flatten_layers() for loss in layer._losses]
         loss = model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=training)

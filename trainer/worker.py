@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from types import TracebackType
 
@@ -24,7 +23,6 @@ log = logging.getLogger("trainer.worker")
 
 _MESSAGE_CHARS = 2000
 _TRACEBACK_CHARS = 16_000
-_PEERS_LEAVE_S = 0.3
 
 
 def main() -> None:
@@ -34,14 +32,13 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.basicConfig(stream=sys.stderr, level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(levelname)s %(message)s"
+    )
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     channel = Channel.from_environment()
     start = channel.read_start()
     channel.listen()
-    log_prefix = logging.Formatter(f"[{start.index}] %(levelname)s %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(log_prefix)
     try:
         code = train(channel, start)
     except BaseException as error:
@@ -73,11 +70,7 @@ def train(channel: Channel, start: Start) -> ExitCode:
     if not training.loop.run():
         return ExitCode.STOPPED
     training.finish()
-    if start.record.world_size > 1:
-        # The chief leads, and leaves last: what it sent must have left before its sockets close.
-        training.loop.collective.barrier()
-        if start.index == 0:
-            time.sleep(_PEERS_LEAVE_S)
+    training.loop.collective.leave(start.index, start.record.world_size)
     return ExitCode.DONE
 
 
@@ -113,9 +106,9 @@ def user_traceback(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, SyntaxError):
         return "".join(traceback.format_exception_only(error))
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "__autograph_" not in frame.filename]
     own = [frame for frame in frames if _is_users(frame.filename)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or list(frames))]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or frames)]
     return "".join(lines + traceback.format_exception_only(error))
 
 
@@ -123,10 +116,7 @@ def _is_users(filename: str) -> bool:
     ours = os.path.dirname(os.path.abspath(__file__)) + os.sep
     builtin = filename.startswith(ours) and not filename.startswith(os.path.join(ours, "tasks"))
     return not (
-        builtin
-        or filename.startswith(("<", os.path.dirname(os.__file__) + os.sep))
-        or "site-packages" in filename
-        or "__autograph_generated_file" in filename
+        builtin or filename.startswith(("<", os.path.dirname(os.__file__) + os.sep)) or "site-packages" in filename
     )
 
 
