@@ -5,14 +5,13 @@ the Job say must do.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from orchestrator.diagnose import Trouble, condition, container_status, diagnose, index_of
 from orchestrator.manifests import RUN_DIRECTORY
-from trainer.agent.protocol import AgentReport, JobState
+from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Wire
 
@@ -235,7 +234,7 @@ def _failed_code(newest: dict[int, Manifest]) -> int | None:
 
 def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -> JobStatus:
     live, history = seen.live, _history(seen)
-    started = history["of_this_launch"] or (live is not None and live.attempt > 0)
+    started = history["of_this_launch"]
     if live is not None:
         # What Kubernetes says explains what the coordinator only waits for.
         waits = live.state in ("waiting", "restarting")
@@ -243,7 +242,7 @@ def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -
         return JobStatus(
             state=live.state,
             code=None,
-            reason=reason or _words_for(live.state),
+            reason=reason or _words_for(live),
             step=live.step,
             attempts=live.attempt,
             restarts=live.restarts,
@@ -254,8 +253,11 @@ def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -
             troubles=troubles,
             **common,
         )
-    suspended = bool(seen.job["spec"].get("suspend"))
-    state: State = "stopped" if suspended and started else "restarting" if started else "waiting"
+    state: State = "restarting" if started else "waiting"
+    if started and seen.job["spec"].get("suspend"):
+        state = "stopped"
+    elif history["chief"] is not None and history["chief"] == _uid_of_running_chief(seen):
+        state = "running"
     return JobStatus(
         state=state,
         code=None,
@@ -271,8 +273,29 @@ def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -
     )
 
 
-def _words_for(state: str) -> str:
-    return {"running": "training", "waiting": "waiting for all workers", "restarting": "starting again"}.get(state, "")
+_PHASES = {
+    Phase.IMPORT: "starting: TensorFlow is being imported",
+    Phase.RENDEZVOUS: "starting: the workers connect to each other",
+    Phase.RESTORE: "starting: the state is being restored",
+    Phase.COMPILE: "starting: the first steps are being compiled",
+    Phase.EVALUATE: "evaluating",
+    Phase.SAVE: "waiting for the last save",
+    Phase.EXPORT: "writing the trained model",
+}
+
+
+def _words_for(live: JobState) -> str:
+    if live.state == "running":
+        chief = next((report for report in live.workers if report.index == 0), None)
+        return _PHASES.get(chief.phase, "training") if chief is not None and chief.phase is not None else "training"
+    return {"waiting": "waiting for all workers", "restarting": "starting again"}.get(live.state, "")
+
+
+def _uid_of_running_chief(seen: Observation) -> str | None:
+    chief = newest_pods(seen.pods).get(0)
+    if chief is None or "running" not in container_status(chief).get("state", {}):
+        return None
+    return str(chief["metadata"]["uid"])
 
 
 def _why_waiting(seen: Observation) -> str:
@@ -291,7 +314,7 @@ def _why_waiting(seen: Observation) -> str:
         words = {"ContainerCreating": "its container is being created, which includes pulling the image"}
         return f"worker 0 starts: {words.get(waiting, waiting or 'its pod is being scheduled')}"
     # A name answers about a second after its pod has an address.
-    return f"worker 0 runs, its coordinator does not answer yet{': ' + seen.live_error if seen.live_error else ''}"
+    return f"worker 0 runs, its coordinator could not be asked{': ' + seen.live_error if seen.live_error else ''}"
 
 
 def _history(seen: Observation) -> dict[str, Any]:
@@ -304,6 +327,8 @@ def _history(seen: Observation) -> dict[str, Any]:
         "attempts": last.number if last is not None else 0,
         "restarts": last.restarts if last is not None and ours else 0,
         "of_this_launch": ours,
+        # Worker 0's pod in the newest attempt: while it runs, so does the attempt, whether or not it can be asked.
+        "chief": next((member.uid for member in last.members if member.index == 0), None) if last and ours else None,
     }
 
 
@@ -313,10 +338,11 @@ def _notes(seen: Observation) -> list[str]:
 
 def _workers(seen: Observation, newest: dict[int, Manifest]) -> list[WorkerStatus]:
     reports = {report.uid: report for report in (seen.live.workers if seen.live is not None else [])}
-    return [_worker(index, pod, reports.get(pod["metadata"]["uid"])) for index, pod in newest.items()]
+    over = end_of_launch(seen) is not None
+    return [_worker(index, pod, reports.get(pod["metadata"]["uid"]), over=over) for index, pod in newest.items()]
 
 
-def _worker(index: int, pod: Manifest, report: AgentReport | None) -> WorkerStatus:
+def _worker(index: int, pod: Manifest, report: AgentReport | None, *, over: bool) -> WorkerStatus:
     state = container_status(pod).get("state", {})
     reason = ""
     said = last_words(pod)
@@ -327,7 +353,7 @@ def _worker(index: int, pod: Manifest, report: AgentReport | None) -> WorkerStat
         reason = "" if code == 0 else ended["reason"] if ended.get("reason") == "OOMKilled" else title_of(code)
     elif pod.get("status", {}).get("phase") in ("Failed", "Succeeded"):
         words, reason = str(pod["status"]["phase"]).lower(), str(pod["status"].get("reason", ""))
-    elif pod["metadata"].get("deletionTimestamp"):
+    elif pod["metadata"].get("deletionTimestamp") or (over and "running" in state):
         words = "ending"
     elif "running" not in state:
         words, reason = "pending", str(state.get("waiting", {}).get("reason", ""))
@@ -347,12 +373,3 @@ def _worker(index: int, pod: Manifest, report: AgentReport | None) -> WorkerStat
         rate=round(report.rate, 2) if report else 0.0,
         reason=reason,
     )
-
-
-def age(since: datetime, now: datetime) -> str:
-    """A duration for people: 42s, 5m, 3h, 2d."""
-    seconds = max(0, int((now - since).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

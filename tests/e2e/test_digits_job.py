@@ -11,7 +11,7 @@ from orchestrator.yamltext import to_yaml
 
 pytestmark = pytest.mark.e2e
 
-STEPS = 4000
+STEPS = 8000
 TRAIN = {
     "task": "trainer.tasks.digits:Digits",
     "steps": STEPS,

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.status import JobStatus, Observation, judge
 from trainer.agent.protocol import AgentReport, JobState, Phase
-from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch
+from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch, Member
 
 Manifest = dict[str, Any]
 RUN = "gs://acme/digits"
@@ -101,9 +101,16 @@ def end(state: str = "succeeded", code: int = 0, launch: Launch = LAUNCH, **chan
     return EndRecord.model_validate(fields | changes)
 
 
-def attempt(launch: Launch = LAUNCH) -> AttemptRecord:
+def attempt(launch: Launch = LAUNCH, chief: str = "earlier") -> AttemptRecord:
     return AttemptRecord(
-        number=2, nonce="n", launch=launch, created=LAUNCH.started, members=[], restore=None, world_size=2, restarts=1
+        number=2,
+        nonce="n",
+        launch=launch,
+        created=LAUNCH.started,
+        members=[Member(index=0, uid=chief, address="10.0.0.1", port=20001)],
+        restore=None,
+        world_size=2,
+        restarts=1,
     )
 
 
@@ -185,7 +192,7 @@ def test_the_first_start_is_told_step_by_step() -> None:
 
     assert reason([]) == "no pods yet; Kubernetes is to create 2"
     assert "pulling the image" in reason([pod(0, {"waiting": {"reason": "ContainerCreating"}})])
-    assert "coordinator does not answer yet" in reason([pod(0, {"running": {}})])
+    assert "coordinator could not be asked" in reason([pod(0, {"running": {}})])
     assert "worker 0 has no pod" in reason([pod(1, {"running": {}})])
 
 
@@ -199,3 +206,18 @@ def test_the_replacement_counts_and_not_the_pod_that_is_being_ended() -> None:
 def test_a_suspended_job_is_stopped_once_it_has_run_and_waits_before() -> None:
     assert judge(Observation(job=job(suspend=True), pods=[])).state == "waiting"
     assert judge(Observation(job=job(suspend=True), pods=[], records=[attempt()])).state == "stopped"
+
+
+def test_a_coordinator_that_may_not_be_asked_runs_all_the_same() -> None:
+    pods = [pod(0, {"running": {}}), pod(1, {"running": {}})]
+    status = judge(
+        Observation(job=job(), pods=pods, records=[attempt(chief="pod-0")], live_error="forbidden: pods/exec")
+    )
+    assert (status.state, status.attempts) == ("running", 2)
+    assert "forbidden: pods/exec" in status.reason
+
+
+def test_what_a_worker_does_before_its_first_block_is_not_called_training() -> None:
+    starting = live().workers[0].model_copy(update={"phase": Phase.COMPILE})
+    status = judge(Observation(job=job(), pods=[pod(0, {"running": {}})], live=live(workers=[starting])))
+    assert "being compiled" in status.reason
