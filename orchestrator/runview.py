@@ -59,7 +59,7 @@ def read_run(directory: str) -> RunView:
     """
     store = open_store(directory)
     records = read_records(store)
-    return RunView(directory, records, line(records, list_commits(store)), name=_name(store))
+    return RunView(store.url, records, line(records, list_commits(store)), name=_name(store))
 
 
 def _name(store: Store) -> str:
