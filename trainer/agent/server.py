@@ -101,6 +101,12 @@ class AgentServer:
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
         self._thread.start()
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens; with port 0 asked for, the one that was given."""
+        host, port = self._server.server_address[:2]
+        return str(host), int(port)
+
     def close(self) -> None:
         """Stop serving."""
         self._server.shutdown()
