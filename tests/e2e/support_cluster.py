@@ -67,6 +67,13 @@ class Room:
         path.write_text(to_yaml([spec | changes]))
         return path
 
+    def mount_code(self, file: str, text: str) -> Manifest:
+        """Put a user's file beside the job file and, through a ConfigMap, into the pods: the sections of the job file for it."""
+        (self.folder / "code").mkdir(exist_ok=True)
+        (self.folder / "code" / file).write_text(text)
+        self.api.create_namespaced_config_map(self.namespace, {"metadata": {"name": "code"}, "data": {file: text}})
+        return {"volumes": [{"name": "code", "mount": "/app/code", "config_map": "code", "read_only": True}]}
+
     def orch(self, *arguments: str, timeout_s: float = 120, check: bool = True, cluster: bool = True) -> Done:
         """Run a command as the submitter; with `check`, anything but exit code 0 fails the test."""
         words = [*arguments, "-n", self.namespace] if cluster else list(arguments)

@@ -43,15 +43,8 @@ def _both_cannot_pull(reason: str) -> bool:
 
 
 def test_a_task_that_raises_ends_the_job_with_its_traceback(room: Room) -> None:
-    (room.folder / "code").mkdir(exist_ok=True)
-    (room.folder / "code" / "broken.py").write_text(BROKEN)
-    code = {"metadata": {"name": "code"}, "data": {"broken.py": BROKEN}}
-    room.api.create_namespaced_config_map(room.namespace, code)
-    job = room.job_file(
-        "broken",
-        train={"task": "code/broken.py:Broken", "steps": 100},
-        volumes=[{"name": "code", "mount": "/app/code", "config_map": "code", "read_only": True}],
-    )
+    code = room.mount_code("broken.py", BROKEN)
+    job = room.job_file("broken", train={"task": "code/broken.py:Broken", "steps": 100}, **code)
     ended = room.orch("submit", str(job), "--wait", check=False, timeout_s=180)
     assert ended.code == 70, ended.stdout + ended.stderr
     status = room.status("broken")
