@@ -1,6 +1,6 @@
-"""Drives `trainer.worker` without an agent: socket pairs, Start messages, a memfd, and a writer that only says Saved.
+"""Drives `trainer.worker` without an agent: socket pairs, Start messages, a memfd, and the writer called in this process.
 
-The answers of the writer are given by the test, or at once (`commit=True`, which keeps each snapshot's bytes).
+A test may answer snapshots itself: `answer` gets the Run and the Snapshot, and returns a message or None.
 """
 
 import contextlib
@@ -28,9 +28,11 @@ from trainer.agent.protocol import (
     Snapshot,
     Start,
     Stop,
+    WriterStart,
     encode,
     from_process,
 )
+from trainer.checkpoint.writer import Writer
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member
@@ -87,12 +89,12 @@ class Run:
         environment: Mapping[str, str] | None = None,
         task_root: Path | None = None,
         python: str = sys.executable,
-        answer: Callable[[Snapshot], Any] | None = None,
+        answer: Callable[["Run", Snapshot], Any] | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run").mkdir(exist_ok=True)
-        self._answer = answer or (lambda snapshot: Saved(commit=self._ref(snapshot), size_bytes=1, seconds=0.0))
+        self._answer = answer or Run.commit
         self.attempt = attempt
         config = TrainConfig(
             name="test",
@@ -120,8 +122,21 @@ class Run:
         self.memory = os.memfd_create("test-snapshot")
         self.workers = [self._start(index, path, record, dict(environment or {}), python) for index in range(workers)]
 
-    def _ref(self, snapshot: Snapshot) -> CommitRef:
-        return CommitRef(step=snapshot.step, attempt=self.attempt)
+    def commit(self, snapshot: Snapshot) -> Saved | SaveFailed:
+        """What the real writer does with a snapshot."""
+        answers: list[Any] = []
+        Writer(
+            WriterStart(
+                run_directory=str(self.folder / "run"),
+                attempt=self.attempt,
+                nonce="n",
+                keep=1000,
+                shard_size_bytes=1 << 20,
+                memory_fd=self.memory,
+            ),
+            answers.append,
+        ).save(snapshot)
+        return next(answer for answer in answers if isinstance(answer, Saved | SaveFailed))
 
     def _start(self, index: int, config: Path, record: AttemptRecord, extra: dict[str, str], python: str) -> Worker:
         ours, theirs = socket.socketpair()
@@ -197,7 +212,7 @@ class Run:
             message = from_process.validate_json(line)
             worker.messages.append(message)
             if isinstance(message, Snapshot):
-                answer = self._answer(message)
+                answer = self._answer(self, message)
                 if answer is not None:
                     worker.send(answer)
 
@@ -233,4 +248,4 @@ def _free_ports(count: int) -> Sequence[int]:
             one.close()
 
 
-__all__ = ["Block", "Evaluated", "SaveFailed", "Saved", "Snapshot", "json", "run"]
+__all__ = ["Block", "Evaluated", "Run", "SaveFailed", "Saved", "Snapshot", "json", "run"]

@@ -53,7 +53,7 @@ class Hooks:
         self._seen = step
         self._call("on_train_batch_end", step - 1, metrics)
         if self._calendar.ends_epoch(step):
-            self._call("on_epoch_end", self._calendar.epoch_of(step) - 1, metrics | (validation or {}))
+            self._call("on_epoch_end", self._calendar.epochs_done(step) - 1, metrics | (validation or {}))
             self._begin_epoch(step)
 
     def end(self) -> None:
@@ -63,7 +63,7 @@ class Hooks:
     def _begin_epoch(self, step: int) -> None:
         begins = step == 0 or self._calendar.ends_epoch(step)
         if begins and step < self._total_steps and not self.stop_reason:
-            self._call("on_epoch_begin", self._calendar.epoch_of(step), {})
+            self._call("on_epoch_begin", self._calendar.epochs_done(step), {})
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self._callbacks:

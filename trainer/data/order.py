@@ -39,6 +39,10 @@ class Calendar:
             return 0
         return 1 if self.examples is None else -(-step * self.global_batch_size // self.examples)
 
+    def epochs_done(self, step: int) -> int:
+        """Epochs whose last example is among those that the first `step` steps took."""
+        return 0 if self.examples is None else step * self.global_batch_size // self.examples
+
     def end_of(self, epoch: int) -> int | None:
         """Steps done when the last example of `epoch` (from 1) has been taken: ceil(epoch * N / B)."""
         return None if self.examples is None else -(-epoch * self.examples // self.global_batch_size)
@@ -47,7 +51,7 @@ class Calendar:
         """The first epoch end after `step` steps."""
         if self.examples is None:
             return None
-        return self.end_of(step * self.global_batch_size // self.examples + 1)
+        return self.end_of(self.epochs_done(step) + 1)
 
     def ends_epoch(self, step: int) -> bool:
         """Whether the last of the first `step` steps took the last example of an epoch."""

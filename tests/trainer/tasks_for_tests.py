@@ -1,0 +1,134 @@
+"""Tasks that the worker's tests train. Loaded by file, as a user's are."""
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.task import Task
+from trainer.tasks.digits import Digits
+
+EXAMPLES = 70
+STEPS_LOGGED = 400
+
+
+class Numbered(Task):
+    """Each example is its own number; `seen`, a variable of the task, logs which examples each step took."""
+
+    def __init__(self, batch: int, data: str = "arrays") -> None:
+        self.batch = batch
+        self.data = data
+
+    def model(self) -> keras.Model:
+        self.seen = tf.Variable(tf.fill((STEPS_LOGGED, self.batch), -1), trainable=False)
+        return keras.Sequential(
+            [keras.Input((1,)), keras.layers.Dense(4), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+        )
+
+    def train_data(self) -> Any:
+        x = np.arange(EXAMPLES, dtype="float32")[:, None]
+        y = np.arange(EXAMPLES, dtype="int32")
+        if self.data == "dataset":
+            return tf.data.Dataset.from_tensor_slices((x, y))
+        if self.data == "generator":
+            return lambda: zip(x, y, strict=True)
+        return x, y
+
+    def train_step(self, model: Any, optimizer: Any, batch: Any) -> dict[str, Any]:
+        x, number = batch
+        step = tf.cast(optimizer.iterations, tf.int32)
+        self.seen.assign(tf.tensor_scatter_nd_update(self.seen, [[step]], [number]))
+        with tf.GradientTape() as tape:
+            loss = self.share(tf.reduce_mean((model(x / EXAMPLES, training=True) - x / EXAMPLES) ** 2))
+        weights = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+
+class NeverBetter(Digits):
+    """Its learning rate is 0: the evaluation never improves."""
+
+    def optimizer(self) -> Any:
+        return keras.optimizers.SGD(0.0)
+
+
+class Hooked(Digits):
+    """Prints each hook, and stops in the third epoch."""
+
+    def callbacks(self) -> list[Any]:
+        class Printing(keras.callbacks.Callback):
+            def on_train_begin(self, logs: Any = None) -> None:
+                print("HOOK train_begin", flush=True)
+
+            def on_train_end(self, logs: Any = None) -> None:
+                print("HOOK train_end", flush=True)
+
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                print("HOOK epoch_begin", epoch, flush=True)
+
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                print("HOOK epoch_end", epoch, sorted(logs), flush=True)
+                self.model.stop_training = epoch == 2
+
+        return [Printing()]
+
+
+class Raises(Digits):
+    def train_step(self, model: Any, optimizer: Any, batch: Any) -> dict[str, Any]:
+        return self.helper(batch)
+
+    def helper(self, batch: Any) -> dict[str, Any]:
+        raise KeyError("a slip of the user's")
+
+
+class NoLoss(Digits):
+    def loss(self) -> Any:
+        return None
+
+
+class Slow(Digits):
+    """A generator that takes its time: blocks are short, and there is time to be stopped."""
+
+    def train_data(self) -> Any:
+        images, labels = super().train_data()
+        for image, label in zip(images, labels, strict=True):
+            time.sleep(0.0005)
+            yield image, label
+
+
+class Weighted(Digits):
+    """Weights of examples, a regulariser and an activity loss."""
+
+    def model(self) -> keras.Model:
+        return keras.Sequential(
+            [
+                keras.Input((8, 8)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(16, kernel_regularizer="l2"),
+                keras.layers.Dense(16, activation="relu", activity_regularizer="l2"),
+                keras.layers.Dense(10),
+            ]
+        )
+
+    def train_data(self) -> Any:
+        images, labels = super().train_data()
+        return images, labels, np.linspace(0.0, 2.0, len(labels)).astype("float32")
+
+
+class ManyLayers(Digits):
+    """BatchNormalization, whose statistics differ between replicas, and Dropout."""
+
+    def model(self) -> keras.Model:
+        return keras.Sequential(
+            [
+                keras.Input((8, 8)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(16),
+                keras.layers.BatchNormalization(),
+                keras.layers.ReLU(),
+                keras.layers.Dropout(0.3),
+                keras.layers.Dense(10),
+            ]
+        )
