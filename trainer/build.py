@@ -4,8 +4,11 @@ import logging
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.steps import loss_and_metrics
 from trainer.task import Task, overrides, predict
 
 log = logging.getLogger(__name__)
@@ -41,8 +44,6 @@ def build_model(strategy: Any, task: Task, seed: int, batch: Any) -> keras.Model
 
 def task_variables(task: Task) -> list[Any]:
     """Variables in the task's attributes, alone or in lists and dicts, in the order in which they were set."""
-    import tensorflow as tf
-
     found = keras.tree.flatten([value for value in vars(task).values() if not isinstance(value, keras.Layer)])
     return [value for value in found if isinstance(value, keras.Variable | tf.Variable)]
 
@@ -66,16 +67,26 @@ def _compile(model: keras.Model, task: Task) -> None:
             f"nothing says what the loss of {type(task).__name__} is",
             remedy="Give the task a loss() (what model.compile takes), a compiled model, or a train_step.",
         )
-    model.compile(optimizer=task.optimizer(), loss=loss, metrics=list(task.metrics()) or None, jit_compile=False)
+    model.compile(optimizer=task.optimizer(), loss=loss, metrics=task.metrics() or None, jit_compile=False)
 
 
 def _build_metrics(model: keras.Model, batch: Any) -> None:
     """Metrics given by name are made when first used: use them once, outside of any program."""
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
     predictions = predict(model, batch, training=False)
-    model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=False)
+    loss = model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=False)
     model.compute_metrics(x, y, predictions, sample_weight=weights)
     model.reset_metrics()
+    # The same without writing to variables, as steps do it, leans on inner parts of Keras: better to stop here than to train
+    # on half a loss should another version of Keras have changed them.
+    variables = model.metrics_variables
+    states = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+    stateless, _ = loss_and_metrics(model, batch, predictions, variables, states, training=False)
+    if not np.allclose(float(stateless), float(loss), rtol=1e-4, equal_nan=True):
+        raise RuntimeError(
+            f"the loss of {type(model).__name__} is {float(loss)}, and {float(stateless)} in a stateless scope: orch does not "
+            f"know this version of Keras ({keras.__version__})"
+        )
 
 
 def _check_reductions(model: keras.Model, replicas: int, batch: Any) -> None:

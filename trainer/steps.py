@@ -180,13 +180,15 @@ def loss_and_metrics(
 ) -> tuple[Any, list[Any]]:
     """The loss of a batch, and the states of the metrics after it, which are values here: no variable is written."""
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-    # Within the scope, regularizers look for the weights there too.
-    weights_now = [(weight, weight.value) for weight in model.trainable_variables if weight.regularizer is not None]
-    with keras.StatelessScope(state_mapping=[*zip(variables, states, strict=True), *weights_now]) as scope:
-        # A scope knows the losses of add_loss only if it collected them itself; the forward pass was outside of it.
-        scope.losses = [(layer, loss) for layer in model._flatten_layers() for loss in layer._losses]
-        loss = model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=training)
-        model.compute_metrics(x, y, predictions, sample_weight=weights)
+    # Within a scope, a model knows neither the losses of add_loss, since the forward pass was outside of it, nor the values
+    # of regularised weights: it is told. build.py compares the result with that of an ordinary call.
+    model._losses_override[:] = model.losses
+    try:
+        with keras.StatelessScope(state_mapping=list(zip(variables, states, strict=True))) as scope:
+            loss = model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=training)
+            model.compute_metrics(x, y, predictions, sample_weight=weights)
+    finally:
+        model._losses_override.clear()
     after = [scope.get_current_value(variable) for variable in variables]
     return loss, [before if new is None else new for before, new in zip(states, after, strict=True)]
 

@@ -58,7 +58,7 @@ class Task:
         """The optimizer: anything that model.compile takes."""
         return "adam"
 
-    def metrics(self) -> Sequence[Any]:
+    def metrics(self) -> Any:
         """Metrics for training and evaluation: anything that model.compile takes."""
         return []
 

@@ -76,6 +76,7 @@ def train(channel: Channel, start: Start) -> ExitCode:
 
 def tell(channel: Channel, error: BaseException) -> ExitCode:
     """Send the failure to the agent, print it, and return the exit code."""
+    error = origin(error)
     code = code_of_exception(error)
     shown = user_traceback(error)
     message = error.message if isinstance(error, OrchError) else str(error)
@@ -83,7 +84,11 @@ def tell(channel: Channel, error: BaseException) -> ExitCode:
     if code == ExitCode.STOPPED:
         log.info("leaving: %s", message)
     else:
-        print(shown or "", f"{type(error).__name__}: {message}", remedy, sep="\n", file=sys.stderr, flush=True)
+        # A traceback ends with the exception; an OrchError may have that of its cause before it.
+        said = (
+            f"{type(error).__name__}: {message}\n{remedy}".rstrip() if isinstance(error, OrchError) or not shown else ""
+        )
+        print("\n".join(part for part in (shown.rstrip(), said) if part), file=sys.stderr, flush=True)
     channel.send(
         Failure(
             code=code,
@@ -97,6 +102,14 @@ def tell(channel: Channel, error: BaseException) -> ExitCode:
     return code
 
 
+def origin(error: BaseException) -> BaseException:
+    """The exception as it was raised: AutoGraph raises another one in its place, of another class where it must."""
+    while hasattr(error.__context__, "ag_error_metadata"):
+        assert error.__context__ is not None
+        error = error.__context__
+    return error
+
+
 def user_traceback(error: BaseException) -> str:
     """The traceback as its reader needs it: the user's own frames where there are any, else all. Of an OrchError without a
     cause nothing: it speaks for itself."""
@@ -107,6 +120,11 @@ def user_traceback(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return "".join(traceback.format_exception_only(error))
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "__autograph_" not in frame.filename]
+    converted = getattr(getattr(error, "ag_error_metadata", None), "translated_stack", [])
+    frames += [
+        traceback.FrameSummary(frame.filename, frame.lineno, frame.function_name, line=frame.code)
+        for frame in reversed(converted)
+    ]
     own = [frame for frame in frames if _is_users(frame.filename)]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or frames)]
     return "".join(lines + traceback.format_exception_only(error))

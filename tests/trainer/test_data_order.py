@@ -52,8 +52,9 @@ def test_an_epoch_ends_with_the_step_that_takes_its_last_example(examples: int, 
     calendar = Calendar(examples, batch)
     taken_before, taken = (step - 1) * batch, step * batch
     assert calendar.ends_epoch(step) == (taken // examples > taken_before // examples)
-    assert calendar.epoch_of(step) == (taken - 1) // examples + 1
-    assert calendar.epochs_done(step) == taken // examples
+    done = taken // examples
+    assert calendar.epoch_of(step) == (done if calendar.ends_epoch(step) else done + 1)
+    assert calendar.epochs_done(step) == done
     following = calendar.next_end(step)
     assert following is not None
     assert following > step

@@ -172,15 +172,21 @@ def test_errors_say_whose_they_are(tmp_path: Path) -> None:
         assert "Traceback" not in second.workers[0].output()
 
 
-def test_a_damaged_commit_is_named_so_that_another_one_is_tried(tmp_path: Path) -> None:
+def test_a_commit_is_refused_when_it_is_damaged_or_of_another_order_of_the_data(tmp_path: Path) -> None:
     with job(tmp_path, DIGITS) as done:
         assert done.wait() == [0]
+    commit = CommitRef(step=120, attempt=1)
+    with job(tmp_path, {**DIGITS, "global_batch_size": 30}, attempt=2, restore=commit) as other:
+        assert other.wait() == [78]
+        failure = other.workers[0].failure
+        assert failure is not None
+        assert "Set train.global_batch_size to 50" in failure.message
     shard = next((tmp_path / "run" / "checkpoints" / "data").rglob("*.safetensors"))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.chmod(0o644)
     shard.write_bytes(data)
-    with job(tmp_path, DIGITS, attempt=2, restore=CommitRef(step=120, attempt=1)) as damaged:
+    with job(tmp_path, DIGITS, attempt=3, restore=commit) as damaged:
         assert damaged.wait() == [75]
         failure = damaged.workers[0].failure
         assert failure is not None

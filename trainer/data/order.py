@@ -34,10 +34,10 @@ class Calendar:
     global_batch_size: int
 
     def epoch_of(self, step: int) -> int:
-        """The epoch, from 1, of the last example that the first `step` steps took; 0 before the first."""
+        """The epoch, from 1, that the last of the first `step` steps ended, or else was in; 0 before the first step."""
         if step == 0:
             return 0
-        return 1 if self.examples is None else -(-step * self.global_batch_size // self.examples)
+        return self.epochs_done(step) + (0 if self.ends_epoch(step) else 1)
 
     def epochs_done(self, step: int) -> int:
         """Epochs whose last example is among those that the first `step` steps took."""

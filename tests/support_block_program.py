@@ -1,0 +1,281 @@
+"""Run by test_blocks.py, in a process of its own: two logical CPUs must be set up before TensorFlow starts.
+
+Prints one JSON object: for each check "ok" or a traceback.
+"""
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.build import build_model, task_variables
+from trainer.collective import Collective
+from trainer.data.feed import Feed, ResidentFeed, StreamFeed
+from trainer.data.order import Order
+from trainer.data.sources import ArraySource, source_of
+from trainer.evaluate import Evaluator
+from trainer.steps import Block, choose_mode
+from trainer.task import Task
+
+CHECKS: list[Callable[[], None]] = []
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(53, 6)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
+WEIGHTS = np.linspace(0.5, 1.5, 53).astype("float32")
+STEPS, BATCH = 20, 8
+
+
+def check(function: Callable[[], None]) -> Callable[[], None]:
+    CHECKS.append(function)
+    return function
+
+
+class Small(Task):
+    def __init__(self, optimizer: str = "adam", dropout: float = 0.0) -> None:
+        self._optimizer = optimizer
+        self._dropout = dropout
+
+    def model(self) -> keras.Model:
+        return keras.Sequential(
+            [
+                keras.Input((6,)),
+                keras.layers.Dense(8, activation="relu", kernel_regularizer="l2"),
+                keras.layers.Dropout(self._dropout),
+                keras.layers.Dense(8, activity_regularizer="l2"),
+                keras.layers.Dense(3),
+            ]
+        )
+
+    def train_data(self) -> Any:
+        return X, Y, WEIGHTS
+
+    def loss(self) -> Any:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def optimizer(self) -> Any:
+        return self._optimizer
+
+    def metrics(self) -> Any:
+        return ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]
+
+
+class TwoOutputs(Small):
+    def model(self) -> keras.Model:
+        inputs = keras.Input((6,))
+        shared = keras.layers.Dense(8, activation="relu")(inputs)
+        return keras.Model(
+            inputs, {"a": keras.layers.Dense(3, name="a")(shared), "b": keras.layers.Dense(1, name="b")(shared)}
+        )
+
+    def train_data(self) -> Any:
+        return X, {"a": Y, "b": X[:, :1]}
+
+    def loss(self) -> Any:
+        return {"a": super().loss(), "b": "mse"}
+
+    def metrics(self) -> Any:
+        return {"a": ["accuracy"], "b": ["mae"]}
+
+
+class NotForXla(Small):
+    """Its forward pass calls Python, which XLA cannot."""
+
+    def model(self) -> keras.Model:
+        class Python(keras.layers.Layer):
+            def call(self, inputs: Any) -> Any:
+                doubled = tf.numpy_function(lambda value: value, [tf.stop_gradient(inputs)], tf.float32)
+                return inputs + 0.0 * tf.ensure_shape(doubled, inputs.shape)
+
+        return keras.Sequential([keras.Input((6,)), Python(), keras.layers.Dense(3)])
+
+
+def trained(
+    task: Task,
+    *,
+    strategy: Any = None,
+    mode: str = "graph",
+    cuts: tuple[int, ...] = (STEPS,),
+    stream: bool = False,
+    expect_mode: str | None = None,
+) -> tuple[list[np.ndarray], list[dict[str, float]], keras.Model]:
+    strategy = strategy or tf.distribute.get_strategy()
+    source = source_of(task.train_data(), task.train_data, "train_data")
+    assert isinstance(source, ArraySource)
+    model = build_model(strategy, task, 7, source.sample(BATCH // strategy.num_replicas_in_sync))
+    order = Order(source.examples, BATCH, 7)
+    feed: Feed = StreamFeed(strategy, source, order, BATCH, 0) if stream else ResidentFeed(strategy, source, order)
+    block = Block(strategy, task, model, feed, mode)  # type: ignore[arg-type]
+    block.compile(0)
+    assert block.mode == (expect_mode or mode)
+    step, metrics = 0, []
+    for steps in cuts:
+        metrics.append(block.run(step, steps))
+        step += steps
+    feed.close()
+    return [variable.numpy() for variable in model.variables + model.optimizer.variables], metrics, model
+
+
+def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def close(first: list[np.ndarray], second: list[np.ndarray]) -> None:
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@check
+def weights_do_not_depend_on_how_steps_are_cut_into_blocks() -> None:
+    for mode in ("xla", "graph", "eager"):
+        task = Small(dropout=0.3)
+        whole, _, _ = trained(task, mode=mode)
+        cut, _, _ = trained(task, mode=mode, cuts=(1, 2, 10, 7))
+        assert same(whole, cut), mode
+
+
+@check
+def xla_graph_and_eager_agree_to_rounding() -> None:
+    graph, (in_graph,), _ = trained(Small())
+    for mode in ("xla", "eager"):
+        other, (metrics,), _ = trained(Small(), mode=mode)
+        close(graph, other)
+        np.testing.assert_allclose([*metrics.values()], [*in_graph.values()], rtol=1e-4)
+
+
+@check
+def streamed_arrays_train_as_resident_ones() -> None:
+    for mode in ("xla", "graph"):
+        resident, metrics, _ = trained(Small(), mode=mode, cuts=(13, 7))
+        streamed, others, _ = trained(Small(), mode=mode, cuts=(13, 7), stream=True)
+        assert same(resident, streamed), mode
+        assert metrics == others
+
+
+@check
+def two_replicas_of_one_process_train_what_one_does() -> None:
+    # One strategy for all: each would number its collectives from the beginning, and those of two would be mixed up.
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # SGD: its weights follow gradients themselves, while Adam would hide a wrong scale of the loss.
+    for task in (Small("sgd"), Small("adam"), TwoOutputs("sgd")):
+        alone, (one,), _ = trained(task)
+        for stream in (False, True):
+            together, (two,), _ = trained(task, strategy=mirrored, stream=stream)
+            close(alone, together)
+            assert one.keys() == two.keys()
+            np.testing.assert_allclose([*one.values()], [*two.values()], rtol=1e-4)
+
+
+@check
+def metrics_are_those_of_keras_own_fit_over_the_same_batches() -> None:
+    for task in (Small("sgd"), TwoOutputs("sgd")):
+        _, (ours,), _ = trained(task)
+        source = source_of(task.train_data(), task.train_data, "train_data")
+        assert isinstance(source, ArraySource)
+        model = build_model(tf.distribute.get_strategy(), task, 7, source.sample(BATCH))
+        rows = Order(53, BATCH, 7).rows(0, STEPS).reshape(-1)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(source.rows(rows))
+        history = model.fit(x, y, BATCH, sample_weight=weights, shuffle=False, verbose=0).history
+        assert set(ours) == set(history)
+        for name, value in ours.items():
+            np.testing.assert_allclose(value, history[name][0], rtol=1e-4, err_msg=name)
+
+
+@check
+def a_model_that_xla_refuses_is_compiled_as_graph() -> None:
+    refused, _, _ = trained(NotForXla(), mode="xla", expect_mode="graph")
+    graph, _, _ = trained(NotForXla())
+    assert same(refused, graph)
+
+
+@check
+def the_mode_follows_from_the_model_alone() -> None:
+    def mode(*layers: Any, asked: str = "auto", replicas: int = 1, batch: Any = X) -> str:
+        return choose_mode(asked, keras.Sequential(layers), batch, replicas)
+
+    dense = keras.layers.Dense(3)
+    assert mode(dense) == "xla"
+    assert mode(dense, replicas=2) == mode(dense, asked="xla", replicas=2) == "graph"
+    assert mode(keras.layers.Conv2D(3, 3)) == mode(keras.layers.LSTM(3)) == "graph"
+    assert mode(keras.Sequential([keras.layers.Conv1D(3, 3)])) == "graph"
+    assert mode(keras.layers.Conv2D(3, 3), asked="xla") == "xla"
+    assert mode(dense, batch=np.array(["text"])) == mode(dense, asked="graph") == "graph"
+    assert mode(dense, asked="eager") == "eager"
+
+
+@check
+def an_evaluation_counts_every_example_once_whatever_the_batch_and_the_workers() -> None:
+    class Parts(Collective):
+        """Collects what each worker would sum, in place of a sum over processes."""
+
+        def __init__(self) -> None:
+            self.parts: list[np.ndarray] = []
+
+        def sum(self, values: np.ndarray) -> np.ndarray:
+            self.parts.append(values)
+            return np.sum(self.parts, axis=0)
+
+    task = Small()
+    _, _, model = trained(task)
+    x, y = X[:37], Y[:37]
+    expected = {
+        f"val_{name}": value for name, value in model.evaluate(x, y, batch_size=37, verbose=0, return_dict=True).items()
+    }
+    forms: dict[str, Any] = {
+        "arrays": lambda: (x, y),
+        "dataset": lambda: tf.data.Dataset.from_tensor_slices((x, y)),
+        "generator": lambda: zip(x, y, strict=True),
+    }
+    for form, data in forms.items():
+        for workers in (1, 2, 3):
+            for batch_size in (1, 8, 37, 64):
+                collective = Parts()
+                for index in range(workers):
+                    evaluator = Evaluator(
+                        task, model, source_of(data(), data, "evaluation_data"), collective,
+                        index=index, workers=workers, batch_size=batch_size, mode="graph",
+                    )  # fmt: skip
+                    result = evaluator.run()
+                case = f"{form} workers={workers} batch_size={batch_size}"
+                assert result.examples == 37, case
+                assert set(result.metrics) == set(evaluator.names()) == set(expected), case
+                for name, value in expected.items():
+                    np.testing.assert_allclose(result.metrics[name], value, rtol=1e-4, err_msg=f"{case} {name}")
+
+
+@check
+def a_tasks_variables_are_found_in_its_attributes() -> None:
+    class Keeps(Small):
+        def model(self) -> keras.Model:
+            self.one = tf.Variable(1.0)
+            self.more = [keras.Variable(2.0), 3.0]
+            return super().model()
+
+    task = Keeps()
+    build_model(tf.distribute.get_strategy(), task, 0, (X[:1], Y[:1]))
+    assert [float(variable) for variable in task_variables(task)] == [1.0, 2.0]
+
+
+def main() -> None:
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    results = {}
+    for function in CHECKS:
+        try:
+            function()
+            results[function.__name__] = "ok"
+        except Exception:
+            results[function.__name__] = traceback.format_exc()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What a run leaves behind beside checkpoints: event files and the exported model, on a local path and on GCS."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.export import export_model
+from trainer.metrics import TensorBoard
+from trainer.rundir.store import open_store
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+
+def test_scalars_are_found_in_the_event_file(run_url: str, tmp_path: Path) -> None:
+    store = open_store(run_url)
+    board = TensorBoard(store, 3)
+    board.scalars(10, {"loss": 0.5, "accuracy": 0.75})
+    board.scalars(20, {"loss": float("nan")})
+    board.close()
+    (entry,) = store.list("tensorboard/attempt-3/")
+    path = tmp_path / "events"
+    path.write_bytes(store.get(entry.name))
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    found = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+    assert found[:2] == [(10, "loss", 0.5), (10, "accuracy", 0.75)]
+    assert np.isnan(found[2][2])
+
+
+def test_the_exported_model_predicts_as_the_trained_one(run_url: str, tmp_path: Path) -> None:
+    store = open_store(run_url)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+
+    class OwnLoss(keras.losses.Loss):
+        """Keras can write it, but only who has this class can read it."""
+
+        def call(self, y_true: object, y_pred: object) -> object:
+            return y_pred
+
+    for attempt, loss in enumerate(("mse", OwnLoss(), lambda y_true, y_pred: y_pred), 1):
+        model.compile("adam", loss)
+        where = export_model(model, store, attempt)
+        assert where == f"{run_url}/export/attempt-{attempt}/model.keras"
+        path = tmp_path / f"{attempt}.keras"
+        path.write_bytes(store.get(f"export/attempt-{attempt}/model.keras"))
+        loaded = keras.models.load_model(path, compile=attempt == 1)
+        np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+        assert model.compiled
+    assert export_model(model, store, 1)  # the same name again: the answer to an earlier try was lost
