@@ -133,6 +133,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
             batch_size=train.evaluate.batch_size or train.global_batch_size,
             mode=block.mode,
         )
+        evaluator.compile()
     if early is not None:
         _check_stop_when(early.rule.metric, evaluator)
     chief = start.index == 0

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,9 @@ class ResidentFeed:
         self._replicas = strategy.num_replicas_in_sync
         rows_bytes = order.global_batch_size // self._replicas * 4
         self.capacity = max(1, min(_STEPS_MAX, _INDEX_BYTES // rows_bytes))
+        # The order of the next block is worked out while the present one runs.
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="order")
+        self._prepared: Future[None] | None = None
         self._arrays = keras.tree.map_structure(
             lambda array: on_replicas(strategy, lambda _: tf.constant(array)), source.arrays
         )
@@ -61,8 +65,11 @@ class ResidentFeed:
     def block(self, first_step: int, steps: int) -> Any:
         import tensorflow as tf
 
+        if self._prepared is not None:
+            self._prepared.result()
         rows = np.zeros((self.capacity, self._order.global_batch_size), np.int32)
         rows[:steps] = self._order.rows(first_step, steps)
+        self._prepared = self._ahead.submit(self._order.prepare, first_step + steps, max(steps, 1))
         if self._replicas == 1:
             return tf.constant(rows), self._arrays
         return (
@@ -81,7 +88,7 @@ class ResidentFeed:
         return keras.tree.map_structure(lambda array: tf.gather(array, rows[step]), arrays)
 
     def close(self) -> None:
-        pass
+        self._ahead.shutdown()
 
 
 class StreamFeed:

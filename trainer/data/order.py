@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Two are in use where a batch spans two epochs; one more for the next block.
-_PERMUTATIONS_KEPT = 3
-
 
 def permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
     """The order of `examples` in `epoch` (from 0): int64 [examples], a permutation of 0..examples-1.
@@ -69,6 +66,7 @@ class Order:
 
     def rows(self, first_step: int, steps: int) -> np.ndarray:
         """The examples of `steps` steps from `first_step` (from 0) on: int64 [steps, global_batch_size]."""
+        self.prepare(first_step, steps)
         start = first_step * self.global_batch_size
         end = start + steps * self.global_batch_size
         parts = []
@@ -78,11 +76,19 @@ class Order:
         flat = np.concatenate(parts) if parts else np.empty(0, np.int64)
         return flat.reshape(steps, self.global_batch_size)
 
+    def prepare(self, first_step: int, steps: int) -> None:
+        """Work out the permutations that `rows` will need for these steps, and forget those of earlier ones."""
+        start = first_step * self.global_batch_size
+        end = start + steps * self.global_batch_size
+        epochs = range(start // self.examples, -(-end // self.examples))
+        for epoch in [epoch for epoch in self._permutations if epoch < epochs.start]:
+            del self._permutations[epoch]
+        for epoch in epochs:
+            self._permutation(epoch)
+
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:
             self._permutations[epoch] = permutation(self.seed, epoch, self.examples)
-            while len(self._permutations) > _PERMUTATIONS_KEPT:
-                del self._permutations[min(self._permutations)]
         return self._permutations[epoch]
 
 
