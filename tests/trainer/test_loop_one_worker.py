@@ -89,19 +89,20 @@ def test_a_killed_process_ends_with_the_weights_and_the_examples_of_an_undisturb
 
 
 def test_a_stop_request_saves_and_exits_143_and_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
-    train = {**DIGITS, "task": "tasks_for_tests.py:Slow"}
-    with job(tmp_path, train) as stopped:
+    endless = {**DIGITS, "task": "tasks_for_tests.py:Slow", "steps": 100_000}
+    with job(tmp_path, endless) as stopped:
         stopped.wait(until=lambda current: len(current.workers[0].of(Block)) > 1)
         stopped.stop()
         assert stopped.wait() == [143], stopped.workers[0].output()
         (snapshot,) = stopped.workers[0].of(Snapshot)
         assert snapshot.why == "stop"
-        assert snapshot.step == stopped.workers[0].of(Block)[-1].step < 120
+        assert snapshot.step == stopped.workers[0].of(Block)[-1].step < 100_000
+    train = {**endless, "steps": snapshot.step + 5}
     with job(tmp_path, train, attempt=2, restore=CommitRef(step=snapshot.step, attempt=1)) as resumed:
         assert resumed.wait() == [0], resumed.workers[0].output()
         result = resumed.workers[0].result
         assert "reading the data up to where training was" in resumed.workers[0].output()
-    with job(tmp_path, train, attempt=3, restore=CommitRef(step=120, attempt=2)) as again:
+    with job(tmp_path, train, attempt=3, restore=CommitRef(step=snapshot.step + 5, attempt=2)) as again:
         assert again.wait() == [0], again.workers[0].output()
         assert again.workers[0].of(Block) == again.workers[0].of(Snapshot) == again.workers[0].of(Evaluated) == []
         assert again.workers[0].result.weights_sha256 == result.weights_sha256
