@@ -47,7 +47,9 @@ END_S = 5.0
 
 
 # What TensorFlow prints at every import and no setting turns off. It is not shown; the logs in the run directory keep it.
-_SAYS_NOTHING = re.compile(r"WARNING: All log messages before absl::InitializeLog|I0000 .*\] oneDNN custom operations are on")
+_SAYS_NOTHING = re.compile(
+    r"WARNING: All log messages before absl::InitializeLog|I0000 .*\] oneDNN custom operations are on"
+)
 
 
 @dataclass

@@ -5,7 +5,8 @@ A world in memory plays agents, processes and the store. What must hold is check
 
 from datetime import UTC, datetime
 
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trainer.agent.coordinator import Append, Coordinator, Job, ListCommits, Probe
@@ -123,7 +124,10 @@ class World(RuleBasedStateMachine):
                 newest = next((record for record in reversed(self.records) if isinstance(record, AttemptRecord)), None)
                 named = {member.uid for member in newest.members} if newest else set()
                 recorded = {
-                    member.uid for record in self.records if isinstance(record, AttemptRecord) for member in record.members
+                    member.uid
+                    for record in self.records
+                    if isinstance(record, AttemptRecord)
+                    for member in record.members
                 }
                 if self.agents[index].uid in named and (index == 0 or agent.uid in recorded):
                     assert directive.kind in ("leave", "exit"), "an agent whose successor is on record goes on"

@@ -12,7 +12,9 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def loss(worker: int, at_s: float, code: int, **facts: object) -> Loss:
-    return Loss(worker, at_s, ExitReport.model_validate({"attempt": 1, "code": code, "step": 40, "blocks": True, **facts}))
+    return Loss(
+        worker, at_s, ExitReport.model_validate({"attempt": 1, "code": code, "step": 40, "blocks": True, **facts})
+    )
 
 
 def ended(*losses: Loss, limit: int | None = None) -> AttemptEnd:
@@ -58,7 +60,9 @@ def test_without_any_report_the_coordinator_was_lost() -> None:
     assert ended().reason == "coordinator lost"
 
 
-def end_at(step: int, code: int = 134, exception: str = "", *, blocks: bool = True, memory_full: bool = False) -> AttemptEnd:
+def end_at(
+    step: int, code: int = 134, exception: str = "", *, blocks: bool = True, memory_full: bool = False
+) -> AttemptEnd:
     return AttemptEnd(
         attempt=1, code=code, reason="x", exception=exception, step=step, blocks=blocks, memory_full=memory_full
     )

@@ -17,7 +17,10 @@ PREFIX = "attempts/"
 
 
 class Wire(BaseModel):
-    """A value that travels between processes or lies in the run directory. Unknown keys are ignored: a newer version may add some."""
+    """A value that travels between processes or lies in the run directory.
+
+    Unknown keys are ignored: a newer version may add some.
+    """
 
     # constants: a loss may be NaN and a best value infinite; as null they would not come back.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
