@@ -543,7 +543,8 @@ class Coordinator:
             return self._directive("wait")
         if report.state == "running":
             return self._directive("wait" if report.attempt == record.number else "end")
-        if report.attempt < record.number:
+        # An agent that took the place of one whose process was done already has no part in this attempt.
+        if report.attempt < record.number and any(member.uid == report.uid for member in record.members):
             return self._directive("run", record=record)
         return self._directive("wait", reason="waiting for the other workers to end")
 
