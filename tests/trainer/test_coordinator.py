@@ -121,14 +121,10 @@ class World(RuleBasedStateMachine):
         for agent in self.old_agents:
             if agent.index == index and agent.left is None:
                 directive = self.coordinator.poll(agent.report(self.launch.id), self.now)
-                newest = next((record for record in reversed(self.records) if isinstance(record, AttemptRecord)), None)
-                named = {member.uid for member in newest.members} if newest else set()
-                recorded = {
-                    member.uid
-                    for record in self.records
-                    if isinstance(record, AttemptRecord)
-                    for member in record.members
-                }
+                # As far as this coordinator knows: a record that a stale one wrote since, it finds when it writes its own.
+                known = [record for record in self.coordinator.records if isinstance(record, AttemptRecord)]
+                named = {member.uid for member in known[-1].members} if known else set()
+                recorded = {member.uid for record in known for member in record.members}
                 if self.agents[index].uid in named and (index == 0 or agent.uid in recorded):
                     assert directive.kind in ("leave", "exit"), "an agent whose successor is on record goes on"
                 agent.obey(directive)

@@ -165,11 +165,14 @@ class Coordinator:
     def _bad(self) -> list[str]:
         return list(self.records[-1].bad) if self.records else []
 
+    def _recorded(self, uid: str) -> bool:
+        return any(member.uid == uid for record in self._of_launch() for member in record.members)
+
     def _is_superseded(self, uid: str) -> bool:
         """A UID named in an earlier record and not in the newest one is out for good."""
         attempts = self._of_launch()
         newest = {member.uid for member in attempts[-1].members} if attempts else set()
-        return uid not in newest and any(member.uid == uid for record in attempts for member in record.members)
+        return uid not in newest and self._recorded(uid)
 
     # --- events
 
@@ -188,7 +191,12 @@ class Coordinator:
         if report.state == "leaving":
             self._lost(report.index, now, why="was told to leave (SIGTERM)")
         self._advance(now)
-        return self._answer(report)
+        directive = self._answer(report)
+        if directive.kind == "run":
+            # Idle no more: only its next report may say so, else its commits could come after the commits were listed.
+            started = report.model_copy(update={"state": "running", "attempt": directive.attempt})
+            self._agents[report.index] = _Seen(started, now)
+        return directive
 
     def _stranger(self, report: AgentReport) -> str:
         if report.launch != self.job.launch.id:
@@ -198,7 +206,10 @@ class Coordinator:
         # Another agent of index 0 has a coordinator of its own, and does not poll this one, unless it is an older one.
         if report.index == 0 and report.uid != self.job.uid:
             return "another agent is worker 0 now"
-        if report.uid in self._replaced or self._is_superseded(report.uid):
+        seen = self._agents.get(report.index)
+        # Of two that live, the one in no record came later.
+        older = seen is not None and seen.report.uid != report.uid and self._recorded(report.uid)
+        if report.uid in self._replaced or self._is_superseded(report.uid) or older:
             return f"another agent took the place of this one as worker {report.index}"
         return ""
 

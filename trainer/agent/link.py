@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_S = 3.0
 END_CHECK_S = 10.0
+OBEY_S = 5.0
+"""How long the agent's own thread may take to obey; then it is asked anew all the same, lest it seem silent."""
 
 
 class CoordinatorClient:
@@ -75,7 +77,8 @@ class Link:
         wake: Callable[[], None],
     ) -> None:
         """`poll` asks the coordinator, by HTTP or in this process; `report` gives this worker's state of the moment;
-        `wake` is called when a directive arrived."""
+        `wake` is called when a directive arrived. Nothing is asked before `obeyed` was called after it, so that no report
+        is older than what its worker was told last."""
         self._poll = poll
         self._report = report
         self._store = store
@@ -84,6 +87,7 @@ class Link:
         self._lock = threading.Lock()
         self._directive: Directive | None = None
         self._hurry = threading.Event()
+        self._obeyed = threading.Event()
         self._closed = False
         self.silent_since: float | None = None
         """Since when the coordinator has not answered (monotonic), or None."""
@@ -97,13 +101,21 @@ class Link:
             directive, self._directive = self._directive, None
         return directive
 
+    def obeyed(self) -> None:
+        """What was taken is done, and `report` tells of it."""
+        with self._lock:
+            if self._directive is None:
+                self._obeyed.set()
+
     def hurry(self) -> None:
         """Something changed: poll now."""
         self._hurry.set()
 
     def close(self, timeout_s: float = REQUEST_S) -> None:
         """Poll once more and end."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            self._obeyed.set()
         self._hurry.set()
         self._thread.join(timeout_s)
 
@@ -128,7 +140,10 @@ class Link:
             if directive is not None:
                 with self._lock:
                     self._directive = directive
+                    if not self._closed:
+                        self._obeyed.clear()
                 self._wake()
+                self._obeyed.wait(OBEY_S)
             if closed:
                 return
             self._hurry.wait(wait_s)

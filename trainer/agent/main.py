@@ -131,6 +131,7 @@ class Agent:
             self._obey(now)
             self._advance(now)
             self._report = self._make_report(now)
+            self._link.obeyed()
             self._summarise(now)
             if self._attempt is not None or self._leaving is None:
                 continue
