@@ -106,7 +106,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     memory = SnapshotMemory(start.memory_fd) if start.memory_fd is not None else None
     if memory is not None:
         memory.reserve(state.size_bytes)
-    mode = choose_mode(train.compile, model, source.sample(1), replicas)
+    mode = choose_mode(train.compile, model, source.sample(1), replicas, tpu=config.tpu)
     feed = make_feed(
         strategy, source, seed=train.seed, global_batch_size=train.global_batch_size, first_step=progress.step
     )

@@ -30,11 +30,14 @@ _NOT_FOR_XLA = (
 )  # fmt: skip
 
 
-def choose_mode(asked: str, model: keras.Model, batch: Any, replicas: int) -> Mode:
+def choose_mode(asked: str, model: keras.Model, batch: Any, replicas: int, *, tpu: bool = False) -> Mode:
     """How steps are compiled. A function of model and job alone, never of timing: the choice may show in the last bits.
 
-    auto: xla for one replica and a model without convolutional, recurrent or text layers, else graph.
+    auto: xla for one replica and a model without convolutional, recurrent or text layers, else graph. On a TPU always
+    graph: what strategy.run compiles there is XLA's already, and jit_compile asks for a device that image does not have.
     """
+    if tpu:
+        return "graph"
     if asked in ("graph", "eager"):
         return asked  # type: ignore[return-value]
     leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(batch)]
