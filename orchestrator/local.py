@@ -42,6 +42,10 @@ STATE_S = 0.5
 DEATHS_MAX = 20
 """Deaths of one agent, not followed by a minute of life, after which `orch run` gives up."""
 STABLE_S = 60.0
+HEALTH_S = 1.0
+UNANSWERED_MAX = 4
+"""An agent that lives and leaves so many questions in a row unanswered, one in two seconds, stands still, and is ended.
+Questions are counted, not time: after Ctrl-Z and fg it is not the agents that stood still."""
 END_S = 5.0
 """After the first agent left with the end record's code, how long the others may take before they are asked to."""
 
@@ -61,6 +65,9 @@ class _Agent:
     restart_at_s: float = 0.0
     deaths: int = 0
     final_code: int | None = None
+    port: int = 0
+    unanswered: int | None = None
+    """Questions after its health in a row that it left unanswered; None before its first answer."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +174,13 @@ class LocalRun:
         with run_lock(self._config.run_directory, self._config.name), self._private_folder() as folder:
             self._environment = self._agent_environment(folder)
             watcher = threading.Thread(target=self._watch, args=(self._client(),), daemon=True)
+            doctor = threading.Thread(target=self._ask_for_health, daemon=True)
             with self._signals():
                 try:
                     for agent in self._agents:
                         self._start(agent)
                     watcher.start()
+                    doctor.start()
                     self._loop()
                 finally:
                     self._kill_all()
@@ -216,12 +225,14 @@ class LocalRun:
         return CoordinatorClient(("127.0.0.1", self._port), self._token)
 
     def _start(self, agent: _Agent) -> None:
+        # Only the first worker's port must be known to others; the rest serve health and figures on any free one.
+        agent.port = self._port if agent.index == 0 else _free_port()
+        agent.unanswered = None
         environment = {
             **self._environment,
             "ORCH_INDEX": str(agent.index),
             "ORCH_UID": secrets.token_hex(8),
-            # Only the first worker's port must be known; the others serve health and figures on any free one.
-            "ORCH_PORT": str(self._port if agent.index == 0 else _free_port()),
+            "ORCH_PORT": str(agent.port),
         }
         agent.process = subprocess.Popen(
             [self._python, "-P", "-m", "trainer.agent"],
@@ -314,6 +325,10 @@ class LocalRun:
             return
         status = agent.process.poll()
         if status is None:
+            if agent.unanswered is not None and agent.unanswered >= UNANSWERED_MAX:
+                self._printer.line(f"[worker {agent.index}] its agent stands still: it is ended")
+                agent.unanswered = None
+                agent.process.kill()
             return
         self._read(agent)
         self._forget(agent)
@@ -349,6 +364,16 @@ class LocalRun:
     # --- showing
 
     _over = False
+
+    def _ask_for_health(self) -> None:
+        """What no Job controller does for us here: find agents that live and stand still."""
+        while not self._over:
+            for agent in self._agents:
+                if _healthy(agent.port):
+                    agent.unanswered = 0
+                elif agent.unanswered is not None:
+                    agent.unanswered += 1
+            time.sleep(HEALTH_S)
 
     def _watch(self, client: CoordinatorClient) -> None:
         while not self._over:
@@ -420,6 +445,14 @@ def result_of(
     return LocalResult(
         state="failed", code=int(code or 0), reason=f"the agents left: {title_of(int(code or 0))}", **facts
     )
+
+
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HEALTH_S)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    return False
 
 
 def _free_port() -> int:

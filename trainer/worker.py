@@ -67,11 +67,12 @@ def train(channel: Channel, start: Start) -> ExitCode:
     channel.enter(Phase.RENDEZVOUS)
     strategy = make_strategy(tpu=config.tpu)
     training: Training = prepare(channel, start, config, strategy)
-    if not training.loop.run():
-        return ExitCode.STOPPED
-    training.finish()
+    done = training.loop.run()
+    if done:
+        training.finish()
+    # Also after a stop: who leaves while a peer still copies its state would break the collective within.
     training.loop.collective.leave(start.index, start.record.world_size)
-    return ExitCode.DONE
+    return ExitCode.DONE if done else ExitCode.STOPPED
 
 
 def tell(channel: Channel, error: BaseException) -> ExitCode:

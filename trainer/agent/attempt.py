@@ -4,10 +4,12 @@ Messages of the two are read and passed on here; when to start, stop and end an 
 """
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,7 +22,6 @@ from trainer.agent.protocol import (
     Evaluated,
     ExitReport,
     Failure,
-    LastSave,
     Phase,
     PhaseBegan,
     Result,
@@ -36,6 +37,7 @@ from trainer.agent.protocol import (
     from_writer,
 )
 from trainer.agent.watchdog import Watchdog
+from trainer.agent.writing import STOPPED_S, Writing
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
 from trainer.exit_codes import ExitCode
@@ -95,24 +97,17 @@ class Attempt:
         self._since = self._phase_since = now
         self._killed_silent_s: float | None = None
         self._hung_s: float | None = None
+        self._stopped = False
         self._kill_at: float | None = None
         self._exited_at: float | None = None
-        self._writer_until: float | None = None
         self._stop_reason = ""
         self.stop_sent = False
         hang = config.restarts.hang_timeout
         self._watchdog = Watchdog(None if hang == "auto" else hang)
-        self.writer: Child | None = None
-        memory_fd = None
-        if config.train.command is None and index == 0:
-            memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
-        try:
-            self.process = self._start(config_path, environment, memory_fd)
-        finally:
-            if memory_fd is not None:
-                os.close(memory_fd)
+        self.writing: Writing | None = None
+        self.process = self._start(config_path, environment)
 
-    def _start(self, config_path: str, environment: Mapping[str, str], memory_fd: int | None) -> Child:
+    def _start(self, config_path: str, environment: Mapping[str, str]) -> Child:
         # Whoever reads the process's environment finds no token of ours in it.
         environment = {name: value for name, value in environment.items() if name != "ORCH_TOKEN_FILE"}
         cluster = tf_config(self.record.members, self._index)
@@ -122,27 +117,31 @@ class Attempt:
         if self._config.train.command is not None:
             environment["ORCH_ATTEMPT"] = str(self.record.number)
             return Child(self._config.train.command, environment, inherit=(), channel=False)
-        inherit = [memory_fd] if memory_fd is not None else []
-        process = Child.module("trainer.worker", environment, inherit=inherit)
-        process.send(Start(config=config_path, record=self.record, index=self._index, memory_fd=memory_fd))
-        if memory_fd is not None:
-            self.writer = Child.module("trainer.checkpoint.writer", environment, inherit=inherit)
-            self.writer.send(
-                WriterStart(
-                    run_directory=self._config.run_directory,
-                    attempt=self.record.number,
-                    nonce=self.record.nonce,
-                    keep=self._config.checkpoint.keep,
-                    shard_size_bytes=self._config.checkpoint.shard_size_mb * 1_000_000,
-                    memory_fd=memory_fd,
-                )
+        memory_fd = None
+        if self._index == 0:
+            memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
+            start = WriterStart(
+                run_directory=self._config.run_directory,
+                attempt=self.record.number,
+                nonce=self.record.nonce,
+                keep=self._config.checkpoint.keep,
+                shard_size_bytes=self._config.checkpoint.shard_size_mb * 1_000_000,
+                memory_fd=memory_fd,
             )
+            self.writing = Writing(start, environment)
+        try:
+            process = Child.module("trainer.worker", environment, inherit=[memory_fd] if memory_fd is not None else [])
+        except OSError:
+            if self.writing is not None:
+                self.writing.close()
+            raise
+        process.send(Start(config=config_path, record=self.record, index=self._index, memory_fd=memory_fd))
         return process
 
     @property
     def children(self) -> list[Child]:
         """The processes of this attempt."""
-        return [self.process] if self.writer is None else [self.process, self.writer]
+        return [self.process] if self.writing is None else [self.process, self.writing.child]
 
     # --- what the process and the writer say
 
@@ -153,10 +152,10 @@ class Attempt:
         output = self.process.read_output()
         if output and self._config.train.command is not None:
             self._since = now
-        if self.writer is not None:
-            for line in self.writer.read_messages():
+        if self.writing is not None:
+            for line in self.writing.child.read_messages():
                 self._from_writer(line)
-            output += self.writer.read_output()
+            output += self.writing.child.read_output()
         return output
 
     def _from_process(self, line: bytes, now: float) -> None:
@@ -186,10 +185,8 @@ class Attempt:
                 self._watchdog.evaluated(message.seconds)
                 self._on_record(message)
             case Snapshot():
-                if self.writer is None or self.writer.status is not None:
-                    self.process.send(SaveFailed(step=message.step, error="the writer has ended"))
-                else:
-                    self.writer.send(message)
+                if self.writing is not None:
+                    self.writing.save(message)
             case SaveSkipped():
                 progress.saves_skipped += 1
                 log.warning(
@@ -201,6 +198,7 @@ class Attempt:
                 self._failure = message
 
     def _from_writer(self, line: bytes) -> None:
+        assert self.writing is not None
         try:
             message = from_writer.validate_json(line)
         except ValidationError:
@@ -210,6 +208,7 @@ class Attempt:
             case Saved():
                 self.progress.last_commit = message.commit
                 self.progress.save_error = ""
+                self.writing.answered()
                 log.info(
                     "saved commit=%s size_mb=%.1f seconds=%.2f",
                     message.commit.name,
@@ -219,6 +218,7 @@ class Attempt:
                 self.process.send(message)
             case SaveFailed():
                 self.progress.save_error = message.error
+                self.writing.answered()
                 log.error("save failed step=%d error=%s", message.step, message.error)
                 if message.superseded:
                     self.superseded = message.error
@@ -253,23 +253,22 @@ class Attempt:
 
     def writer_deadline(self, until: float) -> None:
         """The writer may go on until then, where that is earlier than its own 30 s."""
-        self._writer_until = min(until, self._writer_until) if self._writer_until is not None else until
+        if self.writing is not None:
+            self.writing.limit(until)
 
     def tick(self, now: float) -> None:
         """Time passed: hangs, the writer's limit."""
         self._measure_memory()
         if self.process.status is None:
             self._watch(now)
-            return
-        if self._exited_at is None:
+        elif self._exited_at is None:
             self._exited_at = now
             self.process.kill_group()
-            if self.writer is not None:
-                self.writer.send(LastSave())
-                self.writer_deadline(now + WRITER_S)
-        if self.writer is not None and self.writer.status is None and now > (self._writer_until or now):
-            log.warning("writer killed: its save was not done in time attempt=%d", self.record.number)
-            self.writer.kill_group()
+            if self.writing is not None:
+                self.writing.finish(now + WRITER_S)
+        if self.writing is not None and (trouble := self.writing.tick(now)):
+            log.warning("%s attempt=%d", trouble, self.record.number)
+            self.progress.save_error = trouble
 
     def _watch(self, now: float) -> None:
         if self._config.train.command is not None and self._config.restarts.hang_timeout == "auto":
@@ -277,14 +276,30 @@ class Attempt:
         limit_s = self._watchdog.limit_s()
         if self._config.train.command is not None:
             limit_s = float(self._config.restarts.hang_timeout)
-        if self._hung_s is None and now - self._since > limit_s:
+        self._stopped = self._stopped or self.process.stopped_s(now) > STOPPED_S
+        if self._hung_s is None and (now - self._since > limit_s or self._stopped):
             self._hung_s = now - self._since
-            log.error("hang: phase=%s silent_s=%.0f limit_s=%.0f; stacks follow", self.phase, self._hung_s, limit_s)
-            if self._config.train.command is None:
-                self.process.signal(signal.SIGUSR1)
-            self._kill_at = now + DUMP_S
+            log.error(
+                "hang: phase=%s silent_s=%.0f limit_s=%.0f%s",
+                self.phase,
+                self._hung_s,
+                limit_s,
+                " stopped by a signal (SIGSTOP)" if self._stopped else "; stacks follow",
+            )
+            self._kill_at = now + (0 if self._stopped else DUMP_S)
+            if self._config.train.command is None and not self._stopped:
+                self._dump_stacks()
         if self._kill_at is not None and now > self._kill_at:
             self.process.kill_group()
+
+    def _dump_stacks(self) -> None:
+        """All threads of all processes of this worker into the log; the children write theirs themselves."""
+        for child in self.children:
+            child.signal(signal.SIGUSR1)
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            log.error("stacks of the agent\n%s", file.read().decode(errors="replace").rstrip())
 
     def _measure_memory(self) -> None:
         if sys.platform != "linux" or self.process.status is not None:
@@ -302,7 +317,9 @@ class Attempt:
 
     def ended(self, now: float) -> bool:
         """Whether both processes have ended and their output was read."""
-        if self._exited_at is None or any(child.status is None for child in self.children):
+        if self._exited_at is None or self.process.status is None:
+            return False
+        if self.writing is not None and not self.writing.ended(now):
             return False
         drained = all(child.output_fd is None for child in self.children)
         return drained or now - self._exited_at > OUTPUT_S
@@ -316,6 +333,8 @@ class Attempt:
         if self._hung_s is not None:
             code, killed = ExitCode.HANG, False
             message = f"silent for {self._hung_s:.0f} s in phase {self.phase}"
+            if self._stopped:
+                message += ", stopped by a signal (SIGSTOP)"
         elif self.stop_sent and code in (ExitCode.KILLED, ExitCode.LOST_PEER, ExitCode.SCRIPT_FAILED):
             code, message = ExitCode.STOPPED, self._stop_reason
         silent_s = self._hung_s or 0.0
@@ -358,9 +377,10 @@ class Attempt:
 
     def close(self) -> None:
         """Kill what still runs, give the files back."""
-        for child in self.children:
-            child.kill_group()
-            child.close()
+        self.process.kill_group()
+        self.process.close()
+        if self.writing is not None:
+            self.writing.close()
 
 
 def _smooth(rate: float, sample: float) -> float:

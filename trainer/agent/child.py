@@ -89,6 +89,7 @@ class Child:
         self._lines = Lines()
         self._messages = Lines(line_max_bytes=1 << 26)
         self._unsent = b""
+        self._stopped_since: float | None = None
 
     @classmethod
     def module(cls, name: str, environment: Mapping[str, str], *, inherit: Sequence[int] = ()) -> "Child":
@@ -155,6 +156,16 @@ class Child:
                 break
             lines += self._lines.feed(data)
         return lines
+
+    def stopped_s(self, now: float) -> float:
+        """For how long it has been seen stopped by a signal (SIGSTOP); 0 while it is not. Linux only."""
+        try:
+            with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as file:
+                stopped = self.status is None and file.read().rpartition(") ")[2].startswith("T")
+        except OSError:
+            stopped = False
+        self._stopped_since = (self._stopped_since or now) if stopped else None
+        return now - self._stopped_since if self._stopped_since is not None else 0.0
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process alone."""

@@ -133,6 +133,9 @@ class Coordinator:
             own = newest.launch.id == self.job.launch.id
             if own or (not self.job.fresh and self._finished(newest)):
                 self._ended(newest)
+        elif newest.launch.id == self.job.launch.id:
+            # That this coordinator is a new one is itself why the attempt ended, unless somebody reports more than an echo.
+            self._losses[0] = Loss(0, self._started_s, why="was replaced: its agent or pod had ended")
 
     def _finished(self, end: EndRecord) -> bool:
         """Whether an earlier launch did already all that this one asks for."""
@@ -306,7 +309,9 @@ class Coordinator:
             self._losses[report.index] = Loss(report.index, loss.at_s if loss else now, exit_report)
 
     def _lost(self, index: int, now: float, *, why: str) -> None:
-        if self.stage is Stage.RUN and index not in self._losses:
+        # While the attempt's ends are gathered, too: that a peer's echo was heard first must not make it the culprit.
+        gathering = self.stage is Stage.GATHER and self._running is not None and self._previous is None
+        if (self.stage is Stage.RUN or gathering) and index not in self._losses:
             self._losses[index] = Loss(index, now, why=why)
 
     def _check_rendezvous(self, now: float) -> None:

@@ -95,7 +95,8 @@ def _reason(worker: int, code: int, report: ExitReport) -> str:
     if report.bad_commit:
         return f"worker {worker}: {report.message or f'checkpoint {report.bad_commit} is damaged'}"
     if code == ExitCode.HANG:
-        return f"worker {worker} hung: silent for {report.silent_s:.0f} s at step {report.step}"
+        how = report.message or f"silent for {report.silent_s:.0f} s"
+        return f"worker {worker} hung: {how} (step {report.step})"
     text = f"worker {worker}: {title_of(code)}"
     if report.exception:
         text += f": {report.exception}: {_first_line(report.message)}"

@@ -4,6 +4,7 @@ Uploads each snapshot from the memfd, makes it real by its commit, reads it back
 process of its own, so that saving costs training neither its interpreter's lock nor its life. No TensorFlow.
 """
 
+import faulthandler
 import logging
 import mmap
 import os
@@ -149,9 +150,8 @@ class Writer:
         for index in range(len(save.shards), len(save.files)):
             name = shard_name(save.ref, index, len(save.files))
             save.shards.append(self._put_shard(name, save.files[index]))
-        commit = save.commit(self._start.nonce)
         self._check_not_superseded()
-        write_commit(self._store, commit)
+        commit = write_commit(self._store, save.commit(self._start.nonce))
         self._read_back(commit)
         return commit
 
@@ -293,6 +293,7 @@ def serve(lines: BinaryIO, send: Callable[[Saved | SaveFailed | Retained | SaveT
 def main() -> int:
     """The process: its channel is the socket ORCH_CHANNEL_FD."""
     die_with_parent()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's business
     os.nice(_NICENESS)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)

@@ -158,8 +158,11 @@ def read_commit(store: Store, ref: CommitRef) -> Commit:
         return parse(store.get(commit_name(ref)), ref)
 
 
-def write_commit(store: Store, commit: Commit) -> None:
-    """Create the commit. Returns as well when an earlier try of ours won and its acknowledgement was lost.
+def write_commit(store: Store, commit: Commit) -> Commit:
+    """Create the commit; returns the one that stands.
+
+    That is an earlier try of ours where its acknowledgement was lost, or of a writer of this attempt that died since: the
+    nonce is the attempt's, the data are the same, the time of writing may be another.
 
     Raises:
         ObjectExists: another writer's commit has that name.
@@ -172,5 +175,7 @@ def write_commit(store: Store, commit: Commit) -> None:
             found = read_commit(store, commit.ref)
         except (ObjectNotFound, DamagedCheckpoint):
             raise ObjectExists(f"the commit {commit.ref.name} exists and is not ours") from None
-        if found.nonce != commit.nonce:
+        if found.nonce != commit.nonce or found.shards != commit.shards:
             raise ObjectExists(f"the commit {commit.ref.name} was made by another writer") from None
+        return found
+    return commit
