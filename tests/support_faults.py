@@ -1,0 +1,63 @@
+"""Jobs of paced tasks with fault points that can be armed while they run."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from support_run import OrchRun
+
+HERE = Path(__file__).parent
+
+
+class Disturbed(OrchRun):
+    """An `orch run` of a task of support_tasks.py, with its fault points in `faults`."""
+
+    faults: Path
+    directory: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def room(cls, folder: Path, job: str) -> Iterator[Callable[..., "Disturbed"]]:
+        """Gives what starts jobs in `folder`, from the text of a job file with {task}, {params}, ...; ends them all."""
+        shutil.copy(HERE / "support_tasks.py", folder)
+        faults = folder / "faults"
+        faults.mkdir()
+        runs: list[Disturbed] = []
+
+        def begin(
+            task: str,
+            *arguments: str,
+            workers: int,
+            steps: int = 400,
+            params: dict[str, Any] | None = None,
+            budget: int = 20,
+            hang: str = "auto",
+            environment: dict[str, str] | None = None,
+        ) -> "Disturbed":
+            text = job.format(task=task, params=json.dumps(params or {}), steps=steps, budget=budget, hang=hang)
+            (folder / "job.yaml").write_text(text)
+            run = cls(
+                folder / "job.yaml",
+                "--workers",
+                str(workers),
+                *arguments,
+                cwd=folder,
+                environment={"ORCH_FAULTS": str(faults), **(environment or {})},
+            )
+            run.faults, run.directory = faults, folder / "runs" / text.split("name: ")[1].split()[0]
+            runs.append(run)
+            return run
+
+        try:
+            yield begin
+        finally:
+            for run in runs:
+                run.close()
+
+    def logged(self, worker: int) -> str:
+        """All that one worker's processes and agent left in the run directory."""
+        files = sorted(self.directory.glob(f"logs/worker-{worker}/*/segment-*.log"))
+        return "\n".join(path.read_text(errors="replace") for path in files)

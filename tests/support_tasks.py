@@ -1,0 +1,148 @@
+"""Tasks for jobs that are disturbed: paced, so that a test acts in the middle of them whatever the machine's speed."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.task import Task
+from trainer.tasks.digits import Digits
+
+EXAMPLES = 300
+STEPS_LOGGED = 4000
+
+
+class Pause(keras.callbacks.Callback):
+    """Sleeps after each block. Blocks end with saves, so `checkpoint.every` sets the pace."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        time.sleep(self._seconds)
+
+
+class Paced(Digits):
+    def __init__(self, pause_s: float = 0.05) -> None:
+        super().__init__(hidden=[16])
+        self.pause_s = pause_s
+
+    def callbacks(self) -> list[Any]:
+        return [Pause(self.pause_s)]
+
+
+class Normalised(Paced):
+    """BatchNormalization's statistics differ between replicas: each save is a collective."""
+
+    def model(self) -> keras.Model:
+        layers = [
+            keras.layers.Flatten(),
+            keras.layers.Dense(16),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        ]
+        return keras.Sequential([keras.Input((8, 8)), *layers, keras.layers.Dropout(0.2), keras.layers.Dense(10)])
+
+
+class Once(keras.callbacks.Callback):
+    """On one worker, after `step` steps, does something; the first time only, whatever the attempt."""
+
+    def __init__(self, folder: str, worker: int, step: int) -> None:
+        super().__init__()
+        self._marker = Path(folder, f"{type(self).__name__}-{worker}")
+        self._mine = os.environ["ORCH_INDEX"] == str(worker)
+        self._step = step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._mine and batch + 1 >= self._step and not self._marker.exists():
+            self._marker.touch()
+            self.act()
+
+    def act(self) -> None:
+        raise NotImplementedError
+
+
+class Hang(Once):
+    def act(self) -> None:
+        wait_for_ever()
+
+
+def wait_for_ever() -> None:
+    time.sleep(3600)
+
+
+class Hangs(Paced):
+    """Worker 1 stands still once; the others then sit in a collective that never completes."""
+
+    def __init__(self, folder: str, step: int) -> None:
+        super().__init__()
+        self._hang = (folder, 1, step)
+
+    def callbacks(self) -> list[Any]:
+        return [*super().callbacks(), Hang(*self._hang)]
+
+
+class Raise(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if os.environ["ORCH_INDEX"] == "1" and batch >= 39:
+            raise KeyError("a slip of the user's")
+
+
+class Raises(Paced):
+    def callbacks(self) -> list[Any]:
+        return [*super().callbacks(), Raise()]
+
+
+class Crash(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if os.environ["ORCH_INDEX"] == "1" and batch >= 39:
+            os.abort()
+
+
+class Crashes(Paced):
+    """Worker 1 aborts at the same step each time."""
+
+    def callbacks(self) -> list[Any]:
+        return [*super().callbacks(), Crash()]
+
+
+class Numbered(Task):
+    """Each example is its own number; `seen`, a variable of the task, logs which examples each step took.
+
+    Its sum over the replicas is written, each of which fills in its own part of the batch: the log is the same on all.
+    """
+
+    def __init__(self, batch: int, pause_s: float = 0.05) -> None:
+        self.batch = batch
+        self.pause_s = pause_s
+
+    def model(self) -> keras.Model:
+        self.seen = tf.Variable(
+            tf.zeros((STEPS_LOGGED, EXAMPLES), tf.int32),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+
+    def train_data(self) -> Any:
+        return np.arange(EXAMPLES, dtype="float32")[:, None], np.arange(EXAMPLES, dtype="int32")
+
+    def train_step(self, model: Any, optimizer: Any, batch: Any) -> dict[str, Any]:
+        x, number = batch
+        mine = tf.reduce_sum(tf.one_hot(number, EXAMPLES, dtype=tf.int32), axis=0)
+        context = tf.distribute.get_replica_context()
+        taken = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(mine))
+        self.seen.assign(tf.tensor_scatter_nd_update(self.seen, [[tf.cast(optimizer.iterations, tf.int32)]], [taken]))
+        with tf.GradientTape() as tape:
+            loss = self.share(tf.reduce_mean((model(x / EXAMPLES, training=True) - x / EXAMPLES) ** 2))
+        weights = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+    def callbacks(self) -> list[Any]:
+        return [Pause(self.pause_s)]
