@@ -65,6 +65,7 @@ class _Agent:
     restart_at_s: float = 0.0
     deaths: int = 0
     final_code: int | None = None
+    hurried: bool = False
     port: int = 0
     unanswered: int | None = None
     """Questions after its health in a row that it left unanswered; None before its first answer."""
@@ -228,6 +229,7 @@ class LocalRun:
         # Only the first worker's port must be known to others; the rest serve health and figures on any free one.
         agent.port = self._port if agent.index == 0 else _free_port()
         agent.unanswered = None
+        agent.hurried = False
         environment = {
             **self._environment,
             "ORCH_INDEX": str(agent.index),
@@ -277,9 +279,7 @@ class LocalRun:
                 self._keep_alive(agent)
             if self._gave_up or self._hard:
                 return
-            late = self._first_final_s is not None and time.monotonic() - self._first_final_s > END_S
-            if late and self._config.workers > 1:
-                self._terminate()
+            self._hurry_the_late()
 
     def _read(self, agent: _Agent) -> None:
         process = agent.process
@@ -315,6 +315,16 @@ class LocalRun:
     def _terminate(self) -> None:
         for agent in self._agents:
             if agent.process is not None and agent.process.poll() is None:
+                agent.process.terminate()
+
+    def _hurry_the_late(self) -> None:
+        """Once an agent has left with the job's end, ask those to leave that have had time enough to learn of it."""
+        if self._first_final_s is None:
+            return
+        for agent in self._agents:
+            since_s = max(self._first_final_s, agent.started_s)
+            if agent.process is not None and not agent.hurried and time.monotonic() - since_s > END_S:
+                agent.hurried = True
                 agent.process.terminate()
 
     def _keep_alive(self, agent: _Agent) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 
 from support_run import OrchRun
 
+from trainer.checkpoint import restore
+from trainer.rundir.commits import list_commits
+from trainer.rundir.store import open_store
+
 HERE = Path(__file__).parent
 
 
@@ -35,9 +39,12 @@ class Disturbed(OrchRun):
             params: dict[str, Any] | None = None,
             budget: int = 20,
             hang: str = "auto",
+            grace: str = "auto",
             environment: dict[str, str] | None = None,
         ) -> "Disturbed":
-            text = job.format(task=task, params=json.dumps(params or {}), steps=steps, budget=budget, hang=hang)
+            text = job.format(
+                task=task, params=json.dumps(params or {}), steps=steps, budget=budget, hang=hang, grace=grace
+            )
             (folder / "job.yaml").write_text(text)
             run = cls(
                 folder / "job.yaml",
@@ -61,3 +68,12 @@ class Disturbed(OrchRun):
         """All that one worker's processes and agent left in the run directory."""
         files = sorted(self.directory.glob(f"logs/worker-{worker}/*/segment-*.log"))
         return "\n".join(path.read_text(errors="replace") for path in files)
+
+
+def verified_commits(directory: Path) -> int:
+    """How many commits a local run directory has, after reading and verifying each of them."""
+    store = open_store(str(directory))
+    commits = list_commits(store)
+    for ref in commits:
+        restore.verify(store, ref)
+    return len(commits)

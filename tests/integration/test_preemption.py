@@ -1,0 +1,108 @@
+"""SIGTERM in any phase: an orderly end within the grace period, saved where there is time, never a torn state."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support_faults import Disturbed, verified_commits
+
+from trainer.faults import arm
+
+pytestmark = pytest.mark.slow
+
+JOB = """
+name: preemption
+train:
+  task: support_tasks.py:{task}
+  params: {params}
+  steps: {steps}
+  global_batch_size: 64
+  seed: 3
+  evaluate: {{every: 100}}
+checkpoint: {{every: 20}}
+preemption: {{grace: {grace}}}
+restarts: {{max: {budget}}}
+"""
+
+# Where a process is held when SIGTERM comes to its agent.
+PHASES = [
+    ("process.imported", 1),
+    ("process.rendezvous", 0),
+    ("process.restored", 1),
+    ("process.compiled", 0),
+    ("process.block", 1),
+    ("process.before-copy", 0),
+    ("process.after-copy", 0),
+    ("process.evaluated", 1),
+    ("process.last-saved", 0),
+    ("process.exported", 0),
+]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Disturbed]]:
+    with Disturbed.room(tmp_path, JOB) as begin:
+        yield begin
+
+
+def restored_step(run: Disturbed, attempt: int) -> int:
+    record = json.loads((run.directory / f"attempts/{attempt}.json").read_text())
+    return int(record["restore"]["step"]) if record["restore"] else 0
+
+
+@pytest.mark.parametrize(
+    "phases", [[PHASES[0], PHASES[4], PHASES[6]], pytest.param(PHASES, marks=pytest.mark.soak)], ids=["some", "all"]
+)
+def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
+    start: Callable[..., Disturbed], phases: list[tuple[str, int]]
+) -> None:
+    whole = start("Paced", workers=2, steps=200, grace="20s", params={"pause_s": 0.0}).result()
+    run = start("Paced", "--directory", "taken", workers=2, steps=200, grace="20s")
+    run.directory = run.directory.parent.parent / "taken"
+    for point, worker in phases:
+        armed = arm(run.faults, point, "sleep 1.5", worker=worker)
+        run.wait_until(lambda: not armed.exists(), f"the job to reach {point}")  # noqa: B023
+        attempt, step = int(run.figure("orch_attempt")), int(run.figure("orch_step"))
+        agent = run.agent(worker)
+        os.kill(agent, signal.SIGTERM)
+        run.wait_until(lambda: not Path(f"/proc/{agent}").exists(), f"the agent to leave in {point}")  # noqa: B023
+        if point == "process.block":
+            next_record = run.directory / f"attempts/{attempt + 1}.json"
+            run.wait_until(next_record.exists, "the next attempt")
+            assert restored_step(run, attempt + 1) >= step, "what was done when SIGTERM came was saved"
+    result = run.result()
+    assert result["weights_sha256"] == whole["weights_sha256"]
+    assert run.log.count("its agent ended (stopped)") == len(phases)
+    assert verified_commits(run.directory), "every commit verifies"
+
+
+def test_all_workers_stopped_at_once_save_what_differs_between_replicas(start: Callable[..., Disturbed]) -> None:
+    whole = start("Normalised", workers=2, steps=200, grace="20s", params={"pause_s": 0.0}).result()
+    first = start("Normalised", "--directory", "stopped", workers=2, steps=200, grace="20s")
+    first.wait_for_step(50)
+    step = int(first.figure("orch_step"))
+    os.kill(first.process.pid, signal.SIGTERM)
+    stopped = first.result()
+    assert (stopped["state"], stopped["code"]) == ("stopped", 143)
+    assert stopped["step"] >= step
+    result = start("Normalised", "--directory", "stopped", workers=2, steps=200, grace="20s").result()
+    assert result["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_too_little_time_leaves_the_last_commit_standing(start: Callable[..., Disturbed]) -> None:
+    whole = start("Paced", workers=1, steps=200, grace="20s", params={"pause_s": 0.0}).result()
+    run = start("Paced", "--directory", "short", workers=1, steps=200, grace="3s", params={"pause_s": 0.2})
+    run.directory = run.directory.parent.parent / "short"
+    run.wait_for_commit(20)
+    armed = arm(run.faults, "writer.before-commit", "sleep 20")
+    run.wait_until(lambda: not armed.exists(), "a save that takes longer than the grace period")
+    committed = int(run.figure("orch_last_commit_step"))
+    agent = run.agent(0)
+    os.kill(agent, signal.SIGTERM)
+    run.wait_until(lambda: not Path(f"/proc/{agent}").exists(), "the agent to leave")
+    run.wait_until((run.directory / "attempts/2.json").exists, "the next attempt")
+    assert restored_step(run, 2) == committed
+    assert run.result()["weights_sha256"] == whole["weights_sha256"]
