@@ -13,6 +13,7 @@ import selectors
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -101,9 +102,7 @@ def run_lock(directory: str, name: str) -> Iterator[None]:
     import fcntl
 
     if directory.startswith("gs://"):
-        folder = Path(tempfile.gettempdir()) / f"orch-locks-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / hashlib.sha256(directory.encode()).hexdigest()
+        path = _own_folder() / f"{_digest(directory)}.lock"
     else:
         path = Path(directory) / "lock"
         try:
@@ -193,7 +192,10 @@ class LocalRun:
 
     @contextlib.contextmanager
     def _private_folder(self) -> Iterator[Path]:
-        folder = Path(tempfile.mkdtemp(prefix="orch-run-"))
+        # A fixed place, used under the run's lock: what a killed `orch run` left there goes with the next one.
+        folder = _own_folder() / _digest(self._config.run_directory)
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "tmp").mkdir(parents=True, mode=0o700)
         try:
             token = folder / "token"
             descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -214,6 +216,7 @@ class LocalRun:
             **self._extra,
             "ORCH_CONFIG": str(folder / "config.json"),
             "ORCH_TOKEN_FILE": str(folder / "token"),
+            "TMPDIR": str(folder / "tmp"),
             "ORCH_LAUNCH": self._launch,
             "ORCH_LAUNCH_STARTED": self._started.isoformat(),
             "ORCH_COORDINATOR": f"127.0.0.1:{self._port}",
@@ -455,6 +458,26 @@ def result_of(
     return LocalResult(
         state="failed", code=int(code or 0), reason=f"the agents left: {title_of(int(code or 0))}", **facts
     )
+
+
+def _own_folder() -> Path:
+    """A folder of this user's alone among the temporary files.
+
+    Raises:
+        ConfigError: somebody else made one of that name.
+    """
+    folder = Path(tempfile.gettempdir()) / f"orch-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ConfigError(
+            f"{folder} is not a folder of yours alone", remedy="Remove it, or set TMPDIR to a folder of your own."
+        )
+    return folder
+
+
+def _digest(directory: str) -> str:
+    return hashlib.sha256(directory.encode()).hexdigest()[:16]
 
 
 def _healthy(port: int) -> bool:

@@ -105,7 +105,13 @@ class Attempt:
         hang = config.restarts.hang_timeout
         self._watchdog = Watchdog(None if hang == "auto" else hang)
         self.writing: Writing | None = None
-        self.process = self._start(config_path, environment)
+        # Gone with the attempt, whatever its processes leave there when they are killed.
+        self._scratch = tempfile.TemporaryDirectory(prefix="orch-attempt-", ignore_cleanup_errors=True)
+        try:
+            self.process = self._start(config_path, environment)
+        except OSError:
+            self._scratch.cleanup()
+            raise
 
     def _start(self, config_path: str, environment: Mapping[str, str]) -> Child:
         # Whoever reads the process's environment finds no token of ours in it.
@@ -114,6 +120,7 @@ class Attempt:
         if cluster is not None:
             environment["TF_CONFIG"] = cluster
         environment["ORCH_INDEX"] = str(self._index)
+        environment["TMPDIR"] = self._scratch.name
         if self._config.train.command is not None:
             environment["ORCH_ATTEMPT"] = str(self.record.number)
             return Child(self._config.train.command, environment, inherit=(), channel=False)
@@ -381,6 +388,7 @@ class Attempt:
         self.process.close()
         if self.writing is not None:
             self.writing.close()
+        self._scratch.cleanup()
 
 
 def _smooth(rate: float, sample: float) -> float:
