@@ -79,15 +79,15 @@ class OrchRun:
 
     def agent(self, index: int) -> int:
         """Process id of the agent of a worker; waits for it."""
-        return self._find(lambda: children_of(self.process.pid, "trainer.agent", index))
+        return self._find(lambda: self.look("agent", index))
 
     def trainer(self, index: int) -> int:
         """Process id of the training process of a worker; waits for it."""
-        return self._find(lambda: self._child(index, "trainer.worker"))
+        return self._find(lambda: self.look("trainer", index))
 
     def writer(self) -> int:
         """Process id of the chief's writer; waits for it."""
-        return self._find(lambda: self._child(0, "trainer.checkpoint.writer"))
+        return self._find(lambda: self.look("writer"))
 
     def _child(self, index: int, module: str) -> int | None:
         agent = children_of(self.process.pid, "trainer.agent", index)
@@ -106,6 +106,12 @@ class OrchRun:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+    def look(self, what: str, worker: int = 0) -> int | None:
+        """The process id of an `agent`, a `trainer` or the `writer` as of now, or None."""
+        if what == "agent":
+            return children_of(self.process.pid, "trainer.agent", worker)
+        return self._child(worker, {"trainer": "trainer.worker", "writer": "trainer.checkpoint.writer"}[what])
 
     def _find(self, find: Callable[[], int | None]) -> int:
         found: list[int] = []
