@@ -1,7 +1,7 @@
 """A commit read back: every shard verified, by size and crc32c, before anything is believed. Free of TensorFlow.
 
-Bytes that are wrong twice, or are not there, are damage: another commit may do. A store that does not answer is no
-damage: it is asked again for minutes.
+Bytes that are wrong twice, or are not there, are damage, if the store's listing says so too: another commit may do. A store
+that does not answer, or not with the whole object, is no damage: it is asked again for minutes.
 """
 
 import logging
@@ -15,9 +15,10 @@ import numpy as np
 
 from trainer.checkpoint import shards
 from trainer.errors import DamagedCheckpoint, ObjectNotFound, StoreDenied, StoreUnavailable
+from trainer.rundir.attempts import PREFIX as RECORDS
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.checksum import crc32c
-from trainer.rundir.commits import Commit, Shard, read_commit
+from trainer.rundir.commits import Commit, Shard, commit_name, parse, read_commit
 from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,10 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
         StoreUnavailable, StoreDenied: the store gave no answer for `patience_s`.
     """
     deadline = time.monotonic() + patience_s
-    try:
-        commit = _patiently(lambda: read_commit(store, ref), deadline)
-    except ObjectNotFound:
-        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    commit = _patiently(lambda: _read_commit(store, ref), deadline)
     arrays: dict[str, np.ndarray] = {}
     for shard in commit.shards:
-        data = _verified(store, ref, shard, deadline)
+        data = _patiently(partial(_read_shard, store, ref, shard), deadline)
         try:
             arrays |= shards.parse(data)
         except (ValueError, KeyError, TypeError) as error:
@@ -64,32 +62,59 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
 def verify(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Commit:
     """As load, one shard in memory at a time, and nothing kept of it."""
     deadline = time.monotonic() + patience_s
-    try:
-        commit = _patiently(lambda: read_commit(store, ref), deadline)
-    except ObjectNotFound:
-        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    commit = _patiently(lambda: _read_commit(store, ref), deadline)
     for shard in commit.shards:
-        _verified(store, ref, shard, deadline)
+        _patiently(partial(_read_shard, store, ref, shard), deadline)
     return commit
 
 
-def _verified(store: Store, ref: CommitRef, shard: Shard, deadline: float) -> bytes:
-    what = ""
+def _read_commit(store: Store, ref: CommitRef) -> Commit:
+    name = commit_name(ref)
+    try:
+        return read_commit(store, ref)
+    except ObjectNotFound:
+        _check_answer(store, name, None)
+        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    except DamagedCheckpoint:
+        data = store.get(name)
+        _check_answer(store, name, len(data))
+        return parse(data, ref)
+
+
+def _read_shard(store: Store, ref: CommitRef, shard: Shard) -> bytes:
+    what, answered = "", None
     # The second read asks for whatever generation is there: in a run directory that was copied to another place, the
     # generations are new and the bytes are the same, which is what counts.
     for generation in (shard.generation, None):
         try:
-            data = _patiently(partial(store.get, shard.name, generation=generation), deadline)
+            data = store.get(shard.name, generation=generation)
         except ObjectNotFound:
             what = what or "is missing"
             continue
-        if len(data) != shard.size_bytes:
-            what = f"has {len(data)} bytes instead of {shard.size_bytes}"
+        answered = len(data)
+        if answered != shard.size_bytes:
+            what = f"has {answered} bytes instead of {shard.size_bytes}"
         elif crc32c([data]) != shard.crc32c:
             what = "does not match its checksum"
         else:
             return data
+    _check_answer(store, shard.name, answered)
     raise DamagedCheckpoint(ref.name, f"the checkpoint {ref.name} is damaged: {shard.name} {what}")
+
+
+def _check_answer(store: Store, name: str, answered: int | None) -> None:
+    """Before damage is believed: whether the store's listing stands by its answer, `answered` bytes or None for no object.
+
+    Raises:
+        StoreUnavailable: it does not, so the answer was cut short on its way; or the run directory is not what it was.
+    """
+    listed = {entry.name: entry.size_bytes for entry in store.list(name)}.get(name)
+    if listed != answered:
+        said, got = ("nothing" if size is None else f"{size} bytes" for size in (listed, answered))
+        raise StoreUnavailable(f"{name} in {store.url}: the listing shows {said}, the answer was {got}")
+    if listed is None and not store.list(RECORDS):
+        # A checkpoint is named by a record. Where all are gone, a volume is not mounted, or objects are hidden.
+        raise StoreUnavailable(f"{store.url} has no records of attempts: is it mounted, and whole?")
 
 
 def _patiently(action: Callable[[], _T], deadline: float) -> _T:
