@@ -35,10 +35,10 @@ from trainer.agent.protocol import (
     from_process,
     from_writer,
 )
-from trainer.agent.watchdog import Watchdog
+from trainer.agent.watchdog import LAST_SAVE_S, SAVE_BYTES_PER_S, Watchdog
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
-from trainer.exit_codes import ExitCode
+from trainer.exit_codes import ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Wire
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ WRITER_S = 30.0
 """How long the writer may go on after its process died."""
 DUMP_S = 1.0
 """Between the request for stacks and SIGKILL."""
+WRITERS = 3
+"""So many writers try one snapshot; one that dies is replaced."""
 OUTPUT_S = 2.0
 """How long the output of an ended process is waited for: a grandchild may hold the pipe open."""
 
@@ -64,6 +66,7 @@ class Progress:
     last_commit: CommitRef | None = None
     save_error: str = ""
     saves_skipped: int = 0
+    saves_failed: int = 0
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
 
@@ -101,18 +104,24 @@ class Attempt:
         self._stop_reason = ""
         self.stop_sent = False
         hang = config.restarts.hang_timeout
-        self._watchdog = Watchdog(None if hang == "auto" else hang)
+        self._watchdog = Watchdog(
+            None if hang == "auto" else hang, last_save_timeout_s=config.checkpoint.last_save_timeout
+        )
         self.writer: Child | None = None
-        memory_fd = None
+        self._snapshot: Snapshot | None = None
+        self._writers_of_snapshot = 0
+        self._writer_silent_at = now
+        # Kept open for another writer, should this one die.
+        self._memory_fd: int | None = None
         if config.train.command is None and index == 0:
-            memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
+            self._memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
         try:
-            self.process = self._start(config_path, environment, memory_fd)
-        finally:
-            if memory_fd is not None:
-                os.close(memory_fd)
+            self.process = self._start(config_path, environment)
+        except BaseException:
+            self._close_memory()
+            raise
 
-    def _start(self, config_path: str, environment: Mapping[str, str], memory_fd: int | None) -> Child:
+    def _start(self, config_path: str, environment: Mapping[str, str]) -> Child:
         # Whoever reads the process's environment finds no token of ours in it.
         environment = {name: value for name, value in environment.items() if name != "ORCH_TOKEN_FILE"}
         cluster = tf_config(self.record.members, self._index)
@@ -122,22 +131,28 @@ class Attempt:
         if self._config.train.command is not None:
             environment["ORCH_ATTEMPT"] = str(self.record.number)
             return Child(self._config.train.command, environment, inherit=(), channel=False)
-        inherit = [memory_fd] if memory_fd is not None else []
+        inherit = [self._memory_fd] if self._memory_fd is not None else []
         process = Child.module("trainer.worker", environment, inherit=inherit)
-        process.send(Start(config=config_path, record=self.record, index=self._index, memory_fd=memory_fd))
-        if memory_fd is not None:
-            self.writer = Child.module("trainer.checkpoint.writer", environment, inherit=inherit)
-            self.writer.send(
-                WriterStart(
-                    run_directory=self._config.run_directory,
-                    attempt=self.record.number,
-                    nonce=self.record.nonce,
-                    keep=self._config.checkpoint.keep,
-                    shard_size_bytes=self._config.checkpoint.shard_size_mb * 1_000_000,
-                    memory_fd=memory_fd,
-                )
+        process.send(Start(config=config_path, record=self.record, index=self._index, memory_fd=self._memory_fd))
+        if self._memory_fd is not None:
+            self._environment = environment
+            self._writer_start = WriterStart(
+                run_directory=self._config.run_directory,
+                attempt=self.record.number,
+                nonce=self.record.nonce,
+                keep=self._config.checkpoint.keep,
+                shard_size_bytes=self._config.checkpoint.shard_size_mb * 1_000_000,
+                memory_fd=self._memory_fd,
+                last_save_timeout_s=self._config.checkpoint.last_save_timeout,
             )
+            self.writer = self._start_writer()
         return process
+
+    def _start_writer(self) -> Child:
+        start = self._writer_start
+        writer = Child.module("trainer.checkpoint.writer", self._environment, inherit=[start.memory_fd])
+        writer.send(start)
+        return writer
 
     @property
     def children(self) -> list[Child]:
@@ -186,10 +201,9 @@ class Attempt:
                 self._watchdog.evaluated(message.seconds)
                 self._on_record(message)
             case Snapshot():
-                if self.writer is None or self.writer.status is not None:
-                    self.process.send(SaveFailed(step=message.step, error="the writer has ended"))
-                else:
-                    self.writer.send(message)
+                self._watchdog.saving(message.size_bytes)
+                self._snapshot, self._writers_of_snapshot = message, 0
+                self._write(message, now)
             case SaveSkipped():
                 progress.saves_skipped += 1
                 log.warning(
@@ -208,6 +222,7 @@ class Attempt:
             return
         match message:
             case Saved():
+                self._snapshot = None
                 self.progress.last_commit = message.commit
                 self.progress.save_error = ""
                 log.info(
@@ -218,16 +233,49 @@ class Attempt:
                 )
                 self.process.send(message)
             case SaveFailed():
-                self.progress.save_error = message.error
-                log.error("save failed step=%d error=%s", message.step, message.error)
-                if message.superseded:
-                    self.superseded = message.error
-                self.process.send(message)
+                self._save_failed(message)
             case SaveTrouble():
                 self.progress.save_error = message.error
                 log.warning("the store makes trouble, trying again step=%d error=%s", message.step, message.error)
             case _:
                 log.debug("writer: %s", message)
+
+    def _save_failed(self, message: SaveFailed) -> None:
+        self._snapshot = None
+        self.progress.save_error = message.error
+        self.progress.saves_failed += 1
+        log.error("save failed step=%d error=%s", message.step, message.error)
+        if message.superseded:
+            self.superseded = message.error
+        self.process.send(message)
+
+    def _write(self, snapshot: Snapshot, now: float) -> None:
+        """Hand the snapshot to the writer, to another one where the last one has died: it saves it as this attempt's own."""
+        assert self.writer is not None
+        if self.writer.status is not None:
+            self.writer.close()
+            self.writer = self._start_writer()
+        self._writers_of_snapshot += 1
+        start = self._writer_start
+        patience_s = start.save_timeout_s if snapshot.why == "interval" else start.last_save_timeout_s
+        self._writer_silent_at = now + patience_s + LAST_SAVE_S + snapshot.size_bytes / SAVE_BYTES_PER_S
+        self.writer.send(snapshot)
+
+    def _watch_writer(self, writer: Child, snapshot: Snapshot, now: float) -> None:
+        """A save is going: a writer that died or froze is replaced, since the snapshot still lies in the memory."""
+        if writer.status is None:
+            if now > self._writer_silent_at:
+                log.error("the writer does not answer step=%d", snapshot.step)
+                writer.kill_group()
+            return
+        error = f"the writer ended: {title_of(writer.status)}"
+        if self._writers_of_snapshot == WRITERS:
+            self._save_failed(SaveFailed(step=snapshot.step, error=f"{error}, the {WRITERS}rd one of this save"))
+            return
+        log.warning("%s; another one takes its place step=%d", error, snapshot.step)
+        self.progress.save_error = error
+        self._since = now  # the process waits for the save, and so for us
+        self._write(snapshot, now)
 
     # --- what is asked of it
 
@@ -259,6 +307,8 @@ class Attempt:
         """Time passed: hangs, the writer's limit."""
         self._measure_memory()
         if self.process.status is None:
+            if self.writer is not None and self._snapshot is not None:
+                self._watch_writer(self.writer, self._snapshot, now)
             self._watch(now)
             return
         if self._exited_at is None:
@@ -351,6 +401,7 @@ class Attempt:
                 "last_commit": progress.last_commit,
                 "save_error": progress.save_error,
                 "saves_skipped": progress.saves_skipped,
+                "saves_failed": progress.saves_failed,
                 "result": self.result,
                 "memory_bytes": progress.memory_bytes,
             }
@@ -361,6 +412,12 @@ class Attempt:
         for child in self.children:
             child.kill_group()
             child.close()
+        self._close_memory()
+
+    def _close_memory(self) -> None:
+        if self._memory_fd is not None:
+            os.close(self._memory_fd)
+            self._memory_fd = None
 
 
 def _smooth(rate: float, sample: float) -> float:

@@ -409,6 +409,7 @@ class Agent:
             "orch_running": int(report.state == "running"),
             "orch_memory_bytes": report.memory_bytes,
             "orch_saves_skipped_total": report.saves_skipped,
+            "orch_saves_failed_total": report.saves_failed,
             "orch_last_save_failed": int(bool(report.save_error)),
             "orch_last_commit_step": report.last_commit.step if report.last_commit else 0,
         }

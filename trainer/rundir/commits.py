@@ -158,8 +158,8 @@ def read_commit(store: Store, ref: CommitRef) -> Commit:
         return parse(store.get(commit_name(ref)), ref)
 
 
-def write_commit(store: Store, commit: Commit) -> None:
-    """Create the commit. Returns as well when an earlier try of ours won and its acknowledgement was lost.
+def write_commit(store: Store, commit: Commit) -> Commit:
+    """Create the commit, and return the one that is there now: ours, maybe of an earlier try whose acknowledgement was lost.
 
     Raises:
         ObjectExists: another writer's commit has that name.
@@ -174,3 +174,5 @@ def write_commit(store: Store, commit: Commit) -> None:
             raise ObjectExists(f"the commit {commit.ref.name} exists and is not ours") from None
         if found.nonce != commit.nonce:
             raise ObjectExists(f"the commit {commit.ref.name} was made by another writer") from None
+        return found
+    return commit
