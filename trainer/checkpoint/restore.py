@@ -4,28 +4,22 @@ Bytes that are wrong twice, or are not there, are damage, if the store's listing
 that does not answer, or not with the whole object, is no damage: it is asked again for minutes.
 """
 
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
 from trainer.checkpoint import shards
-from trainer.errors import DamagedCheckpoint, ObjectNotFound, StoreDenied, StoreUnavailable
+from trainer.errors import DamagedCheckpoint, ObjectNotFound, StoreUnavailable
 from trainer.rundir.attempts import PREFIX as RECORDS
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import Commit, Shard, commit_name, parse, read_commit
+from trainer.rundir.patience import patiently
 from trainer.rundir.store import Store
 
-log = logging.getLogger(__name__)
-
 PATIENCE_S = 600.0
-_LONGEST_PAUSE_S = 30.0
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -45,10 +39,10 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
         StoreUnavailable, StoreDenied: the store gave no answer for `patience_s`.
     """
     deadline = time.monotonic() + patience_s
-    commit = _patiently(lambda: _read_commit(store, ref), deadline)
+    commit = patiently(lambda: _read_commit(store, ref), deadline, "restore")
     arrays: dict[str, np.ndarray] = {}
     for shard in commit.shards:
-        data = _patiently(partial(_read_shard, store, ref, shard), deadline)
+        data = patiently(partial(_read_shard, store, ref, shard), deadline, "restore")
         try:
             arrays |= shards.parse(data)
         except (ValueError, KeyError, TypeError) as error:
@@ -62,9 +56,9 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
 def verify(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Commit:
     """As load, one shard in memory at a time, and nothing kept of it."""
     deadline = time.monotonic() + patience_s
-    commit = _patiently(lambda: _read_commit(store, ref), deadline)
+    commit = patiently(lambda: _read_commit(store, ref), deadline, "restore")
     for shard in commit.shards:
-        _patiently(partial(_read_shard, store, ref, shard), deadline)
+        patiently(partial(_read_shard, store, ref, shard), deadline, "restore")
     return commit
 
 
@@ -115,17 +109,3 @@ def _check_answer(store: Store, name: str, answered: int | None) -> None:
     if listed is None and not store.list(RECORDS):
         # A checkpoint is named by a record. Where all are gone, a volume is not mounted, or objects are hidden.
         raise StoreUnavailable(f"{store.url} has no records of attempts: is it mounted, and whole?")
-
-
-def _patiently(action: Callable[[], _T], deadline: float) -> _T:
-    """Try again while the store does not answer, or refuses (the rights of a new pod may need a minute)."""
-    pause_s = 0.5
-    while True:
-        try:
-            return action()
-        except (StoreUnavailable, StoreDenied) as error:
-            if time.monotonic() + pause_s > deadline:
-                raise
-            log.warning("restore waits for the store: %s", error.message)
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
