@@ -32,13 +32,15 @@ from trainer.agent.child import Lines
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.protocol import JobState
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError, OrchError
+from trainer.errors import ConfigError, OrchError, StoreError
 from trainer.exit_codes import FINAL_CODES, ExitCode, code_of_status, title_of
 from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import AttemptRecord, now
 from trainer.rundir.store import open_store
 
 LOCK_WAIT_S = 5.0
+JOB_FILE_S = 5.0
+"""How long job.json, which is for people only, may take: agents wait for a store, not this."""
 STATE_S = 0.5
 DEATHS_MAX = 20
 """Deaths of one agent, not followed by a minute of life, after which `orch run` gives up."""
@@ -203,7 +205,8 @@ class LocalRun:
                 file.write(secrets.token_urlsafe(32))
             (folder / "config.json").write_text(self._config.model_dump_json())
             with contextlib.suppress(OrchError):
-                open_store(self._config.run_directory).put("job.json", self._config.model_dump_json(indent=2).encode())
+                store = open_store(self._config.run_directory, timeout_s=JOB_FILE_S)
+                store.put("job.json", self._config.model_dump_json(indent=2).encode())
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -406,7 +409,11 @@ class LocalRun:
     # --- the result
 
     def _result(self) -> LocalResult:
-        view = read_run(self._config.run_directory)
+        try:
+            view = read_run(self._config.run_directory)
+        except StoreError as error:
+            self._printer.line(f"how far the job is saved cannot be read: {error.message}")
+            view = RunView(self._config.run_directory, [], [])
         return result_of(
             view,
             self._config,
@@ -414,7 +421,7 @@ class LocalRun:
             stop_signal=self._stop_signal,
             gave_up=self._gave_up,
             codes=[agent.final_code for agent in self._agents],
-            metrics=self._last_state.metrics if self._last_state else {},
+            last=self._last_state,
         )
 
 
@@ -426,9 +433,10 @@ def result_of(
     stop_signal: int | None,
     gave_up: str,
     codes: list[int | None],
-    metrics: dict[str, float],
+    last: JobState | None,
 ) -> LocalResult:
-    """What became of the launch, from the run directory and from how its agents left."""
+    """What became of the launch, from the run directory and from how its agents left. `last` is what the coordinator last
+    told."""
     own = [record for record in view.records if isinstance(record, AttemptRecord) and record.launch.id == launch]
     facts: dict[str, Any] = {
         "name": config.name,
@@ -447,7 +455,7 @@ def result_of(
             weights_sha256=end.weights_sha256,
             **facts,
         )
-    facts |= {"step": view.step, "metrics": metrics, "weights_sha256": None}
+    facts |= {"step": view.step, "metrics": last.metrics if last else {}, "weights_sha256": None}
     if stop_signal is not None:
         at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         code = 130 if stop_signal == signal.SIGINT else 128 + stop_signal
@@ -455,9 +463,9 @@ def result_of(
     if gave_up:
         return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, **facts)
     code = next((code for code in codes if code not in (None, ExitCode.DONE)), ExitCode.GIVEN_UP)
-    return LocalResult(
-        state="failed", code=int(code or 0), reason=f"the agents left: {title_of(int(code or 0))}", **facts
-    )
+    told = last.reason if last and code in FINAL_CODES else ""
+    reason = told or f"the agents left: {title_of(int(code or 0))}"
+    return LocalResult(state="failed", code=int(code or 0), reason=reason, **facts)
 
 
 def _own_folder() -> Path:

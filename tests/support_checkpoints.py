@@ -94,7 +94,15 @@ class WriterProcess:
     """The real program, spoken to as an agent does."""
 
     def __init__(
-        self, run_url: str, number: int, *, keep: int = 3, shard_size_bytes: int = 220_000, call_timeout_s: int = 30
+        self,
+        run_url: str,
+        number: int,
+        *,
+        keep: int = 3,
+        shard_size_bytes: int = 220_000,
+        call_timeout_s: float = 30,
+        save_timeout_s: float = 60,
+        last_save_timeout_s: float = 900,
     ) -> None:
         self.fd = os.memfd_create("snapshot")
         self.memory = SnapshotMemory(self.fd)
@@ -115,6 +123,8 @@ class WriterProcess:
             keep=keep,
             shard_size_bytes=shard_size_bytes,
             memory_fd=self.fd,
+            save_timeout_s=save_timeout_s,
+            last_save_timeout_s=last_save_timeout_s,
         )
         ours.sendall(encode(start))
 
@@ -162,9 +172,9 @@ class WriterProcess:
 
 
 @contextlib.contextmanager
-def writer_process(run_url: str, number: int, **options: int) -> Iterator[WriterProcess]:
+def writer_process(run_url: str, number: int, **options: float) -> Iterator[WriterProcess]:
     """A writer of attempt `number`, dead at the end of the block."""
-    writer = WriterProcess(run_url, number, **options)
+    writer = WriterProcess(run_url, number, **options)  # type: ignore[arg-type]
     try:
         yield writer
     finally:

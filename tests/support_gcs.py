@@ -1,6 +1,6 @@
 """A GCS server on this machine: the fake-gcs-server of the wheel, as a process of the test run.
 
-`FakeGcs` keeps its objects on disk. `Proxy` stands in front of a server and loses the answers to chosen requests.
+`FakeGcs` keeps its objects on disk. `Proxy` stands in front of a server and makes trouble with chosen requests.
 """
 
 import os
@@ -81,18 +81,49 @@ class FakeGcs:
             self._process = None
 
 
-Rule = Callable[[str, str, bytes], str | int | None]
+Verdict = str | int | None
+"""What becomes of one request. An HTTP status is answered and nothing is forwarded; None forwards. Else one of these:
+
+reset           drop the connection, forward nothing
+lose            forward, then drop the connection without an answer
+stall           forward nothing and never answer
+trickle         forward, and answer a byte at a time, for ever
+cut             forward, and end the connection in the middle of the answer's body
+cut-quietly     forward, and answer half of the body as if it were all
+flip            forward, and damage the answer's last byte
+"""
+Rule = Callable[[str, str, bytes], Verdict]
+
+TRICKLE_S = 0.05
+"""Between two bytes of a trickle."""
+
+
+def healthy(method: str, path: str, body: bytes) -> Verdict:
+    """The rule that forwards all."""
+    return None
+
+
+def always(verdict: Verdict) -> Rule:
+    """The rule with one verdict on all requests."""
+    return lambda method, path, body: verdict
+
+
+def times(count: int, verdict: Verdict) -> Rule:
+    """The rule that has this verdict on the first `count` requests, and forwards the others."""
+    left = iter(range(count))
+    return lambda method, path, body: verdict if next(left, None) is not None else None
 
 
 class Proxy:
-    """Forwards HTTP to `upstream`. `rule(method, path, body)` may answer "lose" (forward, then drop the connection
-    without an answer), "flip" (forward, and damage the answer's last byte), an HTTP status (answer that, forward
-    nothing), or None (forward)."""
+    """Forwards HTTP to `upstream`, but for what `rule(method, path, body)` says. `rule` may be replaced at any time."""
 
-    def __init__(self, upstream: str, rule: Rule) -> None:
+    def __init__(self, upstream: str, rule: Rule = healthy) -> None:
         proxy = self
         self.rule = rule
         self.requests: list[tuple[str, str]] = []
+        self.slow_uploads = False
+        """Bodies of requests are taken a byte at a time, for ever."""
+        self._closed = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -101,12 +132,34 @@ class Proxy:
                 pass
 
             def _serve(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                length = int(self.headers.get("Content-Length") or 0)
+                if proxy.slow_uploads and length:
+                    while proxy.slow_uploads and not proxy._closed.wait(TRICKLE_S) and self.connection.recv(1):
+                        pass
+                    self._hang_up()
+                    return
+                body = self.rfile.read(length)
                 proxy.requests.append((self.command, self.path))
                 verdict = proxy.rule(self.command, self.path, body)
                 if isinstance(verdict, int):
                     self._answer(verdict, {}, b"{}")
                     return
+                if verdict == "stall":
+                    proxy._closed.wait()
+                if verdict in ("stall", "reset"):
+                    self._hang_up()
+                    return
+                status, fields, answer = self._forward(body)
+                if verdict == "lose":
+                    self._hang_up()
+                    return
+                if verdict == "flip" and answer:
+                    answer = answer[:-1] + bytes([answer[-1] ^ 1])
+                if verdict == "cut-quietly":
+                    answer = answer[: len(answer) // 2]
+                self._answer(status, fields, answer, verdict)
+
+            def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "accept-encoding")}
                 request = urllib.request.Request(
                     upstream + self.path, data=body or None, headers=headers, method=self.command
@@ -116,23 +169,27 @@ class Proxy:
                         status, answer, fields = reply.status, reply.read(), reply.headers
                 except HTTPError as error:
                     status, answer, fields = error.code, error.read(), error.headers
-                if verdict == "lose":
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                if verdict == "flip" and answer:
-                    answer = answer[:-1] + bytes([answer[-1] ^ 1])
                 if (location := fields.get("Location")) is not None:
                     fields.replace_header("Location", location.replace(upstream, proxy.url))
-                self._answer(status, dict(fields.items()), answer)
+                return status, dict(fields.items()), answer
 
-            def _answer(self, status: int, fields: dict[str, str], body: bytes) -> None:
+            def _hang_up(self) -> None:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+            def _answer(self, status: int, fields: dict[str, str], body: bytes, how: Verdict = None) -> None:
                 self.send_response(status)
                 for key, value in fields.items():
                     if key.lower() not in ("transfer-encoding", "content-length", "connection", "date", "server"):
                         self.send_header(key, value)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(body) + (10**9 if how == "trickle" else 0)))
                 self.end_headers()
+                if how == "cut":
+                    self.wfile.write(body[: len(body) // 2])
+                    self._hang_up()
+                    return
+                while how == "trickle" and not proxy._closed.wait(TRICKLE_S):
+                    self.wfile.write(b" ")
                 self.wfile.write(body)
 
             do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
@@ -149,7 +206,8 @@ class Proxy:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and end what stalls and trickles."""
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

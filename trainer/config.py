@@ -141,6 +141,8 @@ class CheckpointSection(Section):
     """How many verified checkpoints are kept. At least 2: the newest may turn out damaged."""
     shard_size_mb: Annotated[int, Field(ge=1, le=2048, strict=True)] = 128
     """The size of one shard, in MB."""
+    last_save_timeout: Seconds = 900.0
+    """How long the save at the end of training is tried while the store makes trouble; then the job ends with 74."""
 
     @property
     def every_steps(self) -> int | None:

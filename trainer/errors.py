@@ -49,6 +49,12 @@ class ObjectExists(StoreError):
     """put_if_absent found the name taken, by another writer's object or by our own lost acknowledgement."""
 
 
+class SaveRefused(OrchError):
+    """The last save, or the export, could not be stored: the job's result would be lost."""
+
+    code = ExitCode.SAVE_REFUSED
+
+
 class DamagedCheckpoint(OrchError):
     """Bytes of a commit or of a shard that do not verify, after a second read."""
 

@@ -2,20 +2,22 @@
 
 import logging
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import ObjectExists
+from trainer.errors import ObjectExists, SaveRefused, StoreDenied, StoreUnavailable
+from trainer.rundir.patience import patiently
 from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
 
 
-def export_model(model: Any, store: Store, attempt: int) -> str:
+def export_model(model: Any, store: Store, attempt: int, *, patience_s: float = 0.0) -> str:
     """Write the model and return where it is. With its loss, metrics and optimizer where Keras can write these.
 
     Raises:
-        StoreError: the store did not take it.
+        SaveRefused: the store did not take it within `patience_s`.
     """
     name = f"export/attempt-{attempt}/model.keras"
     with tempfile.TemporaryDirectory(prefix="orch-export-") as folder:
@@ -29,8 +31,14 @@ def export_model(model: Any, store: Store, attempt: int) -> str:
                 model.save(path)
             finally:
                 model.compiled = compiled
+        data = path.read_bytes()
         try:
-            store.put_if_absent(name, path.read_bytes())
+            patiently(lambda: store.put_if_absent(name, data), time.monotonic() + patience_s, "export")
+        except (StoreUnavailable, StoreDenied) as error:
+            raise SaveRefused(
+                f"the trained model could not be exported: {error.message}",
+                remedy=f"{error.remedy} The last checkpoint is saved: start again, and it is exported.".strip(),
+            ) from None
         except ObjectExists:
             # Of this attempt, so by this process: the answer to an earlier try was lost.
             log.info("the export was there already name=%s", name)

@@ -19,25 +19,28 @@ from trainer.rundir.store import Store
 log = logging.getLogger(__name__)
 
 UPLOAD_EVERY_S = 30.0
+AGAIN_S = 10.0
+"""After a failure, how long nothing is written."""
 
 
 class TensorBoard:
-    """Scalars by step. On GCS, the event file is written here and uploaded whole now and then, by a thread."""
+    """Scalars by step. On GCS, the event file is written here and uploaded whole now and then, by a thread.
+
+    Nothing is decided by them: what cannot be written is lost, and training goes on.
+    """
 
     def __init__(self, store: Store, attempt: int) -> None:
-        import tensorflow as tf
-
         self._store = store
         self._prefix = f"tensorboard/attempt-{attempt}"
         self._remote = store.url.startswith("gs://")
         self._folder = Path(tempfile.mkdtemp(prefix="orch-events-")) if self._remote else Path(store.url, self._prefix)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._writer: Any = tf.io.TFRecordWriter(str(self._folder / name))
-        self._write(file_version="brain.Event:2")
+        self._writer: Any = None
+        self._files = 0
+        self._failed_at: float | None = None
         self._uploaded: dict[str, int] = {}
         self._last_upload = time.monotonic()
         self._thread: threading.Thread | None = None
+        self._write()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write `values` for `step`."""
@@ -57,13 +60,37 @@ class TensorBoard:
             self._start_upload()
             assert self._thread is not None
             self._thread.join(timeout_s)
-        self._writer.close()
+        self._writer = None
 
     def _write(self, **fields: Any) -> None:
+        """Write an event; without fields, only begin a file."""
         import tensorflow as tf
 
-        self._writer.write(tf.compat.v1.Event(wall_time=time.time(), **fields).SerializeToString())
-        self._writer.flush()
+        if self._failed_at is not None and time.monotonic() - self._failed_at < AGAIN_S:
+            return
+        try:
+            if self._writer is None:
+                self._writer = self._begin_file()
+            if fields:
+                self._writer.write(tf.compat.v1.Event(wall_time=time.time(), **fields).SerializeToString())
+                self._writer.flush()
+            self._failed_at = None
+        except (tf.errors.OpError, OSError) as error:
+            log.warning("events for TensorBoard are lost: %s", error)
+            self._failed_at = time.monotonic()
+            self._writer = None  # its file may end within a record: what follows goes into another one
+
+    def _begin_file(self) -> Any:
+        import tensorflow as tf
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        suffix = f".{self._files}" if self._files else ""
+        self._files += 1
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}{suffix}"
+        writer = tf.io.TFRecordWriter(str(self._folder / name))
+        writer.write(tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        writer.flush()
+        return writer
 
     def _uploading(self) -> bool:
         return self._thread is not None and self._thread.is_alive()

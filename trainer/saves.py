@@ -11,16 +11,10 @@ from trainer.channel import Channel
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.checkpoint.state import TrainingState
 from trainer.config import CheckpointSection
-from trainer.errors import OrchError
+from trainer.errors import OrchError, SaveRefused
 from trainer.exit_codes import ExitCode
 
 log = logging.getLogger(__name__)
-
-
-class SaveRefused(OrchError):
-    """The last save could not be stored: the job's result would be lost."""
-
-    code = ExitCode.SAVE_REFUSED
 
 
 class Superseded(OrchError):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import faults
-from trainer.agent.protocol import Phase, Result, Start
+from trainer.agent.protocol import Phase, PhaseBegan, Result, Start
 from trainer.build import build_model, task_variables
 from trainer.channel import Channel
 from trainer.checkpoint import restore
@@ -48,6 +48,8 @@ class Training:
     model: keras.Model
     store: Store
     attempt: int
+    patience_s: float
+    """How long the export is tried while the store makes trouble."""
 
     def finish(self) -> None:
         """Export and report, once the loop is done. All workers call it; the chief writes."""
@@ -57,7 +59,7 @@ class Training:
         with loop.state.mean_unsynchronised():
             if not loop.chief:
                 return
-            where = export_model(self.model, self.store, self.attempt)
+            where = export_model(self.model, self.store, self.attempt, patience_s=self.patience_s)
             faults.reach("process.exported")
         if loop.tensorboard is not None:
             loop.tensorboard.close()
@@ -97,6 +99,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     progress = Progress()
     if record.restore is not None:
         began = time.monotonic()
+        channel.send(PhaseBegan(phase=Phase.RESTORE))  # a sign of life: loading the data may have taken its time
         restored = restore.load(store, record.restore)
         _check_same_order(restored.commit, config)
         state.assign(restored)
@@ -179,7 +182,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         chief=chief,
         progress=progress,
     )
-    return Training(loop, model, store, record.number)
+    return Training(loop, model, store, record.number, config.checkpoint.last_save_timeout)
 
 
 def _data(task: Task, method: str, seed: int) -> Source | None:

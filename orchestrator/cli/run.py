@@ -1,5 +1,6 @@
 """`orch run`: parse, run, print the result."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,9 +82,11 @@ def _short(directory: str) -> str:
 
 def _print_failure(directory: str, code: int) -> None:
     from orchestrator.runview import read_run
+    from trainer.errors import StoreError
     from trainer.exit_codes import title_of
 
-    end = read_run(directory).end
-    if end is not None and end.traceback:
-        print(end.traceback.rstrip(), file=sys.stderr)
+    with contextlib.suppress(StoreError):  # the result was told already, with the store away
+        end = read_run(directory).end
+        if end is not None and end.traceback:
+            print(end.traceback.rstrip(), file=sys.stderr)
     click.echo(f"exit code {code}: {title_of(code)}; `orch logs {_short(directory)}` shows what the workers printed")

@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from support_gcs import FakeGcs, Proxy
+from support_gcs import FakeGcs, Proxy, Verdict
 from support_run import OrchRun, command_of, environment_of
 
 from tests.chaos.task import STEPS
@@ -39,7 +39,7 @@ class Leg:
         """`server`: keep the run directory there, behind a proxy; None for a local directory."""
         self.folder = folder
         self.workers = workers
-        self.store_fault: str | int | None = None
+        self.store_fault: Verdict = None
         self._server = server
         self._proxy: Proxy | None = None
         folder.mkdir(parents=True)
@@ -61,7 +61,7 @@ class Leg:
         self._launched = False
         self.launch()
 
-    def _rule(self, method: str, path: str, body: bytes) -> str | int | None:
+    def _rule(self, method: str, path: str, body: bytes) -> Verdict:
         return self.store_fault
 
     def launch(self) -> None:

@@ -1,5 +1,6 @@
 """What must hold of a job that was disturbed, judged from outside: its records, its commits, its log, its final state."""
 
+import itertools
 import re
 from typing import Any
 
@@ -46,7 +47,7 @@ def _lost(leg: Leg, attempts: list[AttemptRecord]) -> list[str]:
             step, attempt = int(match[1]), int(match[2])
             told[attempt] = max(step, told.get(attempt, 0))
     found = []
-    for before, after in zip(attempts, attempts[1:], strict=False):
+    for before, after in itertools.pairwise(attempts):
         newest = told.get(before.number, 0)
         restored = after.restore or CommitRef(step=0, attempt=0)
         if restored.step < newest and not any(name.startswith(f"step-{newest}.") for name in after.bad):

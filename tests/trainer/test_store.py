@@ -6,14 +6,16 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support_gcs import FakeGcs, Proxy
+from support_gcs import FakeGcs, Proxy, always, healthy, times
 
 from trainer.errors import ConfigError, ObjectExists, ObjectNotFound, StoreDenied, StoreUnavailable
 from trainer.rundir.checksum import crc32c
+from trainer.rundir.deadline import Call
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.store import buffers, check_name, check_prefix, open_store
 
@@ -318,3 +320,52 @@ def test_a_server_that_is_away_or_silent_is_unavailable(tmp_path: Path, monkeypa
             store.list("")
     finally:
         server.stop()
+
+
+@pytest.fixture
+def proxy(gcs_server: FakeGcs, gcs_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Between the tests' store and the server."""
+    proxy = Proxy(gcs_server.url)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("verdict", [429, 503, "reset", "lose", "stall", "trickle", "cut"])
+def test_every_call_ends_in_time_and_is_unavailable_while_the_trouble_lasts(
+    proxy: Proxy, gcs_url: str, verdict: str | int
+) -> None:
+    said: list[str] = []
+    store = open_store(gcs_url, timeout_s=0.6, on_trouble=said.append)
+    store.put_if_absent("a", b"whole" * 100)
+    proxy.rule = always(verdict)
+    calls: dict[str, Callable[[], object]] = {
+        "get": lambda: store.get("a"),
+        "list": lambda: store.list(""),
+        "put": lambda: store.put("b", b"x"),
+        "put_if_absent": lambda: store.put_if_absent("c", b"x"),
+    }
+    for name, call in calls.items():
+        # A lost acknowledgement of put_if_absent is found by the second try.
+        with pytest.raises((StoreUnavailable, ObjectExists) if (verdict, name) == ("lose", name) else StoreUnavailable):
+            call()
+    proxy.rule = healthy
+    assert store.get("a") == b"whole" * 100
+    if verdict not in ("stall", "trickle"):  # these take the whole time of a call
+        assert said
+        assert gcs_url in said[0]
+        proxy.rule = times(1, verdict)
+        assert open_store(gcs_url, timeout_s=20).get("a") == b"whole" * 100
+
+
+def test_a_server_that_takes_bytes_slowly_is_unavailable(proxy: Proxy, gcs_url: str) -> None:
+    store = open_store(gcs_url, timeout_s=1)
+    proxy.slow_uploads = True
+    with pytest.raises(StoreUnavailable, match="no whole answer within 1 s"):
+        store.put_if_absent("large", bytes(40_000_000))
+
+
+def test_bytes_that_move_give_a_call_more_time() -> None:
+    with Call(0.05) as call:
+        call.moved(10_000_000)
+        assert not call.is_over

@@ -66,6 +66,7 @@ class Progress:
     last_commit: CommitRef | None = None
     save_error: str = ""
     saves_skipped: int = 0
+    saves_failed: int = 0
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
 
@@ -103,7 +104,9 @@ class Attempt:
         self._stop_reason = ""
         self.stop_sent = False
         hang = config.restarts.hang_timeout
-        self._watchdog = Watchdog(None if hang == "auto" else hang)
+        self._watchdog = Watchdog(
+            None if hang == "auto" else hang, last_save_timeout_s=config.checkpoint.last_save_timeout
+        )
         self.writing: Writing | None = None
         # Gone with the attempt, whatever its processes leave there when they are killed.
         self._scratch = tempfile.TemporaryDirectory(prefix="orch-attempt-", ignore_cleanup_errors=True)
@@ -134,6 +137,7 @@ class Attempt:
                 keep=self._config.checkpoint.keep,
                 shard_size_bytes=self._config.checkpoint.shard_size_mb * 1_000_000,
                 memory_fd=memory_fd,
+                last_save_timeout_s=self._config.checkpoint.last_save_timeout,
             )
             self.writing = Writing(start, environment)
         try:
@@ -192,8 +196,9 @@ class Attempt:
                 self._watchdog.evaluated(message.seconds)
                 self._on_record(message)
             case Snapshot():
+                self._watchdog.saving(message.size_bytes)
                 if self.writing is not None:
-                    self.writing.save(message)
+                    self.writing.save(message, now)
             case SaveSkipped():
                 progress.saves_skipped += 1
                 log.warning(
@@ -224,17 +229,21 @@ class Attempt:
                 )
                 self.process.send(message)
             case SaveFailed():
-                self.progress.save_error = message.error
                 self.writing.answered()
-                log.error("save failed step=%d error=%s", message.step, message.error)
-                if message.superseded:
-                    self.superseded = message.error
-                self.process.send(message)
+                self._save_failed(message)
             case SaveTrouble():
                 self.progress.save_error = message.error
                 log.warning("the store makes trouble, trying again step=%d error=%s", message.step, message.error)
             case _:
                 log.debug("writer: %s", message)
+
+    def _save_failed(self, message: SaveFailed) -> None:
+        self.progress.save_error = message.error
+        self.progress.saves_failed += 1
+        log.error("save failed step=%d error=%s", message.step, message.error)
+        if message.superseded:
+            self.superseded = message.error
+        self.process.send(message)
 
     # --- what is asked of it
 
@@ -273,9 +282,13 @@ class Attempt:
             self.process.kill_group()
             if self.writing is not None:
                 self.writing.finish(now + WRITER_S)
-        if self.writing is not None and (trouble := self.writing.tick(now)):
-            log.warning("%s attempt=%d", trouble, self.record.number)
-            self.progress.save_error = trouble
+        match self.writing.tick(now) if self.writing is not None else None:
+            case SaveTrouble(step=step, error=error):
+                log.warning("%s step=%d attempt=%d", error, step, self.record.number)
+                self.progress.save_error = error
+                self._since = now  # the process may be waiting for the save, and so for us
+            case SaveFailed() as failed:
+                self._save_failed(failed)
 
     def _watch(self, now: float) -> None:
         if self._config.train.command is not None and self._config.restarts.hang_timeout == "auto":
@@ -377,6 +390,7 @@ class Attempt:
                 "last_commit": progress.last_commit,
                 "save_error": progress.save_error,
                 "saves_skipped": progress.saves_skipped,
+                "saves_failed": progress.saves_failed,
                 "result": self.result,
                 "memory_bytes": progress.memory_bytes,
             }

@@ -6,6 +6,7 @@ wishes; agent/server.py carries the polls. `now` is always this machine's monoto
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 
 from trainer.agent.protocol import AgentReport, Directive, JobState, Phase, Result
@@ -32,6 +33,8 @@ RENDEZVOUS_S = 60.0
 FINAL_S = 5.0
 """After a final code, how long the other workers' reports are waited for."""
 STORE_WAIT_MAX_S = 60.0
+END_S = 60.0
+"""How long a failed job waits for a store that does not take its end record, before it ends without one."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ class Stage(Enum):
     OVER = "over"
 
 
+def waiting_for_store(since: datetime, error: str) -> str:
+    """For a person: what everybody waits for."""
+    return f"waiting for the store since {since:%H:%M:%S} UTC: {' '.join(error.split())}"
+
+
 @dataclass(frozen=True)
 class _Seen:
     report: AgentReport
@@ -103,6 +111,7 @@ class Coordinator:
         self.leave: tuple[ExitCode, str] | None = None
         """This worker has no business here any more: the code and the reason to leave with."""
         self.store_error = ""
+        self._store_failing_since: tuple[float, datetime] | None = None
         self._agents: dict[int, _Seen] = {}
         self._replaced: set[str] = set()
         self._losses: dict[int, Loss] = {}
@@ -226,13 +235,13 @@ class Coordinator:
 
     def commits_listed(self, commits: Sequence[CommitRef], now: float) -> None:
         """The answer to ListCommits."""
-        self._store_answered()
+        self._store_answered(now)
         if self.stage is Stage.LIST:
             self._prepare(commits, now)
 
     def appended(self, record: AttemptRecord | EndRecord, now: float) -> None:
         """The answer to Append: the record that holds the number now, ours or somebody else's."""
-        self._store_answered()
+        self._store_answered(now)
         mine, self._pending = self._pending, None
         if mine is None or record.nonce != mine.nonce:
             self._found(record)
@@ -258,7 +267,7 @@ class Coordinator:
 
     def probed(self, record: AttemptRecord | EndRecord | None, now: float) -> None:
         """The answer to Probe."""
-        self._store_answered()
+        self._store_answered(now)
         self._next_probe_s = now + PROBE_S
         if record is not None and self.end is None and record.number == self._number + 1:
             self._found(record)
@@ -267,9 +276,14 @@ class Coordinator:
         """The store did not answer an action: it is asked again, later. Neither budget nor start_timeout runs meanwhile."""
         self._in_flight = False
         self.store_error = error
+        self._store_failing_since = self._store_failing_since or (now, time_of_day())
         self._store_wait_s = min(max(1.0, self._store_wait_s * 2), STORE_WAIT_MAX_S)
         self._resume_at_s = now + self._store_wait_s
         self._next_probe_s = max(self._next_probe_s, now + PROBE_S)
+        end = self._pending
+        if isinstance(end, EndRecord) and end.state == "failed" and now - self._store_failing_since[0] > END_S:
+            # The verdict stands, and the record would only tell of it: nobody is kept waiting for a full disk.
+            self.leave = (ExitCode(end.code), f"{end.reason} (the store does not take the record of this end: {error})")
 
     def next_action(self, now: float) -> Action | None:
         """The one wish of the moment, or None. It is not asked again until it was answered."""
@@ -529,10 +543,14 @@ class Coordinator:
             f"run directory taken over by launch {record.launch.id}, started {record.launch.started:%Y-%m-%d %H:%M:%S} UTC",
         )
 
-    def _store_answered(self) -> None:
+    def _store_answered(self, now: float) -> None:
         self._in_flight = False
         self.store_error = ""
         self._store_wait_s = 0.0
+        if self._store_failing_since is not None:
+            # Nobody could start meanwhile: the limits of a start go on from here.
+            self._started_s += now - self._store_failing_since[0]
+            self._store_failing_since = None
 
     def _enter(self, stage: Stage, now: float) -> None:
         self.stage = stage
@@ -585,8 +603,8 @@ class Coordinator:
             return self.end.reason
         if self.leave:
             return self.leave[1]
-        if self.store_error:
-            return f"waiting for the store: {self.store_error}"
+        if self._store_failing_since is not None:
+            return waiting_for_store(self._store_failing_since[1], self.store_error)
         if self.stage is Stage.RUN:
             return ""
         absent = [index for index in range(self.job.workers) if index not in self._agents]

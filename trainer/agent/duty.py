@@ -6,10 +6,18 @@ import time
 from collections.abc import Callable
 
 from trainer import faults
-from trainer.agent.coordinator import Append, Coordinator, Job, ListCommits, Probe
+from trainer.agent.coordinator import (
+    STORE_WAIT_MAX_S,
+    Append,
+    Coordinator,
+    Job,
+    ListCommits,
+    Probe,
+    waiting_for_store,
+)
 from trainer.agent.protocol import AgentReport, Directive, JobState
-from trainer.errors import OrchError
-from trainer.rundir.attempts import append_record, read_record, read_records
+from trainer.errors import OrchError, StoreUnavailable
+from trainer.rundir.attempts import append_record, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import Store
 
@@ -95,14 +103,15 @@ class Duty:
     def _read(self) -> None:
         """Read the records, for as long as it takes: a store that is away is no reason to end."""
         wait_s = 1.0
+        since = now()
         while not self._closed:
             try:
                 records = read_records(self._store)
             except OrchError as error:
-                self._error = f"waiting for the store: {error}"
+                self._error = waiting_for_store(since, str(error))
                 log.warning("run directory cannot be read, trying again in %.0f s: %s", wait_s, error)
-                time.sleep(wait_s)
-                wait_s = min(wait_s * 2, 60.0)
+                self._wake.wait(wait_s)
+                wait_s = min(wait_s * 2, STORE_WAIT_MAX_S)
                 continue
             with self._lock:
                 self._coordinator = Coordinator(self._job, records, time.monotonic())
@@ -112,6 +121,10 @@ class Duty:
         try:
             match action:
                 case ListCommits():
+                    newest = coordinator.records[-1].number if coordinator.records else None
+                    if newest is not None and read_record(self._store, newest) is None:
+                        # A volume that is not mounted any more shows an empty folder: that is no job without commits.
+                        raise StoreUnavailable(f"{self._store.url} has lost {record_name(newest)}: is it mounted?")
                     commits = list_commits(self._store)
                     with self._lock:
                         coordinator.commits_listed(commits, time.monotonic())

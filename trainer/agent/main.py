@@ -30,7 +30,7 @@ from trainer.agent.server import AgentServer
 from trainer.cluster import Identity, identity
 from trainer.config import TrainConfig
 from trainer.errors import OrchError
-from trainer.exit_codes import ExitCode, title_of
+from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.lifeline import adopt_orphans, die_with_parent
 from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
 from trainer.rundir.store import open_store
@@ -45,6 +45,10 @@ DONE_S = 5.0
 """After the end record of a success, how long a process may take to exit by itself."""
 HOLD_S = 15.0
 """How long worker 0 stays so that the others learn of the end from it."""
+LEAVE_S = 1.5
+"""How long worker 0 stays where it leaves with a verdict that no record tells of, so that the others hear it."""
+STORE_S = 15.0
+"""How long a call of the coordinator or the link tries: whoever waits for the store is to know soon."""
 FLUSH_S = 5.0
 
 
@@ -80,6 +84,7 @@ class Agent:
         self._report = self._make_report(time.monotonic())
         self._pipe = LossyPipe(1)
         self._store = open_store(config.run_directory)
+        self._records = open_store(config.run_directory, timeout_s=STORE_S)
         self._logs = Segments(
             self._store, f"logs/worker-{identity.index}/agent-{identity.uid[:8]}/", ".log", immediate=self._local
         )
@@ -106,7 +111,7 @@ class Agent:
             metrics=self._prometheus,
         )
         poll = duty.poll if duty else CoordinatorClient(self._identity.coordinator, self._identity.token).poll
-        self._link = Link(poll, lambda: self._report, self._store, self._identity.launch, self._wake)
+        self._link = Link(poll, lambda: self._report, self._records, self._identity.launch, self._wake)
         try:
             code, reason = self._loop(duty)
         finally:
@@ -139,6 +144,8 @@ class Agent:
                 continue
             # Worker 0 stays a little: the others learn of the end from it.
             held_since = held_since or now
+            if duty is not None and self._leaving[0] in FINAL_CODES and now - held_since < LEAVE_S:
+                continue
             if duty is None or self._end is None or duty.everybody_told() or now - held_since > HOLD_S:
                 return self._leaving
 
@@ -162,7 +169,7 @@ class Agent:
             cpu_flags=_cpu_flags(),
             memory_limit_bytes=config.memory_limit_bytes,
         )
-        return Duty(job, self._store, on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None)
+        return Duty(job, self._records, on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None)
 
     # --- events
 
@@ -409,6 +416,7 @@ class Agent:
             "orch_running": int(report.state == "running"),
             "orch_memory_bytes": report.memory_bytes,
             "orch_saves_skipped_total": report.saves_skipped,
+            "orch_saves_failed_total": report.saves_failed,
             "orch_last_save_failed": int(bool(report.save_error)),
             "orch_last_commit_step": report.last_commit.step if report.last_commit else 0,
         }

@@ -185,6 +185,10 @@ class WriterStart(Wire):
     keep: int
     shard_size_bytes: int
     memory_fd: int
+    save_timeout_s: float = 60.0
+    """How long an interval save is tried: the next one comes soon."""
+    last_save_timeout_s: float = 900.0
+    """How long a save without a successor (at the end, at a stop) is tried."""
 
 
 class LastSave(Wire):
@@ -269,6 +273,7 @@ class AgentReport(Wire):
     last_commit: CommitRef | None = None
     save_error: str = ""
     saves_skipped: int = 0
+    saves_failed: int = 0
     result: Result | None = None
     """The chief's, once its process finished."""
     node: str = ""

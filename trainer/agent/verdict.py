@@ -107,7 +107,7 @@ def _reason(worker: int, code: int, report: ExitReport) -> str:
 
 def _first_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[0][:300] if lines else ""
+    return lines[0][:500] if lines else ""
 
 
 def is_crash(end: AttemptEnd) -> bool:

@@ -8,11 +8,14 @@ IMPORT_S = 120.0
 RENDEZVOUS_S = 180.0
 """The coordinator ends a rendezvous that failed 60 s after the last member started; this is the bound without a coordinator."""
 COMPILE_S = 900.0
-RESTORE_S = 600.0
+RESTORE_S = 720.0
+"""A store that does not answer is asked for 10 min (checkpoint/restore.py), and one last time."""
 RESTORE_BYTES_PER_S = 50e6
 FIRST_EVALUATION_S = 1800.0
-LAST_SAVE_S = 960.0
-"""The writer tries the last save for 15 min."""
+LAST_SAVE_S = 60.0
+"""On top of checkpoint.last_save_timeout, in which the writer ends the save or gives it up."""
+SAVE_BYTES_PER_S = 1e6
+"""A writer that is slower than this counts the store as away."""
 EXPORT_S = 900.0
 LEAST_S = 10.0
 FACTOR = 10.0
@@ -21,9 +24,13 @@ FACTOR = 10.0
 class Watchdog:
     """Holds what was seen of one process and says how long it may be silent now."""
 
-    def __init__(self, hang_timeout_s: float | None, state_bytes: int = 0) -> None:
-        """`hang_timeout_s`: restarts.hang_timeout, None for auto. `state_bytes`: size of the state to restore, where known."""
+    def __init__(
+        self, hang_timeout_s: float | None, state_bytes: int = 0, *, last_save_timeout_s: float = 900.0
+    ) -> None:
+        """`hang_timeout_s`: restarts.hang_timeout, None for auto. `state_bytes`: size of the state to restore, where known.
+        `last_save_timeout_s`: checkpoint.last_save_timeout."""
         self._hang_timeout_s = hang_timeout_s
+        self._last_save_s = LAST_SAVE_S + last_save_timeout_s
         self._state_bytes = state_bytes
         self._blocks: deque[float] = deque(maxlen=20)
         self._evaluation_s: float | None = None
@@ -36,6 +43,10 @@ class Watchdog:
     def block(self, seconds: float) -> None:
         """A block took so long."""
         self._blocks.append(seconds)
+
+    def saving(self, size_bytes: int) -> None:
+        """A snapshot of this size was handed to the writer."""
+        self._state_bytes = size_bytes
 
     def evaluated(self, seconds: float) -> None:
         """An evaluation took so long."""
@@ -57,9 +68,10 @@ class Watchdog:
                     return FIRST_EVALUATION_S
                 return max(FACTOR * self._evaluation_s, LEAST_S)
             case Phase.SAVE:
-                return LAST_SAVE_S
+                return self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.EXPORT:
-                return EXPORT_S
+                # The other workers are here already while the chief still waits for its last save.
+                return EXPORT_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.TRAIN:
                 if self._hang_timeout_s is not None:
                     return self._hang_timeout_s

@@ -9,14 +9,17 @@ import os
 from collections.abc import Mapping
 
 from trainer.agent.child import Child
-from trainer.agent.protocol import LastSave, Snapshot, WriterStart
-from trainer.exit_codes import code_of_status, title_of
+from trainer.agent.protocol import LastSave, SaveFailed, SaveTrouble, Snapshot, WriterStart
+from trainer.agent.watchdog import LAST_SAVE_S, SAVE_BYTES_PER_S
+from trainer.exit_codes import title_of
 
 log = logging.getLogger(__name__)
 
 STOPPED_S = 5.0
 """A process that a signal has stopped (SIGSTOP) for so long is ended: nothing else will wake it."""
-AGAIN_MAX_S = 30.0
+AGAIN_S = 0.5
+WRITERS_MAX = 3
+"""So many may die over one save; then it has failed, and the next one gets another."""
 
 
 class Writing:
@@ -34,7 +37,8 @@ class Writing:
         self._finishing = False
         self._until: float | None = None
         self._again_at: float | None = None
-        self._again_s = 0.5
+        self._silent_at = 0.0
+        self._writers_of_save = 0
         self.child = self._begin()
 
     def _begin(self) -> Child:
@@ -42,15 +46,21 @@ class Writing:
         child.send(self._start)
         return child
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: Snapshot, now: float) -> None:
         """Hand over a snapshot that lies in the memfd, whole."""
         self._in_flight = snapshot
+        self._writers_of_save = 1
+        self._write(snapshot, now)
+
+    def _write(self, snapshot: Snapshot, now: float) -> None:
+        start = self._start
+        patience_s = start.save_timeout_s if snapshot.why == "interval" else start.last_save_timeout_s
+        self._silent_at = now + patience_s + LAST_SAVE_S + snapshot.size_bytes / SAVE_BYTES_PER_S
         self.child.send(snapshot)
 
     def answered(self) -> None:
         """The writer told what became of the save in flight."""
         self._in_flight = None
-        self._again_s = 0.5
 
     def finish(self, until: float) -> None:
         """No snapshot follows: the writer ends once the one in flight is saved, at `until` at the latest."""
@@ -63,28 +73,39 @@ class Writing:
         """It may go on until then, where that is earlier than what was said before."""
         self._until = min(until, self._until) if self._until is not None else until
 
-    def tick(self, now: float) -> str:
-        """Time passed. Returns why the writer is replaced just now, or nothing."""
+    def tick(self, now: float) -> SaveTrouble | SaveFailed | None:
+        """Time passed. Tells of a writer that has died, and of a save that is given up for it."""
         if self.child.status is None:
-            if self._finishing and self._until is not None and now > self._until:
-                log.warning("writer killed: its save was not done in time attempt=%d", self._start.attempt)
-                self.child.kill_group()
-            elif self.child.stopped_s(now) > STOPPED_S:
-                log.warning("writer killed: a signal had stopped it attempt=%d", self._start.attempt)
-                self.child.kill_group()
-            return ""
+            self._watch(now)
+            return None
         if self.ended(now):
-            return ""
-        if self._again_at is None:
-            self._again_at = now + self._again_s
-            self._again_s = min(self._again_s * 2, AGAIN_MAX_S)
-            return f"the writer ended: {title_of(code_of_status(self.child.status))}; another one takes its place"
-        if now >= self._again_at:
-            self._again_at = None
-            self._replace()
-        return ""
+            return None
+        if self._again_at is not None:
+            if now >= self._again_at:
+                self._replace(now)
+            return None
+        self._again_at = now + AGAIN_S
+        step = self._in_flight.step if self._in_flight is not None else 0
+        error = f"the writer ended: {title_of(self.child.status)}"
+        if self._in_flight is not None and self._writers_of_save == WRITERS_MAX:
+            self._in_flight = None
+            return SaveFailed(step=step, error=f"{error}, as {WRITERS_MAX - 1} others before it in this save")
+        return SaveTrouble(step=step, error=f"{error}; another one takes its place")
 
-    def _replace(self) -> None:
+    def _watch(self, now: float) -> None:
+        why = ""
+        if self._finishing and self._until is not None and now > self._until:
+            why = "its save was not done in time"
+        elif self._in_flight is not None and now > self._silent_at:
+            why = "it does not answer"
+        elif self.child.stopped_s(now) > STOPPED_S:
+            why = "a signal had stopped it"
+        if why:
+            log.warning("writer killed: %s attempt=%d", why, self._start.attempt)
+            self.child.kill_group()
+
+    def _replace(self, now: float) -> None:
+        self._again_at = None
         self.child.close()
         try:
             self.child = self._begin()
@@ -92,7 +113,8 @@ class Writing:
             log.error("no writer can be started: %s", error)
             return
         if self._in_flight is not None:
-            self.child.send(self._in_flight)
+            self._writers_of_save += 1
+            self._write(self._in_flight, now)
         if self._finishing:
             self.child.send(LastSave())
 

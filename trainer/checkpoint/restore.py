@@ -1,30 +1,25 @@
 """A commit read back: every shard verified, by size and crc32c, before anything is believed. Free of TensorFlow.
 
-Bytes that are wrong twice, or are not there, are damage: another commit may do. A store that does not answer is no
-damage: it is asked again for minutes.
+Bytes that are wrong twice, or are not there, are damage, if the store's listing says so too: another commit may do. A store
+that does not answer, or not with the whole object, is no damage: it is asked again for minutes.
 """
 
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
 from trainer.checkpoint import shards
-from trainer.errors import DamagedCheckpoint, ObjectNotFound, StoreDenied, StoreUnavailable
+from trainer.errors import DamagedCheckpoint, ObjectNotFound, StoreUnavailable
+from trainer.rundir.attempts import PREFIX as RECORDS
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.checksum import crc32c
-from trainer.rundir.commits import Commit, Shard, read_commit
+from trainer.rundir.commits import Commit, Shard, commit_name, parse, read_commit
+from trainer.rundir.patience import patiently
 from trainer.rundir.store import Store
 
-log = logging.getLogger(__name__)
-
 PATIENCE_S = 600.0
-_LONGEST_PAUSE_S = 30.0
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -44,13 +39,10 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
         StoreUnavailable, StoreDenied: the store gave no answer for `patience_s`.
     """
     deadline = time.monotonic() + patience_s
-    try:
-        commit = _patiently(lambda: read_commit(store, ref), deadline)
-    except ObjectNotFound:
-        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    commit = patiently(lambda: _read_commit(store, ref), deadline, "restore")
     arrays: dict[str, np.ndarray] = {}
     for shard in commit.shards:
-        data = _verified(store, ref, shard, deadline)
+        data = patiently(partial(_read_shard, store, ref, shard), deadline, "restore")
         try:
             arrays |= shards.parse(data)
         except (ValueError, KeyError, TypeError) as error:
@@ -64,43 +56,56 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
 def verify(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Commit:
     """As load, one shard in memory at a time, and nothing kept of it."""
     deadline = time.monotonic() + patience_s
-    try:
-        commit = _patiently(lambda: read_commit(store, ref), deadline)
-    except ObjectNotFound:
-        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    commit = patiently(lambda: _read_commit(store, ref), deadline, "restore")
     for shard in commit.shards:
-        _verified(store, ref, shard, deadline)
+        patiently(partial(_read_shard, store, ref, shard), deadline, "restore")
     return commit
 
 
-def _verified(store: Store, ref: CommitRef, shard: Shard, deadline: float) -> bytes:
-    what = ""
+def _read_commit(store: Store, ref: CommitRef) -> Commit:
+    name = commit_name(ref)
+    try:
+        return read_commit(store, ref)
+    except ObjectNotFound:
+        _check_answer(store, name, None)
+        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    except DamagedCheckpoint:
+        data = store.get(name)
+        _check_answer(store, name, len(data))
+        return parse(data, ref)
+
+
+def _read_shard(store: Store, ref: CommitRef, shard: Shard) -> bytes:
+    what, answered = "", None
     # The second read asks for whatever generation is there: in a run directory that was copied to another place, the
     # generations are new and the bytes are the same, which is what counts.
     for generation in (shard.generation, None):
         try:
-            data = _patiently(partial(store.get, shard.name, generation=generation), deadline)
+            data = store.get(shard.name, generation=generation)
         except ObjectNotFound:
             what = what or "is missing"
             continue
-        if len(data) != shard.size_bytes:
-            what = f"has {len(data)} bytes instead of {shard.size_bytes}"
+        answered = len(data)
+        if answered != shard.size_bytes:
+            what = f"has {answered} bytes instead of {shard.size_bytes}"
         elif crc32c([data]) != shard.crc32c:
             what = "does not match its checksum"
         else:
             return data
+    _check_answer(store, shard.name, answered)
     raise DamagedCheckpoint(ref.name, f"the checkpoint {ref.name} is damaged: {shard.name} {what}")
 
 
-def _patiently(action: Callable[[], _T], deadline: float) -> _T:
-    """Try again while the store does not answer, or refuses (the rights of a new pod may need a minute)."""
-    pause_s = 0.5
-    while True:
-        try:
-            return action()
-        except (StoreUnavailable, StoreDenied) as error:
-            if time.monotonic() + pause_s > deadline:
-                raise
-            log.warning("restore waits for the store: %s", error.message)
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+def _check_answer(store: Store, name: str, answered: int | None) -> None:
+    """Before damage is believed: whether the store's listing stands by its answer, `answered` bytes or None for no object.
+
+    Raises:
+        StoreUnavailable: it does not, so the answer was cut short on its way; or the run directory is not what it was.
+    """
+    listed = {entry.name: entry.size_bytes for entry in store.list(name)}.get(name)
+    if listed != answered:
+        said, got = ("nothing" if size is None else f"{size} bytes" for size in (listed, answered))
+        raise StoreUnavailable(f"{name} in {store.url}: the listing shows {said}, the answer was {got}")
+    if listed is None and not store.list(RECORDS):
+        # A checkpoint is named by a record. Where all are gone, a volume is not mounted, or objects are hidden.
+        raise StoreUnavailable(f"{store.url} has no records of attempts: is it mounted, and whole?")

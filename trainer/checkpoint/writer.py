@@ -60,9 +60,6 @@ from trainer.rundir.store import Entry, Store, open_store
 
 log = logging.getLogger("writer")
 
-# How long one save tries: after an interval save the next one comes soon; a last one has no successor.
-INTERVAL_PATIENCE_S = 60.0
-LAST_PATIENCE_S = 900.0
 _CALL_TIMEOUT_S = 30.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
@@ -82,6 +79,7 @@ class Writer:
         self._send = send
         self._memory: memoryview | None = None
         self._superseded = False
+        self._saving: int | None = None
         self._saved: dict[CommitRef, Saved] = {}
         self._records: dict[int, AttemptRecord | EndRecord] = {}
         self._commits: dict[CommitRef, Commit] = {}
@@ -93,28 +91,31 @@ class Writer:
             self._send(saved)  # the same step again (a stop right after an interval save): the commit stands
             return False
         began = time.monotonic()
-        deadline = began + (INTERVAL_PATIENCE_S if snapshot.why == "interval" else LAST_PATIENCE_S)
+        start = self._start
+        deadline = began + (start.save_timeout_s if snapshot.why == "interval" else start.last_save_timeout_s)
         pause_s = _FIRST_PAUSE_S
         attempt = _Save(ref, snapshot)
+        self._saving = snapshot.step
         while True:
             try:
                 commit = self._try(attempt)
                 break
             except (StoreUnavailable, StoreDenied) as error:
                 if time.monotonic() + pause_s > deadline:
-                    return self._fail(snapshot, f"{error} (tried for {time.monotonic() - began:.0f} s)")
-                log.warning("save of step %d: %s; trying again", snapshot.step, error.message)
-                self._send(SaveTrouble(step=snapshot.step, error=str(error)))
+                    tried = f"{error.message} (tried for {time.monotonic() - began:.0f} s)"
+                    return self._fail(snapshot, _one_line(tried, error.remedy))
+                self._troubled(_one_line(error.message, error.remedy))
             except Superseded as error:
                 self._superseded = True
                 return self._fail(snapshot, str(error), superseded=True)
             except OrchError as error:
-                return self._fail(snapshot, str(error))
+                return self._fail(snapshot, _one_line(error.message, error.remedy))
             except Exception as error:
                 log.exception("save of step %d failed", snapshot.step)
                 return self._fail(snapshot, f"{type(error).__name__}: {error}")
             time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        self._saving = None
         self._commits[ref] = commit
         self._saved[ref] = Saved(commit=ref, size_bytes=commit.size_bytes, seconds=time.monotonic() - began)
         self._send(self._saved[ref])
@@ -137,7 +138,7 @@ class Writer:
     def _store(self) -> Store:
         # Opened by the first save and not before: what is in its way (credentials) is then reported and tried again.
         if self._opened is None:
-            self._opened = open_store(self._start.run_directory, timeout_s=_CALL_TIMEOUT_S)
+            self._opened = open_store(self._start.run_directory, timeout_s=_CALL_TIMEOUT_S, on_trouble=self._troubled)
             if isinstance(self._opened, LocalStore):
                 self._opened.clear_temporary()
         return self._opened
@@ -153,9 +154,10 @@ class Writer:
             faults.reach("writer.before-shard")
             save.shards.append(self._put_shard(name, save.files[index]))
             faults.reach("writer.after-shard")
+        commit = save.commit(self._start.nonce)
         self._check_not_superseded()
         faults.reach("writer.before-commit")
-        commit = write_commit(self._store, save.commit(self._start.nonce))
+        commit = write_commit(self._store, commit)
         faults.reach("writer.after-commit")
         faults.reach("writer.before-read-back")
         self._read_back(commit)
@@ -178,8 +180,12 @@ class Writer:
 
     def _read_back(self, commit: Commit) -> None:
         """Only what is really there counts as saved."""
-        if self._store.get(commit_name(commit.ref)) != serialise(commit):
-            raise DamagedCheckpoint(commit.ref.name, f"the commit {commit.ref.name} reads back with other bytes")
+        try:
+            found = self._store.get(commit_name(commit.ref))
+        except ObjectNotFound:
+            found = b""
+        if found != serialise(commit):
+            raise StoreUnavailable(f"the commit {commit.ref.name} does not read back as it was written")
         listed = {entry.name: entry for entry in self._store.list(data_folder(commit.ref))}
         if not retention.verifies(commit, listed):
             raise DamagedCheckpoint(
@@ -232,10 +238,21 @@ class Writer:
             self._memory = memoryview(mmap.mmap(self._start.memory_fd, size_bytes, prot=mmap.PROT_READ))
         return self._memory
 
+    def _troubled(self, error: str) -> None:
+        """The store makes trouble, and is asked again: told at once, not only when the save has failed."""
+        if self._saving is not None:
+            log.warning("save of step %d: %s; trying again", self._saving, error)
+            self._send(SaveTrouble(step=self._saving, error=error))
+
     def _fail(self, snapshot: Snapshot, error: str, *, superseded: bool = False) -> bool:
+        self._saving = None
         log.error("step %d is not saved: %s", snapshot.step, error)
         self._send(SaveFailed(step=snapshot.step, error=error, superseded=superseded))
         return False
+
+
+def _one_line(message: str, remedy: str) -> str:
+    return f"{message}. {remedy}" if remedy else message
 
 
 class _Save:

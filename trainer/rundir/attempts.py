@@ -8,9 +8,9 @@ import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from trainer.errors import ObjectExists, ObjectNotFound
+from trainer.errors import ObjectExists, ObjectNotFound, StoreUnavailable
 from trainer.rundir.store import Store
 
 PREFIX = "attempts/"
@@ -155,10 +155,10 @@ def read_record(store: Store, number: int) -> AttemptRecord | EndRecord | None:
     """Record `number`, or None when it does not exist (yet).
 
     Raises:
-        StoreError: the store did not answer.
+        StoreError: the store did not answer, or with something else than a record.
     """
     try:
-        return parse_record(store.get(record_name(number)))
+        return _get_record(store, number)
     except ObjectNotFound:
         return None
 
@@ -170,7 +170,16 @@ def read_records(store: Store) -> list[AttemptRecord | EndRecord]:
         for entry in store.list(PREFIX)
         if entry.name.endswith(".json") and entry.name[len(PREFIX) : -len(".json")].isdecimal()
     )
-    return [parse_record(store.get(record_name(number))) for number in numbers]
+    return [_get_record(store, number) for number in numbers]
+
+
+def _get_record(store: Store, number: int) -> AttemptRecord | EndRecord:
+    try:
+        return parse_record(store.get(record_name(number)))
+    except ValidationError as error:
+        # Records are written whole: an answer that was cut short, or a record of a later version. Both may pass.
+        what = error.errors()[0]["msg"]
+        raise StoreUnavailable(f"{record_name(number)} in {store.url} cannot be read: {what}") from None
 
 
 def append_record(store: Store, record: AttemptRecord | EndRecord) -> AttemptRecord | EndRecord:
@@ -185,7 +194,9 @@ def append_record(store: Store, record: AttemptRecord | EndRecord) -> AttemptRec
         store.put_if_absent(record_name(record.number), record.model_dump_json().encode())
     except ObjectExists:
         found = read_record(store, record.number)
-        if found is not None and found.nonce != record.nonce:
+        if found is None:
+            raise StoreUnavailable(f"{record_name(record.number)} exists and cannot be read") from None
+        if found.nonce != record.nonce:
             return found
     return record
 

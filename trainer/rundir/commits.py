@@ -159,10 +159,7 @@ def read_commit(store: Store, ref: CommitRef) -> Commit:
 
 
 def write_commit(store: Store, commit: Commit) -> Commit:
-    """Create the commit; returns the one that stands.
-
-    That is an earlier try of ours where its acknowledgement was lost, or of a writer of this attempt that died since: the
-    nonce is the attempt's, the data are the same, the time of writing may be another.
+    """Create the commit, and return the one that is there now: ours, maybe of an earlier try whose acknowledgement was lost.
 
     Raises:
         ObjectExists: another writer's commit has that name.
@@ -175,7 +172,7 @@ def write_commit(store: Store, commit: Commit) -> Commit:
             found = read_commit(store, commit.ref)
         except (ObjectNotFound, DamagedCheckpoint):
             raise ObjectExists(f"the commit {commit.ref.name} exists and is not ours") from None
-        if found.nonce != commit.nonce or found.shards != commit.shards:
+        if found.nonce != commit.nonce:
             raise ObjectExists(f"the commit {commit.ref.name} was made by another writer") from None
         return found
     return commit

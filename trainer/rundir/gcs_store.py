@@ -3,18 +3,28 @@
 put_if_absent is an upload with if_generation_match=0. The client tries again by itself, so after a lost acknowledgement
 it may answer 412 though the object is ours: ObjectExists here, and the caller tells the two apart by what it wrote.
 STORAGE_EMULATOR_HOST names another server, which is spoken to without credentials.
+
+A call tries again by itself until it is over (deadline.py): after its time, which bytes that move prolong.
 """
 
 import contextlib
 import io
+import logging
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
 from trainer.rundir.store import Data, Entry, buffers, check_name, check_prefix
 
+if TYPE_CHECKING:
+    from trainer.rundir.deadline import Call
+
+log = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT_S = 10.0
+# Of one request: one that is lost leaves time for another within the call.
+_REQUEST_TIMEOUT_S = 15.0
 # A chunk of a large upload is one request, and is copied once: small enough for memory, large enough for throughput.
 _CHUNK_BYTES = 32 * 1024 * 1024
 _PERMISSIONS = {
@@ -29,47 +39,64 @@ _PERMISSIONS = {
 class GcsStore:
     """Store of gs://bucket/prefix. Calls try again by themselves for `timeout_s`."""
 
-    def __init__(self, bucket: str, prefix: str, *, timeout_s: float = 60.0) -> None:
-        from google.cloud.storage.retry import DEFAULT_RETRY
+    def __init__(
+        self, bucket: str, prefix: str, *, timeout_s: float = 60.0, on_trouble: Callable[[str], None] | None = None
+    ) -> None:
+        """`on_trouble` gets a message, once a call, when the call is about to try again."""
+        from google.api_core.retry import Retry
+
+        from trainer.rundir import deadline
 
         self.url = f"gs://{bucket}/{prefix}" if prefix else f"gs://{bucket}"
         self._bucket_name = bucket
         self._base = f"{prefix}/" if prefix else ""
         self._bucket_seen = False
-        with self._errors("read", self.url):
+        self._timeout_s = timeout_s
+        self._on_trouble = on_trouble
+        with self._call("read", self.url):
             self._client = _client()
+            deadline.limit(self._client._http)
         self._bucket = self._client.bucket(bucket)
         self._options: dict[str, Any] = {
-            "timeout": (min(_CONNECT_TIMEOUT_S, timeout_s), timeout_s),
-            "retry": DEFAULT_RETRY.with_delay(initial=0.25, maximum=8.0, multiplier=2.0).with_timeout(timeout_s),
+            "timeout": (min(_CONNECT_TIMEOUT_S, timeout_s), min(_REQUEST_TIMEOUT_S, timeout_s)),
+            "retry": Retry(
+                predicate=_worth_another_try,
+                initial=0.25,
+                maximum=8.0,
+                multiplier=2.0,
+                timeout=timeout_s,
+                on_error=self._troubled,
+            ),
         }
 
     def put_if_absent(self, name: str, data: Data) -> Entry:
         """See Store."""
         from google.api_core.exceptions import PreconditionFailed
 
-        with self._errors("write", name):
+        with self._call("write", name) as call:
             try:
-                return self._upload(name, data, if_generation_match=0)
+                return self._upload(call, name, data, if_generation_match=0)
             except PreconditionFailed:
                 raise ObjectExists(f"{self._place(name)} exists already") from None
 
     def put(self, name: str, data: Data) -> Entry:
         """See Store."""
-        with self._errors("replace", name):
-            return self._upload(name, data)
+        with self._call("replace", name) as call:
+            return self._upload(call, name, data)
 
     def get(self, name: str, *, generation: int | None = None) -> bytes:
         """See Store."""
         blob = self._bucket.blob(self._base + check_name(name), generation=generation)
-        with self._errors("read", name):
+        with self._call("read", name) as call:
+            sink = _Counted(call)
             # raw: the stored bytes, whatever their encoding. No checksum: a flipped bit is for the caller to find, who
             # knows what to do about it.
-            return bytes(blob.download_as_bytes(raw_download=True, checksum=None, **self._options))
+            blob.download_to_file(sink, raw_download=True, checksum=None, **self._options)
+            return sink.getvalue()
 
     def list(self, prefix: str) -> list[Entry]:
         """See Store."""
-        with self._errors("list", prefix):
+        with self._call("list", prefix):
             blobs = self._client.list_blobs(
                 self._bucket,
                 prefix=self._base + check_prefix(prefix),
@@ -85,14 +112,14 @@ class GcsStore:
         from google.api_core.exceptions import PreconditionFailed
 
         blob = self._bucket.blob(self._base + check_name(name))
-        with contextlib.suppress(ObjectNotFound, PreconditionFailed), self._errors("delete", name):
+        with contextlib.suppress(ObjectNotFound, PreconditionFailed), self._call("delete", name):
             blob.delete(if_generation_match=generation, **self._options)
 
-    def _upload(self, name: str, data: Data, **preconditions: int) -> Entry:
+    def _upload(self, call: "Call", name: str, data: Data, **preconditions: int) -> Entry:
         parts = buffers(data)
         blob = self._bucket.blob(self._base + check_name(name), chunk_size=_CHUNK_BYTES)
         blob.upload_from_file(
-            _Joined(parts),
+            _Joined(parts, call),
             size=sum(part.nbytes for part in parts),
             content_type="application/octet-stream",
             checksum="crc32c",
@@ -103,33 +130,60 @@ class GcsStore:
         return self._entry(blob)
 
     def _entry(self, blob: Any) -> Entry:
+        try:
+            size_bytes, generation = int(blob.size), int(blob.generation)
+        except TypeError:
+            raise StoreUnavailable(f"the answer about {self._place(blob.name)} is not one of GCS") from None
         return Entry(
-            name=blob.name.removeprefix(self._base),
-            size_bytes=int(blob.size),
-            generation=int(blob.generation),
-            crc32c=blob.crc32c,
+            name=blob.name.removeprefix(self._base), size_bytes=size_bytes, generation=generation, crc32c=blob.crc32c
         )
 
     def _place(self, name: str) -> str:
         return f"gs://{self._bucket_name}/{self._base}{name}"
 
+    def _troubled(self, error: Exception) -> None:
+        from trainer.rundir.deadline import current
+
+        call = current()
+        if call is not None and not call.troubled:
+            call.troubled = True
+            message = f"{self.url} makes trouble, trying again: {_first_line(error)}"
+            log.warning("%s", message)
+            if self._on_trouble is not None:
+                self._on_trouble(message)
+
     @contextlib.contextmanager
-    def _errors(self, action: str, name: str) -> Iterator[None]:
+    def _call(self, action: str, name: str) -> Iterator["Call"]:
+        import http.client
+
         import requests
+        import urllib3
         from google.api_core import exceptions as api
         from google.auth import exceptions as auth
         from google.cloud.storage import exceptions as storage
 
+        from trainer.rundir.deadline import Call
+
+        call = Call(self._timeout_s)
         try:
-            yield
+            with call:
+                yield call
         except (StoreError, api.PreconditionFailed):
             raise
         except api.RetryError as error:
             raise self._as_store_error(action, name, error.cause or error) from error
         except (api.GoogleAPICallError, auth.GoogleAuthError, storage.InvalidResponse, storage.DataCorruption) as error:
             raise self._as_store_error(action, name, error) from error
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            if call.is_over:
+                raise StoreUnavailable(
+                    f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:.0f} s"
+                ) from error
             raise self._as_store_error(action, name, error) from error
+        if call.hung_up:
+            raise StoreUnavailable(
+                f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:.0f} s"
+            )
 
     def _as_store_error(self, action: str, name: str, error: Exception) -> StoreError:
         from google.auth import exceptions as auth
@@ -173,12 +227,26 @@ class GcsStore:
         return True
 
 
+class _Counted(io.BytesIO):
+    """What a download writes into."""
+
+    def __init__(self, call: "Call") -> None:
+        super().__init__()
+        self._call = call
+
+    def write(self, data: Any) -> int:
+        self._call.moved(len(data))
+        return super().write(data)
+
+
 class _Joined(io.RawIOBase):
     """Several buffers as one readable, seekable stream: what an upload reads, and rewinds when it tries again."""
 
-    def __init__(self, parts: list[memoryview]) -> None:
+    def __init__(self, parts: list[memoryview], call: "Call") -> None:
         self._parts = parts
         self._at = 0
+        self._furthest = 0
+        self._call = call
 
     def readable(self) -> bool:
         return True
@@ -205,6 +273,9 @@ class _Joined(io.RawIOBase):
                 self._at += piece.nbytes
                 wanted -= piece.nbytes
             begin = end
+        if self._at > self._furthest:  # sent again, bytes prolong nothing
+            self._call.moved(self._at - self._furthest)
+            self._furthest = self._at
         return b"".join(chosen)
 
 
@@ -216,6 +287,15 @@ def _client() -> Any:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return storage.Client(project="orch", credentials=anonymous())
     return storage.Client()
+
+
+def _worth_another_try(error: Exception) -> bool:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    from trainer.rundir.deadline import current
+
+    call = current()
+    return not (call is not None and call.is_over) and bool(DEFAULT_RETRY._predicate(error))
 
 
 def _first_line(error: Exception) -> str:

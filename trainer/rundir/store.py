@@ -4,7 +4,7 @@ Nothing here knows what the objects mean. Names are relative to the run director
 themselves are in local_store.py and gcs_store.py; google-cloud-storage is loaded only when a gs:// URL is opened.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -53,10 +53,12 @@ class Store(Protocol):
         """Delete the object; one that is gone already, or is there in another generation, is no error."""
 
 
-def open_store(url: str, *, timeout_s: float = 60.0) -> Store:
+def open_store(url: str, *, timeout_s: float = 60.0, on_trouble: Callable[[str], None] | None = None) -> Store:
     """The store of a run directory: an absolute or relative path, file:///path, or gs://bucket/prefix.
 
-    `timeout_s` is how long one call tries before it raises StoreUnavailable (GCS; a local call takes what it takes).
+    `timeout_s` is how long one call tries before it raises StoreUnavailable; bytes that move give it more time, a second
+    for each MB. `on_trouble` gets a message, once a call, when the call is about to try again. Both are for GCS: a local
+    call takes what it takes, and tries once.
 
     Raises:
         ConfigError: another scheme, a gs:// URL without a bucket.
@@ -80,7 +82,8 @@ def open_store(url: str, *, timeout_s: float = 60.0) -> Store:
         from trainer.rundir.gcs_store import GcsStore
 
         # All after the bucket belongs to the name: GCS allows ? and # in it, so urlsplit's path alone would not do.
-        return GcsStore(parts.netloc, url.removeprefix("gs://").partition("/")[2].strip("/"), timeout_s=timeout_s)
+        prefix = url.removeprefix("gs://").partition("/")[2].strip("/")
+        return GcsStore(parts.netloc, prefix, timeout_s=timeout_s, on_trouble=on_trouble)
     raise ConfigError(
         f'the run directory {url} has an unknown scheme "{parts.scheme}"',
         remedy="Write an absolute path, file:///path or gs://bucket/prefix.",
