@@ -22,14 +22,13 @@ from support_gcs import FakeGcs
 
 from tests.chaos import oracle
 from tests.chaos.faults import Kind, draw
-from tests.chaos.leg import FAST, Leg
-from tests.chaos.task import STEPS
+from tests.chaos.leg import FAST, STEPS, Leg
 from trainer.checkpoint import restore
 from trainer.rundir.commits import list_commits
 
 LAST_FAULT_AT = STEPS - 150
 RECOVERY_S = 180.0
-DISTURBED_S = 3.0
+DISTURBED_S = 5.0
 """How long a fault that need not end an attempt is watched for doing so."""
 
 
@@ -61,7 +60,63 @@ def recover(leg: Leg, kind: Kind, attempt: float) -> float | None:
     raise AssertionError(f"no recovery from {kind.name} within {RECOVERY_S:.0f} s\n" + "\n".join(leg.run.lines[-60:]))
 
 
+class Chaos:
+    """Legs one after the other, until enough faults have happened."""
+
+    def __init__(self, folder: Path, seed: int, faults: int, workers: int, server: FakeGcs | None) -> None:
+        self.folder, self.workers, self.server = folder, workers, server
+        self.wanted, self.done, self.legs, self.steps_lost = faults, 0, 0, 0
+        self.recoveries: dict[str, list[float | None]] = defaultdict(list)
+        self.violations: list[str] = []
+        self._choice = random.Random(seed)
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line with the time since the beginning."""
+        print(f"[{time.monotonic() - self._began:6.0f} s] {text}", flush=True)
+
+    def run(self) -> None:
+        """All of it."""
+        expected = undisturbed(self.folder / "undisturbed", self.workers)
+        self.say("the undisturbed job is done")
+        while self.done < self.wanted:
+            self.legs += 1
+            leg = Leg(self.folder / f"leg-{self.legs}", self.workers, self.server, self.legs)
+            try:
+                self.disturb(leg)
+                result = leg.finish()
+                troubles = oracle.violations(leg, result, expected)
+                self.steps_lost += oracle.steps_lost(leg)
+            except AssertionError as error:
+                troubles = [str(error)]
+            finally:
+                leg.close()
+            (leg.folder / "log.txt").write_text("\n".join(leg.log + leg.run.lines))
+            self.violations += [f"job {self.legs}: {trouble}" for trouble in troubles]
+            for trouble in troubles:
+                self.say(f"VIOLATION job {self.legs}: {trouble}")
+            self.say(f"job {self.legs} {'failed' if troubles else 'ended as the undisturbed one'}")
+
+    def disturb(self, leg: Leg) -> None:
+        """Faults on one job until enough have happened, or its end is near."""
+        while self.done < self.wanted:
+            leg.run.wait_until(leg.training, "training to go on")
+            if leg.figure("orch_step") > LAST_FAULT_AT:
+                return
+            time.sleep(self._choice.uniform(0.0, 3.0))
+            kind, attempt = draw(self._choice), leg.figure("orch_attempt")
+            told = kind.act(leg, self._choice)
+            seconds = recover(leg, kind, attempt)
+            self.recoveries[kind.name].append(seconds)
+            self.done += 1
+            shown = f"{seconds:.1f} s" if seconds is not None else "not interrupted"
+            self.say(f"{self.done:4d} {kind.name}: {told}: {shown}")
+            if not leg.alive:
+                return
+
+
 def main() -> int:
+    """Parse, run, print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=20)
@@ -70,56 +125,25 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="keep everything there; default: a temporary folder")
     arguments = parser.parse_args()
 
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
-    choice = random.Random(arguments.seed)
+    folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="chaos-"))).absolute()
     server = None
     if arguments.store == "gcs":
         server = FakeGcs(folder / "gcs")
         server.make_bucket("chaos")
-    recoveries: dict[str, list[float | None]] = defaultdict(list)
-    found: list[str] = []
-    lost = done = number = 0
-    began = time.monotonic()
+    chaos = Chaos(folder, arguments.seed, arguments.faults, arguments.workers, server)
     try:
-        expected = undisturbed(folder / "undisturbed", arguments.workers)
-        while done < arguments.faults:
-            number += 1
-            leg = Leg(folder / f"leg-{number}", arguments.workers, server, number)
-            try:
-                while done < arguments.faults and leg.alive and leg.figure("orch_step") < LAST_FAULT_AT:
-                    leg.run.wait_until(lambda: leg.training() or not leg.alive, "training to go on")
-                    time.sleep(choice.uniform(0.0, 3.0))
-                    kind, attempt = draw(choice), leg.figure("orch_attempt")
-                    told = kind.act(leg, choice)
-                    seconds = recover(leg, kind, attempt)
-                    recoveries[kind.name].append(seconds)
-                    done += 1
-                    shown = f"{seconds:.1f} s" if seconds is not None else "not interrupted"
-                    print(f"[{time.monotonic() - began:6.0f} s] {done:4d} {kind.name}: {told}: {shown}", flush=True)
-                result = leg.finish()
-                troubles = oracle.violations(leg, result, expected)
-                lost += oracle.steps_lost(leg)
-            except AssertionError as error:
-                troubles = [str(error)]
-            finally:
-                leg.close()
-            for trouble in troubles:
-                found.append(f"job {number}: {trouble}")
-                print(f"VIOLATION {found[-1]}", flush=True)
-            (folder / f"leg-{number}" / "log.txt").write_text("\n".join(leg.log + leg.run.lines))
-            print(
-                f"[{time.monotonic() - began:6.0f} s] job {number} {'FAILED' if troubles else 'ended as the undisturbed one'}"
-            )
+        chaos.run()
     finally:
         if server is not None:
             server.stop()
-    table(recoveries)
+    table(chaos.recoveries)
     print(
-        f"seed {arguments.seed}, {done} faults, {number} jobs of {arguments.workers} workers on {arguments.store}: {len(found)} violations, {lost} steps lost"
+        f"seed {arguments.seed}, {chaos.done} faults, {chaos.legs} jobs of {arguments.workers} workers on {arguments.store}: "
+        f"{len(chaos.violations)} violations, {chaos.steps_lost} steps lost"
     )
-    if arguments.folder is None and not found:
+    if arguments.folder is None and not chaos.violations:
         shutil.rmtree(folder, ignore_errors=True)
-    return 1 if found else 0
+    return 1 if chaos.violations else 0
 
 
 def table(recoveries: dict[str, list[float | None]]) -> None:

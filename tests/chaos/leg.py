@@ -9,7 +9,6 @@ from pathlib import Path
 from support_gcs import FakeGcs, Proxy, Verdict
 from support_run import OrchRun, command_of, environment_of
 
-from tests.chaos.task import STEPS
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
 from trainer.rundir.commits import data_folder, list_commits
 from trainer.rundir.lineage import line
@@ -20,6 +19,7 @@ JOB = """
 name: chaos
 train:
   task: task.py:Traced
+  params: {{steps: {steps}}}
   steps: {steps}
   global_batch_size: 24
   seed: 11
@@ -28,6 +28,7 @@ checkpoint: {{every: 25, keep: 4}}
 preemption: {{grace: 20s}}
 restarts: {{max: 200}}
 """
+STEPS = 1500
 SLOW, FAST = "0.5", "0.0"
 LEG_S = 900.0
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 from trainer.task import Task
 
 EXAMPLES = 331
-STEPS = 1500
 
 
 class Pace(keras.callbacks.Callback):
@@ -23,10 +22,13 @@ class Pace(keras.callbacks.Callback):
 
 
 class Traced(Task):
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
     def model(self) -> keras.Model:
         # Sum and sum of squares of the numbers of the examples of each step, over all replicas.
         self.seen = tf.Variable(
-            tf.zeros((STEPS, 2), tf.int32), trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            tf.zeros((self.steps, 2), tf.int32), trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
         layers = [
             keras.layers.Dense(16),
