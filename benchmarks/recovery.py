@@ -4,7 +4,7 @@
 
 Measured is the time from the signal to the end of the first block (orch) or batch (Keras) that is trained afterwards, and the
 steps that were done before the signal and had to be done again. The peer is the same model on the same data in model.fit with
-BackupAndRestore(save_freq=100), in a loop that starts the process again when it ends; orch saves every 100 steps, too. The peer has
+BackupAndRestore(save_freq=100), in a loop that starts the process again when it ends; orch saves every 100 steps, too. It has
 one process, since fit of Keras 3.15 fails under MultiWorkerMirroredStrategy (it cannot reduce its own logs); orch is shown with
 one worker and with two. A frozen process is never noticed by a plain loop: that is shown after a minute. Signals come at random
 moments of a run that goes on.
