@@ -23,12 +23,14 @@ from trainer.agent.protocol import (
     LastSave,
     Phase,
     PhaseBegan,
+    ProcessEnded,
     Result,
     Saved,
     SaveFailed,
     SaveSkipped,
     SaveTrouble,
     Snapshot,
+    Stalled,
     Start,
     Stop,
     WriterStart,
@@ -82,7 +84,7 @@ class Attempt:
         *,
         on_record: Callable[[Wire], None],
     ) -> None:
-        """Start the process. `on_record` gets blocks and evaluations, for the metrics in the run directory."""
+        """Start the process. `on_record` gets what the metrics in the run directory hold."""
         self.record = record
         self.progress = Progress(step=record.restore.step if record.restore else 0)
         self.phase = Phase.IMPORT
@@ -121,7 +123,9 @@ class Attempt:
         environment["ORCH_INDEX"] = str(self._index)
         if self._config.train.command is not None:
             environment["ORCH_ATTEMPT"] = str(self.record.number)
-            return Child(self._config.train.command, environment, inherit=(), channel=False)
+            child = Child(self._config.train.command, environment, inherit=(), channel=False)
+            self._on_record(PhaseBegan(phase=Phase.TRAIN, detail="command"))
+            return child
         inherit = [memory_fd] if memory_fd is not None else []
         process = Child.module("trainer.worker", environment, inherit=inherit)
         process.send(Start(config=config_path, record=self.record, index=self._index, memory_fd=memory_fd))
@@ -174,6 +178,7 @@ class Attempt:
                 self.phase = message.phase
                 self._watchdog.entered(message.phase)
                 progress.step = max(progress.step, message.step)
+                self._on_record(message)
             case Block():
                 progress.step, progress.total_steps, progress.epoch = message.step, message.total_steps, message.epoch
                 progress.rate = _smooth(progress.rate, message.steps / max(message.seconds, 1e-9))
@@ -186,6 +191,9 @@ class Attempt:
                 self._watchdog.evaluated(message.seconds)
                 self._on_record(message)
             case Snapshot():
+                self._on_record(
+                    Stalled(step=message.step, why=message.why, seconds=message.seconds, size_bytes=message.size_bytes)
+                )
                 if self.writer is None or self.writer.status is not None:
                     self.process.send(SaveFailed(step=message.step, error="the writer has ended"))
                 else:
@@ -216,16 +224,19 @@ class Attempt:
                     message.size_bytes / 1e6,
                     message.seconds,
                 )
+                self._on_record(message)
                 self.process.send(message)
             case SaveFailed():
                 self.progress.save_error = message.error
                 log.error("save failed step=%d error=%s", message.step, message.error)
                 if message.superseded:
                     self.superseded = message.error
+                self._on_record(message)
                 self.process.send(message)
             case SaveTrouble():
                 self.progress.save_error = message.error
                 log.warning("the store makes trouble, trying again step=%d error=%s", message.step, message.error)
+                self._on_record(message)
             case _:
                 log.debug("writer: %s", message)
 
@@ -264,6 +275,8 @@ class Attempt:
         if self._exited_at is None:
             self._exited_at = now
             self.process.kill_group()
+            end = self.exit_report()
+            self._on_record(ProcessEnded(code=end.code, step=end.step, exception=end.exception))
             if self.writer is not None:
                 self.writer.send(LastSave())
                 self.writer_deadline(now + WRITER_S)

@@ -21,6 +21,7 @@ from trainer.rundir.attempts import (
     new_nonce,
 )
 from trainer.rundir.attempts import now as time_of_day
+from trainer.rundir.history import restarts_of
 from trainer.rundir.lineage import NoGoodCommit, restore_point
 
 SILENT_S = 10.0
@@ -32,6 +33,8 @@ RENDEZVOUS_S = 60.0
 FINAL_S = 5.0
 """After a final code, how long the other workers' reports are waited for."""
 STORE_WAIT_MAX_S = 60.0
+HISTORY = 10
+"""So many restarts are told to whoever asks for the job's state."""
 
 
 @dataclass(frozen=True)
@@ -613,6 +616,7 @@ class Coordinator:
                 "metrics": chief.metrics if chief else {},
                 "workers": reports,
                 "last_end": last,
+                "history": restarts_of(self.records, self.job.launch.id)[-HISTORY:],
                 "end": self.end,
                 "since_s": now - self._stage_since_s,
             }
