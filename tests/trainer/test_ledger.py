@@ -56,6 +56,13 @@ class History:
         time_s = START.timestamp() + (self.clock + self.skew) / 1e6
         self.signs.setdefault(attempt, []).append(Sign(time=time_s, type=kind, **facts))
 
+    def say_measured(self, attempt: int, kind: str, span: int, **facts: Any) -> None:
+        """The end of a phase that the process timed. The agent may hear of its beginning as late as of its end."""
+        self.say(attempt, kind, step=len(self.state), seconds=span / 1e6, **facts)
+        if self.random.random() < 0.3:
+            beginning, end = self.signs[attempt][-2:]
+            self.signs[attempt][-2] = beginning.model_copy(update={"time": end.time})
+
     @property
     def launch(self) -> Launch:
         return Launch(id=f"launch-{self.launches}", started=START)
@@ -105,8 +112,7 @@ class History:
                 self.say(number, "block", step=len(self.state), seconds=span / 1e6)
             if chance.random() < 0.3:
                 self.say(number, "phase", phase="evaluate", step=len(self.state))
-                self.spend(Row.EVALUATION)
-                self.say(number, "evaluated", step=len(self.state), seconds=0.1)
+                self.say_measured(number, "evaluated", self.spend(Row.EVALUATION))
             if chance.random() < 0.5:
                 self.save(number)
             if chance.random() < 0.2:
@@ -114,8 +120,7 @@ class History:
 
     def save(self, number: int, why: str = "interval") -> None:
         self.say(number, "phase", phase="save", detail=why, step=len(self.state))
-        self.spend(Row.FINISH if why == "last" else Row.STALL, 50_000)
-        self.say(number, "stalled", step=len(self.state), why=why, seconds=0.01)
+        self.say_measured(number, "stalled", self.spend(Row.FINISH if why == "last" else Row.STALL, 50_000), why=why)
         if self.random.random() < 0.9:
             self.commits[CommitRef(step=len(self.state), attempt=number)] = list(self.state)
 
@@ -249,3 +254,136 @@ def test_every_microsecond_and_every_step_is_accounted_for_once(seed: int) -> No
         run.truth[Row.DOWN] = ledger.microseconds[Row.DOWN]  # after the last end nobody wrote any more
         run.truth[Row.STOPPED] = ledger.microseconds[Row.STOPPED]
     assert {row: ledger.microseconds[row] for row in Row} == run.truth
+
+
+# --- single histories, told in full
+
+LAUNCH = Launch(id="one", started=START)
+
+
+def record(number: int, second: float, *, restore: CommitRef | None = None, **facts: Any) -> AttemptRecord:
+    facts = {"launch": LAUNCH, "restarts": number - 1} | facts
+    return AttemptRecord(
+        number=number, nonce="n", created=at(round(second * 1e6)), members=[], restore=restore, world_size=1, **facts
+    )
+
+
+def ended(attempt: int, second: float | None, **facts: Any) -> AttemptEnd:
+    moment = None if second is None else at(round(second * 1e6))
+    facts = {"code": 137, "reason": "worker 1: killed (SIGKILL)", "worker": 1} | facts
+    return AttemptEnd(attempt=attempt, at=moment, **facts)
+
+
+def sign(second: float, kind: str, **facts: Any) -> Sign:
+    return Sign(time=START.timestamp() + second, type=kind, **facts)
+
+
+def trained(second: float, *steps: int) -> list[Sign]:
+    """Training began at `second`, and a block was done each second from there."""
+    blocks = [sign(second + 1 + index, "block", step=step, seconds=1.0) for index, step in enumerate(steps)]
+    return [sign(second, "phase", phase="train"), *blocks]
+
+
+def rows(ledger: Ledger | None) -> dict[str, float]:
+    assert ledger is not None
+    return {row.value: round(ledger.seconds(row), 3) for row in Row if ledger.microseconds[row]}
+
+
+def test_the_last_signs_of_a_killed_agent_are_made_up_for_by_the_next_record() -> None:
+    """Told up to step 200, done up to step 300 as its peer knows, restored at 250: 50 of the 100 untold steps are kept."""
+    records = [record(1, 0), record(2, 10, restore=CommitRef(step=250, attempt=1), previous=ended(1, 9, step=300))]
+    signs = {1: trained(1, 100, 200), 2: [sign(11, "phase", phase="import"), sign(12, "alive")]}
+    ledger = account(records, signs, unseen_s=2.0)
+    assert rows(ledger) == {
+        "start": 2.0,
+        "steps kept": 2.5,
+        "steps lost": 0.5,
+        "unknown": 1.0,  # as old as its last sign may have been when it died
+        "down": 5.0,
+        "import": 1.0,
+    }
+    assert ledger is not None
+    assert (ledger.steps_kept, ledger.steps_lost, ledger.restarts) == (250, 50, 1)
+
+
+def test_a_frozen_worker_shows_as_hang_and_not_as_steps() -> None:
+    records = [record(1, 0), record(2, 15, restore=CommitRef(step=100, attempt=1), previous=ended(1, 14, code=76))]
+    signs = {1: [*trained(1, 100, 200), sign(8, "alive", step=200), sign(13, "ended", code=75, step=200)]}
+    assert rows(account(records, signs)) == {
+        "start": 1.0,
+        "steps kept": 1.0,
+        "steps lost": 1.0,
+        "hang": 10.0,
+        "down": 2.0,
+    }
+
+
+def test_time_between_two_launches_is_no_part_of_the_total() -> None:
+    other = Launch(id="two", started=START)
+    records = [record(1, 0), record(2, 1000, restore=CommitRef(step=200, attempt=1), launch=other, restarts=0)]
+    signs = {1: [*trained(1, 100, 200), sign(3, "ended", code=143, step=200)], 2: trained(1001, 300)}
+    ledger = account(records, signs, now_s=START.timestamp() + 1002, unseen_s=6.0)
+    assert rows(ledger) == {"start": 2.0, "steps kept": 3.0, "stopped": 997.0}
+    assert ledger is not None
+    assert (ledger.total_s, ledger.goodput, ledger.restarts) == (5.0, 0.6, 0)
+
+
+def test_what_lay_before_a_fresh_start_does_not_count() -> None:
+    other = Launch(id="two", started=START)
+    records = [record(1, 0), record(2, 100, fresh=True, launch=other, restarts=0)]
+    ledger = account(records, {1: trained(1, 100), 2: trained(101, 50)}, committed=0)
+    assert rows(ledger) == {"start": 1.0, "steps lost": 1.0}
+    assert ledger is not None
+    assert (ledger.first_attempt, ledger.steps_lost, ledger.steps_kept) == (2, 50, 0)
+
+
+def test_a_script_has_no_goodput_and_an_older_version_told_of_blocks_alone() -> None:
+    script = {1: [sign(1, "phase", phase="train", detail="command"), sign(5, "ended", code=0)]}
+    ledger = account([record(1, 0)], script)
+    assert ledger is not None
+    assert (rows(ledger), ledger.goodput) == ({"start": 1.0, "script": 4.0}, None)
+    older = {1: [sign(10, "block", step=5, seconds=2.0), sign(11, "block", step=10, seconds=1.0)]}
+    assert rows(account([record(1, 0)], older)) == {"start": 8.0, "steps kept": 3.0}
+
+
+def test_clocks_that_disagree_make_no_time_and_take_none() -> None:
+    """The chief's clock is an hour ahead, its successor's an hour behind."""
+    records = [record(1, 0), record(2, -3600, previous=ended(1, 7200)), record(3, 20, previous=ended(2, -3599))]
+    ledger = account(records, {1: trained(3600, 100), 2: trained(-3599, 50)}, now_s=START.timestamp() + 30)
+    assert ledger is not None
+    assert (ledger.until_s, ledger.total_s) == (30.0, 30.0)
+    assert (ledger.steps_kept, ledger.steps_lost) == (0, 150)
+
+
+def test_restarts_say_what_was_lost_or_that_nobody_knows() -> None:
+    records = [
+        record(1, 0),
+        record(2, 10, restore=CommitRef(step=300, attempt=1), previous=ended(1, 9, step=350, blocks=True)),
+        record(3, 20, restore=CommitRef(step=300, attempt=1), previous=ended(2, 19, code=75, worker=0)),
+        record(4, 30, launch=Launch(id="two", started=START), previous=ended(3, None)),
+    ]
+    known = restarts_of(records, "one")
+    assert [(item.attempt, item.step, item.resumed_step, item.steps_lost) for item in known] == [
+        (1, 350, 300, 50),
+        (2, None, 300, None),
+    ]
+    assert [lost_in_words(item) for item in known] == [
+        "went on from step 300, 50 steps lost",
+        "went on from step 300, steps lost unknown",
+    ]
+    told = restarts_of(records, "one", told={2: 301})
+    assert lost_in_words(told[1]) == "went on from step 300, 1 step lost"
+    assert restarts_of(records, "two") == []
+
+
+def test_a_save_fails_until_another_one_succeeds_and_torn_lines_are_passed_over() -> None:
+    lines = [
+        b'{"time": 1.0, "type": "save_trouble", "step": 5, "error": "no space left"}',
+        b'{"time": 2.0, "type": "block", "step": 9, "seconds": 1.0, "metrics": {"loss": NaN}}',
+        b'{"time": 3.0, "type": "blo',
+        b'{"time": 4.0, "type": "saved", "commit": {"step": 5, "attempt": 1}, "size_bytes": 1, "seconds": 3.0}',
+    ]
+    signs = parse(b"\n".join(lines))
+    assert [item.type for item in signs] == ["save_trouble", "block", "saved"]
+    assert save_error(signs[:2]) == "no space left"
+    assert save_error(signs) == ""

@@ -33,6 +33,7 @@ RENDEZVOUS_S = 60.0
 FINAL_S = 5.0
 """After a final code, how long the other workers' reports are waited for."""
 STORE_WAIT_MAX_S = 60.0
+REPLACED = "was replaced: its agent or pod had ended"
 HISTORY = 10
 """So many restarts are told to whoever asks for the job's state."""
 
@@ -187,7 +188,7 @@ class Coordinator:
         seen = self._agents.get(report.index)
         if seen and seen.report.uid != report.uid:
             self._replaced.add(seen.report.uid)
-            self._lost(report.index, now, why="was replaced: its agent or pod had ended")
+            self._lost(report.index, now, why=REPLACED)
         self._agents[report.index] = _Seen(report, now)
         if report.state != "running" and report.last_exit is not None:
             self._exited(report, now)
@@ -252,7 +253,7 @@ class Coordinator:
         named = {member.index: member.uid for member in record.members}
         for index, seen in self._agents.items():
             if seen.report.uid != named.get(index):
-                self._lost(index, now, why="was replaced: its agent or pod had ended")
+                self._lost(index, now, why=REPLACED)
             elif seen.report.state == "leaving":
                 self._lost(index, now, why="was told to leave (SIGTERM)")
 
@@ -385,9 +386,13 @@ class Coordinator:
             return AttemptEnd(
                 attempt=newest.number, code=ExitCode.STOPPED, reason="the launch before this one stopped here"
             )
+        losses = dict(self._losses)
+        if newest.number not in self._created_here:
+            # Whoever created it was worker 0, whose place this agent took: what its peers tell are echoes of that.
+            losses.setdefault(0, Loss(0, self._started_s, why=REPLACED))
         return end_of_attempt(
             newest.number,
-            list(self._losses.values()),
+            list(losses.values()),
             memory_limit=self.job.memory_limit_bytes,
             at=time_of_day(),
         )

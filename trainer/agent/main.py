@@ -260,6 +260,7 @@ class Agent:
         )
         if self._identity.index == 0:
             self._metrics = Segments(self._store, f"metrics/{prefix}", ".jsonl", immediate=self._local)
+            self._metrics_at = now
         self._last_exit = None
         self._last_attempt = record.number
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Wire
 
 
@@ -37,7 +38,7 @@ def restarts_of(
     """
     own = {record.number for record in records if isinstance(record, AttemptRecord) and record.launch.id == launch}
     return [
-        _restart(record, (told or {}).get(record.previous.attempt, 0))
+        _restart(record, (told or {}).get(record.previous.attempt))
         for record in records
         if isinstance(record, AttemptRecord)
         and record.number in own
@@ -46,12 +47,14 @@ def restarts_of(
     ]
 
 
-def _restart(record: AttemptRecord, told: int) -> Restart:
+def _restart(record: AttemptRecord, told: int | None) -> Restart:
     end = record.previous
     assert end is not None
     resumed = record.restore.step if record.restore else 0
-    step: int | None = max(end.step, told)
-    if step is not None and (step < resumed or (step == 0 and end.worker is None)):
+    step: int | None = max(end.step, told or 0)
+    # A peer that was lost says no step; that none was done is known only when somebody else was there to tell.
+    silent = told is None and end.step == 0 and end.code == ExitCode.LOST_PEER
+    if silent or (step is not None and step < resumed):
         step = None
     return Restart(
         attempt=end.attempt,

@@ -218,10 +218,8 @@ class _Accountant:
         limit = self._limit(following, signs)
         ended = next((sign for sign in signs if sign.type == "ended"), None)
         hung = _hung(record.number, following, ended)
-        for sign in signs:
-            if sign.type not in _TELLING:
-                continue
-            moment = min(max(self._us(sign.time), self._hand), limit)
+        for sign, time_us in self._telling(signs):
+            moment = min(max(time_us, self._hand), limit)
             if sign is ended:
                 self._last_stretch(moment, hung=hung, known=self._known(record, following), stopped=_is_stop(sign.code))
                 break
@@ -240,6 +238,19 @@ class _Accountant:
         else:
             end = max((self._us(sign.time) for sign in signs), default=self._hand)
         return max(end, self._hand)
+
+    def _telling(self, signs: Sequence[Sign]) -> list[tuple[Sign, int]]:
+        """The signs that tell of a change, with its moment.
+
+        A busy agent hears of a beginning late, often together with the end. What the process itself measured is better:
+        a phase began no later than its seconds before its end was heard.
+        """
+        telling = [sign for sign in signs if sign.type in _TELLING]
+        moments = [self._us(sign.time) for sign in telling]
+        for index, (sign, following) in enumerate(zip(telling, telling[1:], strict=False)):
+            if sign.type == "phase":
+                moments[index] = min(moments[index], moments[index + 1] - round(following.seconds * 1e6))
+        return list(zip(telling, moments, strict=True))
 
     def _sign(self, sign: Sign, moment: int) -> None:
         span = moment - self._hand
