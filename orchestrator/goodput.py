@@ -19,6 +19,7 @@ HISTORY_LINES = 10
 STATUS_SEGMENTS = 256
 """`orch status` reads no more of a bucket than that: four hours of training. `orch goodput` reads all."""
 _LOCAL_FLUSH_S = 1.0
+_BUCKET_SILENT_S = 2 * SEGMENT_S
 _ONLY_WHERE_THERE_IS_SOME = (Row.SCRIPT, Row.UNKNOWN)
 
 
@@ -30,7 +31,8 @@ def read_ledger(
     segments_max: int | None = None,
     signs: dict[int, list[Sign]] | None = None,
 ) -> Ledger | None:
-    """The ledger of a run directory; None where nothing has run in it yet. `running`: somebody runs it at this moment.
+    """The ledger of a run directory; None where nothing has run in it yet. `running`: somebody is
+    known to run it at this moment.
 
     Raises:
         StoreError: the store does not answer.
@@ -39,13 +41,18 @@ def read_ledger(
     if signs is None:
         signs = read_signs(store, records, segments_max=segments_max)
     ended = bool(records) and isinstance(records[-1], EndRecord)
+    in_bucket = store.url.startswith("gs://")
+    if in_bucket and not ended:
+        # Nobody can be asked: who wrote lately runs still.
+        newest = max((of_attempt[-1].time for of_attempt in signs.values() if of_attempt), default=0.0)
+        running = running or time.time() - newest < _BUCKET_SILENT_S
     commits = [] if running else line(records, list_commits(store))
     return account(
         records,
         signs,
         now_s=time.time() if running and not ended else None,
         committed=None if running else (commits[0].step if commits else 0),
-        unseen_s=ALIVE_S + (SEGMENT_S if store.url.startswith("gs://") else _LOCAL_FLUSH_S),
+        unseen_s=ALIVE_S + (SEGMENT_S if in_bucket else _LOCAL_FLUSH_S),
     )
 
 

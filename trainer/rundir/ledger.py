@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise
 
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord
@@ -247,7 +248,7 @@ class _Accountant:
         """
         telling = [sign for sign in signs if sign.type in _TELLING]
         moments = [self._us(sign.time) for sign in telling]
-        for index, (sign, following) in enumerate(zip(telling, telling[1:], strict=False)):
+        for index, (sign, following) in enumerate(pairwise(telling)):
             if sign.type == "phase":
                 moments[index] = min(moments[index], moments[index + 1] - round(following.seconds * 1e6))
         return list(zip(telling, moments, strict=True))
