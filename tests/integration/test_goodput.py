@@ -23,7 +23,7 @@ train:
   steps: 3000
   global_batch_size: 64
   evaluate: {every: 1000}
-checkpoint: {every: 2500}
+checkpoint: {every: 2000}
 """
 
 
@@ -38,9 +38,10 @@ def test_a_killed_process_shows_in_the_ledger_in_status_and_in_the_last_lines(
     (tmp_path / "job.yaml").write_text(JOB)
     run = OrchRun(tmp_path / "job.yaml", "--workers", "2", "-o", "text", cwd=tmp_path)
     try:
-        run.wait_for_step(300)
+        victim = run.trainer(1)
         living: dict[str, Any] = json.loads(orch("goodput", "goodput", "-o", "json"))
-        os.kill(run.trainer(1), signal.SIGKILL)
+        run.wait_for_step(300)
+        os.kill(victim, signal.SIGKILL)
         printed = run.printed()
     finally:
         run.close()
@@ -60,7 +61,7 @@ def test_a_killed_process_shows_in_the_ledger_in_status_and_in_the_last_lines(
                 "checkpoint stall", "last save, export", "down"):  # fmt: skip
         assert seconds[row] > 0, row
     assert seconds["unknown"] == seconds["hang"] == seconds["stopped"] == 0
-    assert told["saves"] >= 2
+    assert told["saves"] == 2
     assert told["longest_stall_s"] > 0
 
     # Status, for programs and for people.
