@@ -80,3 +80,34 @@ def test_a_killed_process_shows_in_the_ledger_in_status_and_in_the_last_lines(
     # While it ran, and at its end.
     assert re.search(f"attempt 2: {words.replace('went', 'going')}", run.log), run.log
     assert re.search(f"1 restart:\n  {line}\ngoodput ", printed), printed
+
+
+def test_saves_that_fail_show_in_status_while_the_job_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(JOB.replace("every: 2000", "every: 100").replace("3000", "1000000"))
+    # Where the shards are to go there is a file: nothing else of the run directory is in trouble.
+    (tmp_path / "runs/goodput/checkpoints").mkdir(parents=True)
+    (tmp_path / "runs/goodput/checkpoints/data").write_text("in the way")
+    run = OrchRun(tmp_path / "job.yaml", cwd=tmp_path)
+
+    def status() -> dict[str, Any]:
+        assert main.run(["status", "goodput", "-o", "json"]) == 0
+        told: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return told
+
+    try:
+        run.wait_for_step(200)
+        run.wait_until(lambda: bool(status()["save_error"]), "the failed save to show")
+        before = status()
+        run.wait_until(lambda: status()["step"] > before["step"], "training to go on")
+        assert main.run(["status", "goodput"]) == 0
+        shown = capsys.readouterr().out
+        assert f"saves fail: {before['save_error'].splitlines()[0]}" in shown
+        assert "what to do: training goes on and the next save tries again" in shown
+        # Once nothing is in the way any more, one that succeeds ends the trouble.
+        (tmp_path / "runs/goodput/checkpoints/data").unlink()
+        run.wait_until(lambda: not status()["save_error"], "a save to succeed")
+    finally:
+        run.close()
