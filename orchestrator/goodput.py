@@ -17,7 +17,7 @@ from trainer.rundir.store import Store
 
 HISTORY_LINES = 10
 STATUS_SEGMENTS = 256
-"""`orch status` reads no more of a bucket than that: four hours of training. `orch goodput` reads all."""
+"""`orch status` reads no more of a bucket than that: some hours of training. `orch goodput` reads all."""
 _LOCAL_FLUSH_S = 1.0
 _BUCKET_SILENT_S = 2 * SEGMENT_S
 _ONLY_WHERE_THERE_IS_SOME = (Row.SCRIPT, Row.UNKNOWN)

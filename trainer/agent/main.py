@@ -47,6 +47,8 @@ DONE_S = 5.0
 HOLD_S = 15.0
 """How long worker 0 stays so that the others learn of the end from it."""
 FLUSH_S = 5.0
+METRICS_S = 20.0
+"""Metrics that matter most go to a bucket at once, but not more often than this."""
 
 
 class Agent:
@@ -86,7 +88,7 @@ class Agent:
         )
         self._output: Segments | None = None
         self._metrics: Segments | None = None
-        self._metrics_at = 0.0
+        self._metrics_at = self._metrics_flushed_at = 0.0
 
     # --- life
 
@@ -261,6 +263,7 @@ class Agent:
         if self._identity.index == 0:
             self._metrics = Segments(self._store, f"metrics/{prefix}", ".jsonl", immediate=self._local)
             self._metrics_at = now
+            self._metrics_flushed_at = now - METRICS_S
         self._last_exit = None
         self._last_attempt = record.number
         try:
@@ -362,7 +365,13 @@ class Agent:
     def _on_record(self, message: Wire) -> None:
         if self._metrics is not None:
             self._metrics_at = time.monotonic()
-            self._metrics.write(json.dumps({"time": time.time(), **message.model_dump(mode="json")}).encode() + b"\n")
+            line = message.model_dump(mode="json")
+            self._metrics.write(json.dumps({"time": time.time(), **line}).encode() + b"\n")
+            # A bucket is written once a minute; what this agent would least like to take with it goes sooner.
+            telling = line.get("phase") == "train" or line["type"] in ("saved", "save_failed", "save_trouble")
+            if telling and not self._local and self._metrics_at - self._metrics_flushed_at > METRICS_S:
+                self._metrics_flushed_at = self._metrics_at
+                self._metrics.flush()
 
     def _sign_of_life(self, now: float) -> None:
         if self._attempt is not None and now - self._metrics_at > ALIVE_S:
