@@ -36,6 +36,7 @@ from trainer.errors import ConfigError, OrchError, StoreError
 from trainer.exit_codes import FINAL_CODES, ExitCode, code_of_status, title_of
 from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import AttemptRecord, now
+from trainer.rundir.history import lost_in_words
 from trainer.rundir.store import open_store
 
 LOCK_WAIT_S = 5.0
@@ -398,13 +399,21 @@ class LocalRun:
             except (OSError, http.client.HTTPException, ValueError):
                 time.sleep(STATE_S)
                 continue
-            if state.attempt > self._told_attempt and state.state == "running":
-                self._told_attempt = state.attempt
-                if state.last_end is not None and state.attempt > 1:
-                    self._printer.line(f"attempt {state.attempt}: {state.last_end.reason}; going on")
+            self._tell_restarts(state)
             self._last_state = state
             self._printer.progress(state)
             time.sleep(STATE_S)
+
+    def _tell_restarts(self, state: JobState) -> None:
+        if state.state != "running" or state.attempt <= self._told_attempt:
+            return
+        before, self._told_attempt = self._told_attempt, state.attempt
+        restarts = [restart for restart in state.history if restart.attempt >= before]
+        for restart in restarts:
+            words = lost_in_words(restart).replace("went", "going", 1)
+            self._printer.line(f"attempt {restart.attempt + 1}: {restart.reason}; {words}")
+        if not restarts and state.last_end is not None:
+            self._printer.line(f"attempt {state.attempt}: {state.last_end.reason}; going on")
 
     # --- the result
 

@@ -1,30 +1,43 @@
 """Gathers what status.py judges: the Job, its pods and their events, the coordinator's state, the run directory's records."""
 
+import logging
+import threading
+import time
+
 from orchestrator.diagnose import container_status
+from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
 from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
 from orchestrator.manifests import CONTAINER, RUN_DIRECTORY, selector_of
 from orchestrator.status import JobStatus, Observation, judge, newest_pods
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
+from trainer.rundir.ledger import Ledger
+from trainer.rundir.signs import TooMany
 from trainer.rundir.store import open_store
+
+log = logging.getLogger(__name__)
 
 _TROUBLED = 5
 """Events are asked for of so many pods that do not run: the troubles of a thousand pods are few and alike."""
 _STORE_S = 15.0
+_LEDGER_S = 5.0
+"""So long, and no longer, a status waits for the goodput: it is not what a person asked for first."""
 
 
-def status_of(cluster: Cluster, name: str) -> JobStatus:
+def status_of(cluster: Cluster, name: str, *, with_goodput: bool = False) -> JobStatus:
     """The status of a job of the cluster.
 
     Raises:
         NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
     """
-    return judge(observe(cluster, name))
+    return judge(observe(cluster, name, with_goodput=with_goodput))
 
 
-def observe(cluster: Cluster, name: str) -> Observation:
+def observe(cluster: Cluster, name: str, *, with_goodput: bool = False) -> Observation:
     """All that can be seen of a job now. Only the Job and its pods must be there; the rest may be missing.
+
+    With `with_goodput` the run directory's metrics are read too, where it is a gs:// one that answers soon.
 
     Raises:
         NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
@@ -32,6 +45,7 @@ def observe(cluster: Cluster, name: str) -> Observation:
     job = find_job(cluster, name)
     pods = cluster.select("Pod", labels=selector_of(name))
     newest = newest_pods(pods)
+    ledger = _Ledger(job) if with_goodput else None
     live, live_error = _ask_coordinator(cluster, newest.get(0))
     records: list[AttemptRecord | EndRecord] | None = None
     records_error = ""
@@ -41,6 +55,7 @@ def observe(cluster: Cluster, name: str) -> Observation:
         job=job,
         pods=pods,
         events=_events(cluster, name, list(newest.values())),
+        ledger=ledger.wait() if ledger else None,
         live=live,
         live_error=live_error,
         records=records,
@@ -82,6 +97,34 @@ def _read_records(job: Manifest) -> tuple[list[AttemptRecord | EndRecord] | None
         return read_records(open_store(directory, timeout_s=_STORE_S)), ""
     except OrchError as error:
         return None, error.message
+
+
+class _Ledger:
+    """Reads the ledger in a thread of its own, while the cluster is asked; a store that does not answer holds nobody up."""
+
+    def __init__(self, job: Manifest) -> None:
+        self._job = job
+        self._ledger: Ledger | None = None
+        self._thread = threading.Thread(target=self._read, name="ledger", daemon=True)
+        self._until_s = time.monotonic() + _LEDGER_S
+        self._thread.start()
+
+    def wait(self) -> Ledger | None:
+        """The ledger, or None where it could not be had in time."""
+        self._thread.join(max(self._until_s - time.monotonic(), 0.0))
+        return self._ledger
+
+    def _read(self) -> None:
+        directory = (self._job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+        if not directory.startswith("gs://"):
+            return
+        running = bool(self._job.get("status", {}).get("active"))
+        try:
+            store = open_store(directory, timeout_s=_LEDGER_S)
+            records = read_records(store)
+            self._ledger = read_ledger(store, records, running=running, segments_max=STATUS_SEGMENTS)
+        except (OrchError, TooMany) as error:
+            log.debug("no goodput: %s", error)
 
 
 def _events(cluster: Cluster, name: str, pods: list[Manifest]) -> list[Manifest]:

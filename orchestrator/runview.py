@@ -7,25 +7,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.errors import ConfigError, ObjectNotFound
+from orchestrator import goodput
+from trainer.errors import ConfigError, ObjectNotFound, StoreError
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
+from trainer.rundir.history import Restart, restarts_of
 from trainer.rundir.lineage import line
+from trainer.rundir.signs import Sign, TooMany, last_figures, read_signs, save_error, told_step
 from trainer.rundir.store import Store, open_store
 
 _LOG_NAME = re.compile(r"logs/worker-(\d+)/(attempt-(\d+)|agent-[0-9a-z-]+)/segment-(\d+)\.log")
 FOLLOW_S = 0.5
+SILENT_S = 15.0
+"""Longer than that, a running attempt's agent leaves no part of the run directory unwritten."""
+SAVE_REMEDY = (
+    "training goes on and the next save tries again; see to the run directory (space, quota, permissions, network), "
+    "since a job whose last save fails ends with 74"
+)
+"""What a person can do about saves that fail."""
 
 
 @dataclass(frozen=True)
 class RunView:
     """The records and the commits that count."""
 
-    directory: str
+    store: Store
     records: list[AttemptRecord | EndRecord]
     line: list[CommitRef]
     """The commits of the line, newest first."""
     name: str = ""
+
+    @property
+    def directory(self) -> str:
+        """The run directory: an absolute path, or gs://bucket/prefix."""
+        return self.store.url
 
     @property
     def end(self) -> EndRecord | None:
@@ -59,7 +74,7 @@ def read_run(directory: str) -> RunView:
     """
     store = open_store(directory)
     records = read_records(store)
-    return RunView(store.url, records, line(records, list_commits(store)), name=_name(store))
+    return RunView(store, records, line(records, list_commits(store)), name=_name(store))
 
 
 def _name(store: Store) -> str:
@@ -89,6 +104,13 @@ def holder(directory: str) -> str:
     return ""
 
 
+def no_run(directory: str) -> ConfigError:
+    """The error for a run directory in which nothing ever ran."""
+    return ConfigError(
+        f"{directory} holds no run", remedy="Name a run directory, such as runs/digits or gs://bucket/prefix."
+    )
+
+
 def status(directory: str) -> dict[str, Any]:
     """The fields of `orch status -o json` for a run directory.
 
@@ -97,9 +119,7 @@ def status(directory: str) -> dict[str, Any]:
     """
     view = read_run(directory)
     if not view.records:
-        raise ConfigError(
-            f"{directory} holds no run", remedy="Name a run directory, such as runs/digits or gs://bucket/prefix."
-        )
+        raise no_run(directory)
     attempt, end = view.attempt, view.end
     own = [
         record
@@ -119,29 +139,53 @@ def status(directory: str) -> dict[str, Any]:
         "metrics": end.metrics if end else {},
         "weights_sha256": end.weights_sha256 if end else None,
     }
+    signs = _signs(view)
+    newest = (signs or {}).get(view.attempts, [])
+    history = history_of(view, signs)
+    facts |= {
+        "history": [restart.model_dump(mode="json") for restart in history],
+        "goodput": None,
+        "steps_lost": None,
+        "save_error": save_error(newest) if end is None else "",
+    }
     if end is None:
         at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         facts["reason"] = f"{running}; {at}" if running else f"stopped without an end ({at}); run it again to go on"
-        facts |= _last_figures(open_store(directory), view.attempts) if running else {}
+        facts |= last_figures(newest) if running else {}
+        if running:
+            facts["save_error"] = facts["save_error"] or _unwritten(newest)
+    if signs is not None:
+        ledger = goodput.read_ledger(view.store, view.records, running=bool(running), signs=signs)
+        if ledger is not None:
+            facts |= {"goodput": ledger.goodput, "steps_lost": ledger.steps_lost}
     return facts
 
 
-def _last_figures(store: Store, attempt: int) -> dict[str, Any]:
-    """Step and metrics as the chief told them last: at most a second old on a local path."""
-    segments = store.list(f"metrics/attempt-{attempt}/")
-    if not segments:
-        return {}
-    metrics: dict[str, float] = {}
-    step = 0
-    for text in store.get(segments[-1].name).splitlines()[-200:]:
-        told = json.loads(text)
-        step = told["step"]
-        metrics |= told["metrics"]
-    return {"step": step, "metrics": metrics}
+def history_of(view: RunView, signs: dict[int, list[Sign]] | None = None) -> list[Restart]:
+    """The restarts of the newest launch."""
+    told = {number: told_step(of_attempt) for number, of_attempt in (signs or {}).items()}
+    return restarts_of(view.records, view.attempt.launch.id, told=told) if view.attempt else []
 
 
-def describe(facts: dict[str, Any]) -> list[str]:
-    """The same for a person."""
+def _signs(view: RunView) -> dict[int, list[Sign]] | None:
+    """What the chief's agents wrote, or None where that is too much to be read for a status, or cannot be read."""
+    most = goodput.STATUS_SEGMENTS if view.directory.startswith("gs://") else None
+    try:
+        return read_signs(view.store, view.records, segments_max=most)
+    except (StoreError, TooMany):
+        return None
+
+
+def _unwritten(newest: list[Sign]) -> str:
+    """Trouble that cannot be told by the one who has it: the run directory takes nothing any more."""
+    if not newest or newest[-1].type == "ended":
+        return ""
+    silent_s = time.time() - newest[-1].time
+    return f"nothing was written to the run directory for {silent_s:.0f} s" if silent_s > SILENT_S else ""
+
+
+def describe(facts: dict[str, Any], target: str) -> list[str]:
+    """The same for a person. `target` is what they called it."""
     lines = [f"{facts['name']}: {facts['state']}" + (f" (code {facts['code']})" if facts["code"] else "")]
     if facts["reason"]:
         lines.append(f"  {facts['reason']}")
@@ -150,6 +194,13 @@ def describe(facts: dict[str, Any]) -> list[str]:
         lines.append("  " + "  ".join(f"{name} {value:.4f}" for name, value in facts["metrics"].items()))
     if facts["weights_sha256"]:
         lines.append(f"  weights_sha256 {facts['weights_sha256']}")
+    if facts["save_error"]:
+        lines += [f"  saves fail: {facts['save_error'].splitlines()[0]}", f"  what to do: {SAVE_REMEDY}"]
+    history = [Restart.model_validate(restart) for restart in facts["history"]]
+    if history:
+        lines.append("  restarts of this launch:")
+        lines += [f"    {text}" for text in goodput.history_lines(history, facts["restarts"])]
+    lines.append(f"  {goodput.for_status(facts['goodput'], facts['steps_lost'], target)}")
     lines.append(f"  run directory {facts['run_directory']}")
     return lines
 

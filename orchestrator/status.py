@@ -11,25 +11,16 @@ from pydantic import ValidationError
 
 from orchestrator.diagnose import Trouble, condition, container_status, diagnose, index_of
 from orchestrator.manifests import RUN_DIRECTORY
+from orchestrator.runview import SAVE_REMEDY
+from trainer.agent.last_words import LastWords, general_remedy
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
-from trainer.rundir.attempts import AttemptRecord, EndRecord, Wire
+from trainer.rundir.attempts import AttemptRecord, EndRecord
+from trainer.rundir.history import Restart, restarts_of
+from trainer.rundir.ledger import Ledger
 
 Manifest = dict[str, Any]
 State = Literal["waiting", "running", "restarting", "succeeded", "failed", "stopped"]
-
-
-class LastWords(Wire):
-    """An agent's termination message: what it last knew, written ahead since it may not live to write it."""
-
-    code: int | None = None
-    name: str = ""
-    reason: str = ""
-    step: int = 0
-    attempt: int = 0
-    traceback: str = ""
-    memory_peak_bytes: int = 0
-    memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,8 @@ class Observation:
     records: list[AttemptRecord | EndRecord] | None = None
     """The run directory's, where it was read."""
     records_error: str = ""
+    ledger: Ledger | None = None
+    """Where the time went, where the run directory could tell it in time."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +71,19 @@ class JobStatus:
     metrics: dict[str, float]
     weights_sha256: str | None
     workers: list[WorkerStatus] = field(default_factory=list)
+    history: list[Restart] = field(default_factory=list)
+    """Restarts of this launch, oldest first; of a running job the newest ones."""
+    goodput: float | None = None
+    """Time of steps that were kept / time of the job, since its newest fresh start."""
+    steps_lost: int | None = None
+    save_error: str = ""
+    """Why saves fail at the moment."""
     # For people only.
     total_steps: int | None = None
     rate: float = 0.0
     traceback: str = ""
+    remedy: str = ""
+    """What the failed worker itself said is to be done."""
     troubles: list[Trouble] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -103,8 +105,14 @@ class JobStatus:
             "run_directory",
             "metrics",
             "weights_sha256",
+            "goodput",
+            "steps_lost",
+            "save_error",
         )
-        return {name: getattr(self, name) for name in names} | {"workers": [vars(worker) for worker in self.workers]}
+        return {name: getattr(self, name) for name in names} | {
+            "workers": [vars(worker) for worker in self.workers],
+            "history": [restart.model_dump(mode="json") for restart in self.history],
+        }
 
 
 def judge(seen: Observation) -> JobStatus:
@@ -116,10 +124,14 @@ def judge(seen: Observation) -> JobStatus:
         "name": seen.job["metadata"]["name"],
         "run_directory": (seen.job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""),
         "workers": workers,
+        "history": _restarts(seen),
+        "goodput": seen.ledger.goodput if seen.ledger is not None else None,
+        "steps_lost": seen.ledger.steps_lost if seen.ledger is not None else None,
     }
     end = end_of_launch(seen)
     if end is not None:
-        return _from_end(end, common)
+        words = _culprit([(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None])
+        return _from_end(end, common, _remedy(words, end.code))
     ended = condition(seen.job, "Failed") or condition(seen.job, "FailureTarget")
     if ended or condition(seen.job, "Complete"):
         return _from_job(seen, ended, newest, common, troubles)
@@ -161,7 +173,13 @@ def last_words(pod: Manifest) -> LastWords | None:
         return None
 
 
-def _from_end(end: EndRecord, common: dict[str, Any]) -> JobStatus:
+def _restarts(seen: Observation) -> list[Restart]:
+    if seen.live is not None:
+        return list(seen.live.history)
+    return restarts_of(seen.records or [], seen.job["metadata"]["uid"])
+
+
+def _from_end(end: EndRecord, common: dict[str, Any], remedy: str) -> JobStatus:
     return JobStatus(
         state=end.state,
         code=end.code,
@@ -173,6 +191,7 @@ def _from_end(end: EndRecord, common: dict[str, Any]) -> JobStatus:
         weights_sha256=end.weights_sha256,
         total_steps=end.total_steps,
         traceback=end.traceback,
+        remedy=remedy,
         **common,
     )
 
@@ -210,10 +229,21 @@ def _from_job(
         reason = str(failed.get("message") or failed.get("reason") or "the Job failed")
     if code is None:
         code = int(ExitCode.GIVEN_UP)
-    traceback = said.traceback if said else ""
     return JobStatus(
-        state="failed", code=code, reason=reason, troubles=troubles, traceback=traceback, **facts, **common
+        state="failed",
+        code=code,
+        reason=reason,
+        troubles=troubles,
+        traceback=said.traceback if said else "",
+        remedy=_remedy(said, code),
+        **facts,
+        **common,
     )
+
+
+def _remedy(said: LastWords | None, code: int) -> str:
+    """What the failed worker said is to be done, where that is more than its code says anyway."""
+    return said.remedy if said is not None and said.code == code and said.remedy != general_remedy(code) else ""
 
 
 def _culprit(words: list[tuple[Manifest, LastWords]]) -> LastWords | None:
@@ -239,6 +269,9 @@ def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -
         # What Kubernetes says explains what the coordinator only waits for.
         waits = live.state in ("waiting", "restarting")
         reason = troubles[0].text if waits and troubles else live.reason
+        save_error = next((report.save_error for report in live.workers if report.save_error), "").partition("\n")[0]
+        if save_error:
+            troubles = [*troubles, Trouble(f"saves fail: {save_error}", SAVE_REMEDY)]
         return JobStatus(
             state=live.state,
             code=None,
@@ -250,6 +283,7 @@ def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -
             weights_sha256=None,
             total_steps=live.total_steps,
             rate=live.rate,
+            save_error=save_error,
             troubles=troubles,
             **common,
         )

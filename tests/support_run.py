@@ -163,6 +163,16 @@ class OrchRun:
 
     def result(self) -> dict[str, Any]:
         """Wait for the end; the JSON object."""
+        stdout = self.printed()
+        try:
+            parsed: dict[str, Any] = json.loads(stdout)
+        except ValueError:
+            raise AssertionError(f"no JSON on stdout: {stdout!r}\n{self.log}") from None
+        assert parsed["code"] == self.process.returncode
+        return parsed
+
+    def printed(self) -> str:
+        """Wait for the end; what was printed to stdout."""
         if not self._threads:
             self.start_reading()
         while self.process.poll() is None:
@@ -170,12 +180,7 @@ class OrchRun:
             time.sleep(0.05)
         for thread in self._threads:
             thread.join(10)
-        try:
-            parsed: dict[str, Any] = json.loads(self._stdout)
-        except ValueError:
-            raise AssertionError(f"no JSON on stdout: {self._stdout!r}\n{self.log}") from None
-        assert parsed["code"] == self.process.returncode
-        return parsed
+        return self._stdout
 
     def _check_deadline(self, what: str) -> None:
         if time.monotonic() < self._deadline:

@@ -134,7 +134,7 @@ class Loop:
         if self.evaluator is not None and at.validation is None:
             self._evaluate()
         self.hooks.end()
-        self.channel.enter(Phase.SAVE, at.step)
+        self.channel.enter(Phase.SAVE, at.step, "last")
         unsaved = self.chief and not self.saves.is_saved(at.step)
         if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
             self.saves.save(at.step, "last")

@@ -64,9 +64,10 @@ class Saves:
 
     def save(self, step: int, why: Literal["interval", "stop", "last"]) -> None:
         """Copy the state and hand it to the writer. A collective."""
-        self._channel.enter(Phase.SAVE, step)
+        self._channel.enter(Phase.SAVE, step, why)
         if self._memory is not None and self._in_flight is not None:
             self._collect(self._channel.wait_answer())
+        began = time.monotonic()
         faults.reach("process.before-copy")
         copied = self._state.copy(self._memory)
         faults.reach("process.after-copy")
@@ -76,7 +77,14 @@ class Saves:
         tensors, size_bytes = copied
         self._in_flight = step
         self._channel.send(
-            Snapshot(step=step, why=why, tensors=tensors, size_bytes=size_bytes, **dict(self._about(step)))
+            Snapshot(
+                step=step,
+                why=why,
+                tensors=tensors,
+                size_bytes=size_bytes,
+                seconds=self._last_save - began,
+                **dict(self._about(step)),
+            )
         )
 
     def is_saved(self, step: int) -> bool:

@@ -60,6 +60,8 @@ def run(
             click.echo(f"{'test' if held_out else 'train'} {name.removeprefix('val_')} {value:.4f}")
     click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
     click.echo(f"run directory: {_short(result.run_directory)}")
+    if result.restarts:
+        _print_restarts(result.run_directory, result.restarts)
     if result.state == "failed":
         _print_failure(result.run_directory, result.code)
     return result.code
@@ -78,6 +80,18 @@ def _short(directory: str) -> str:
     if directory.startswith("gs://") or not path.is_relative_to(Path.cwd()):
         return directory
     return str(path.relative_to(Path.cwd()))
+
+
+def _print_restarts(directory: str, restarts: int) -> None:
+    from orchestrator import goodput, runview
+    from trainer.rundir.history import Restart
+
+    facts = runview.status(directory)
+    history = [Restart.model_validate(restart) for restart in facts["history"]]
+    click.echo(f"{restarts} restart{'s' if restarts > 1 else ''}:")
+    for line in goodput.history_lines(history, restarts):
+        click.echo(f"  {line}")
+    click.echo(goodput.for_status(facts["goodput"], facts["steps_lost"], _short(directory)))
 
 
 def _print_failure(directory: str, code: int) -> None:

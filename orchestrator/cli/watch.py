@@ -39,11 +39,11 @@ def status(target: str, context: str | None, namespace: str | None, output: str)
         if output == "json":
             print_json(facts)
         else:
-            click.echo("\n".join(runview.describe(facts)))
+            click.echo("\n".join(runview.describe(facts, target)))
         return 0
     from orchestrator.observe import status_of
 
-    found = status_of(_connect(target, context, namespace), target)
+    found = status_of(_connect(target, context, namespace), target, with_goodput=True)
     if output == "json":
         print_json(found.to_json())
     else:
@@ -116,6 +116,8 @@ class Prefix:
 
 def print_status(found: "JobStatus") -> None:
     """A status for a person: what it is, why, what to do next, and a line for each worker."""
+    from orchestrator.goodput import for_status, history_lines
+
     click.echo(f"{found.name}: {found.state}" + (f" (code {found.code})" if found.code else ""))
     if found.reason:
         click.echo(f"  {found.reason}")
@@ -135,6 +137,12 @@ def print_status(found: "JobStatus") -> None:
         click.echo("  " + "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items()))
     if found.weights_sha256:
         click.echo(f"  weights_sha256 {found.weights_sha256}")
+    if found.history:
+        click.echo("  restarts of this launch:")
+        for line in history_lines(found.history, found.restarts):
+            click.echo(f"    {line}")
+    if found.goodput is not None:
+        click.echo(f"  {for_status(found.goodput, found.steps_lost, found.name)}")
     click.echo(f"  run directory {found.run_directory}")
     for note in found.notes:
         click.echo(f"  {note}")
@@ -162,6 +170,8 @@ _MOST_ROWS = 32
 def _remedy(found: "JobStatus") -> str:
     from trainer.exit_codes import ExitCode
 
+    if found.remedy:
+        return found.remedy
     again = f"orch delete {found.name}, then submit again: it goes on from the last checkpoint"
     remedies: dict[int, str] = {
         ExitCode.TASK_ERROR: f"correct the task, build its image anew, {again}",
@@ -213,6 +223,31 @@ def _run_directory(target: str, context: str | None, namespace: str | None) -> s
         say(f"run directory runs/{target} (a job of the cluster: --namespace)")
         return f"runs/{target}"
     return None
+
+
+def directory_of(target: str, context: str | None, namespace: str | None) -> tuple[str, bool]:
+    """The run directory that TARGET means, also for a job of the cluster, and whether the cluster runs it just now.
+
+    Raises:
+        ConfigError: the job's run directory lies where only the cluster can read it.
+    """
+    directory = _run_directory(target, context, namespace)
+    if directory is not None:
+        return directory, False
+    from orchestrator.manifests import RUN_DIRECTORY
+    from orchestrator.observe import find_job
+    from trainer.errors import ConfigError
+
+    job = find_job(_connect(target, context, namespace), target)
+    directory = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+    if not directory.startswith("gs://"):
+        where = f"{directory} lies on a volume of the cluster" if directory else "the Job does not name it"
+        raise ConfigError(
+            f"the run directory of job {target} cannot be read from here: {where}",
+            remedy=f"Only gs:// can. Where the volume is mounted, give its path; orch status {target} shows the restarts.",
+        )
+    say(f"run directory {directory}")
+    return directory, bool(job.get("status", {}).get("active"))
 
 
 def _connect(target: str, context: str | None, namespace: str | None) -> "Cluster":

@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.status import JobStatus, Observation, judge
+from trainer.agent.last_words import SIZE_MAX_BYTES, LastWords, remedy_for
 from trainer.agent.protocol import AgentReport, JobState, Phase
-from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch, Member
+from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord, Launch, Member
+from trainer.rundir.history import restarts_of
+from trainer.rundir.ledger import Ledger, Row
 
 Manifest = dict[str, Any]
 RUN = "gs://acme/digits"
@@ -22,6 +25,10 @@ FIELDS = {
     "run_directory",
     "metrics",
     "weights_sha256",
+    "history",
+    "goodput",
+    "steps_lost",
+    "save_error",
 }
 
 
@@ -221,3 +228,65 @@ def test_what_a_worker_does_before_its_first_block_is_not_called_training() -> N
     starting = live().workers[0].model_copy(update={"phase": Phase.COMPILE})
     status = judge(Observation(job=job(), pods=[pod(0, {"running": {}})], live=live(workers=[starting])))
     assert "being compiled" in status.reason
+
+
+def restarted() -> list[AttemptRecord | EndRecord]:
+    """Two attempts of this launch: worker 1 was killed at step 40, before there was a checkpoint."""
+    first = attempt().model_copy(update={"number": 1, "restarts": 0})
+    why = AttemptEnd(attempt=1, code=137, reason="worker 1: killed (SIGKILL)", worker=1, step=40, at=LAUNCH.started)
+    return [first, attempt().model_copy(update={"previous": why})]
+
+
+def test_restarts_are_told_by_the_coordinator_or_by_the_records() -> None:
+    pods = [pod(0, {"running": {}})]
+    told = live(history=restarts_of(restarted(), LAUNCH.id))
+    for seen in (
+        Observation(job=job(), pods=pods, live=told),
+        Observation(job=job(), pods=pods, records=[*restarted(), end()]),
+        Observation(job=job(), pods=pods, records=restarted()),
+    ):
+        status = judge(seen)
+        assert [(item.attempt, item.worker, item.steps_lost) for item in status.history] == [(1, 1, 40)]
+        assert status.to_json()["history"][0]["reason"] == "worker 1: killed (SIGKILL)"
+
+
+def test_goodput_is_shown_where_the_run_directory_tells_it() -> None:
+    ledger = Ledger(LAUNCH.started, 4.0, 1, steps_lost=7)
+    ledger.microseconds |= {Row.KEPT: 3_000_000, Row.DOWN: 1_000_000}
+    shown = judge(Observation(job=job(), pods=[], records=restarted(), ledger=ledger)).to_json()
+    assert (shown["goodput"], shown["steps_lost"]) == (0.75, 7)
+    assert judge(Observation(job=job(), pods=[], records=restarted())).to_json()["goodput"] is None
+
+
+def test_saves_that_fail_are_a_trouble_while_training_goes_on() -> None:
+    report = live().workers[0].model_copy(update={"save_error": "bucket acme: no permission\nask for it"})
+    status = judge(Observation(job=job(), pods=[pod(0, {"running": {}})], live=live(workers=[report])))
+    assert (status.state, status.reason) == ("running", "training")
+    assert status.save_error == "bucket acme: no permission"
+    assert status.troubles[-1].text == "saves fail: bucket acme: no permission"
+    assert "tries again" in status.troubles[-1].remedy
+
+
+def test_what_the_failed_worker_said_is_to_be_done_comes_before_what_its_code_says() -> None:
+    failed = job(("Failed", "PodFailurePolicy"))
+    words = {"reason": "worker 1: configuration", "remedy": "Train the model that was saved."}
+    for seen in (
+        Observation(job=failed, pods=[pod(1, terminated(78, **words))]),
+        Observation(job=failed, pods=[pod(1, terminated(78, **words))], records=[attempt(), end("failed", 78)]),
+    ):
+        assert judge(seen).remedy == words["remedy"]
+    general = {"reason": "worker 1: configuration", "remedy": remedy_for(78, memory_limit_bytes=None)}
+    assert judge(Observation(job=failed, pods=[pod(1, terminated(78, **general))])).remedy == ""
+
+
+def test_last_words_fit_into_what_kubernetes_keeps_and_say_what_to_do() -> None:
+    long = LastWords(code=70, reason="ü" * 5000, traceback="früh " * 2000 + "ValueError: the end", remedy="x" * 900)
+    data = long.encode()
+    assert len(data) <= SIZE_MAX_BYTES
+    assert LastWords.model_validate_json(data).traceback.endswith("ValueError: the end")
+    own = "the checkpoint step-5.attempt-1 does not fit the model:\n  dense: shape [2]\nTrain the model that was saved."
+    assert remedy_for(78, own, memory_limit_bytes=None) == "Train the model that was saved."
+    assert "correct the task" in remedy_for(70, "one\ntwo", memory_limit_bytes=None)
+    assert "resources.memory" in remedy_for(137, memory_peak_bytes=95, memory_limit_bytes=100)
+    assert remedy_for(75, memory_limit_bytes=None) == "nothing: the job goes on by itself"
+    assert remedy_for(None, memory_limit_bytes=None) == ""

@@ -286,3 +286,31 @@ class World(RuleBasedStateMachine):
 
 World.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestCoordinatorUnderRandomInterleavings = World.TestCase
+
+
+def test_the_worker_that_its_peers_lost_is_named_also_where_it_was_the_coordinator() -> None:
+    """A killed agent 0 tells nobody why: what is left are the echoes of its peers, and that another one took its place."""
+    launch = Launch(id="launch-1", started=datetime(2026, 1, 1, tzinfo=UTC))
+    agents = [SimulatedAgent(0, "first"), SimulatedAgent(1, "other")]
+    coordinator = Coordinator(Job("job", 2, "first", launch), [], 0.0)
+
+    def until_recorded(now: float) -> AttemptRecord:
+        for agent in agents:
+            agent.obey(coordinator.poll(agent.report(launch.id), now))
+        assert isinstance(coordinator.next_action(now), ListCommits)
+        coordinator.commits_listed([], now)
+        action = coordinator.next_action(now)
+        assert isinstance(action, Append)
+        assert isinstance(action.record, AttemptRecord)
+        coordinator.appended(action.record, now)
+        return action.record
+
+    first = until_recorded(1.0)
+    agents[1].obey(coordinator.poll(agents[1].report(launch.id), 2.0))
+    agents[1].step = 40
+    agents[1].exit(ExitCode.LOST_PEER)
+    agents[0] = SimulatedAgent(0, "second")
+    coordinator = Coordinator(Job("job", 2, "second", launch), [first], 3.0)
+    end = until_recorded(4.0).previous
+    assert end is not None
+    assert (end.worker, end.step, end.reason) == (0, 40, "worker 0 was replaced: its agent or pod had ended")

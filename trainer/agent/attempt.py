@@ -24,12 +24,14 @@ from trainer.agent.protocol import (
     Failure,
     Phase,
     PhaseBegan,
+    ProcessEnded,
     Result,
     Saved,
     SaveFailed,
     SaveSkipped,
     SaveTrouble,
     Snapshot,
+    Stalled,
     Start,
     Stop,
     WriterStart,
@@ -85,7 +87,7 @@ class Attempt:
         *,
         on_record: Callable[[Wire], None],
     ) -> None:
-        """Start the process. `on_record` gets blocks and evaluations, for the metrics in the run directory."""
+        """Start the process. `on_record` gets what the metrics in the run directory hold."""
         self.record = record
         self.progress = Progress(step=record.restore.step if record.restore else 0)
         self.phase = Phase.IMPORT
@@ -126,7 +128,9 @@ class Attempt:
         environment["TMPDIR"] = self._scratch.name
         if self._config.train.command is not None:
             environment["ORCH_ATTEMPT"] = str(self.record.number)
-            return Child(self._config.train.command, environment, inherit=(), channel=False)
+            child = Child(self._config.train.command, environment, inherit=(), channel=False)
+            self._on_record(PhaseBegan(phase=Phase.TRAIN, detail="command"))
+            return child
         memory_fd = None
         if self._index == 0:
             memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
@@ -184,6 +188,7 @@ class Attempt:
                 self.phase = message.phase
                 self._watchdog.entered(message.phase)
                 progress.step = max(progress.step, message.step)
+                self._on_record(message)
             case Block():
                 progress.step, progress.total_steps, progress.epoch = message.step, message.total_steps, message.epoch
                 progress.rate = _smooth(progress.rate, message.steps / max(message.seconds, 1e-9))
@@ -196,6 +201,9 @@ class Attempt:
                 self._watchdog.evaluated(message.seconds)
                 self._on_record(message)
             case Snapshot():
+                self._on_record(
+                    Stalled(step=message.step, why=message.why, seconds=message.seconds, size_bytes=message.size_bytes)
+                )
                 self._watchdog.saving(message.size_bytes)
                 if self.writing is not None:
                     self.writing.save(message, now)
@@ -227,6 +235,7 @@ class Attempt:
                     message.size_bytes / 1e6,
                     message.seconds,
                 )
+                self._on_record(message)
                 self.process.send(message)
             case SaveFailed():
                 self.writing.answered()
@@ -234,6 +243,7 @@ class Attempt:
             case SaveTrouble():
                 self.progress.save_error = message.error
                 log.warning("the store makes trouble, trying again step=%d error=%s", message.step, message.error)
+                self._on_record(message)
             case _:
                 log.debug("writer: %s", message)
 
@@ -243,6 +253,7 @@ class Attempt:
         log.error("save failed step=%d error=%s", message.step, message.error)
         if message.superseded:
             self.superseded = message.error
+        self._on_record(message)
         self.process.send(message)
 
     # --- what is asked of it
@@ -280,12 +291,15 @@ class Attempt:
         elif self._exited_at is None:
             self._exited_at = now
             self.process.kill_group()
+            end = self.exit_report()
+            self._on_record(ProcessEnded(code=end.code, step=end.step, exception=end.exception))
             if self.writing is not None:
                 self.writing.finish(now + WRITER_S)
         match self.writing.tick(now) if self.writing is not None else None:
             case SaveTrouble(step=step, error=error):
                 log.warning("%s step=%d attempt=%d", error, step, self.record.number)
                 self.progress.save_error = error
+                self._on_record(SaveTrouble(step=step, error=error))
                 self._since = now  # the process may be waiting for the save, and so for us
             case SaveFailed() as failed:
                 self._save_failed(failed)

@@ -22,6 +22,7 @@ from trainer.rundir.attempts import (
     new_nonce,
 )
 from trainer.rundir.attempts import now as time_of_day
+from trainer.rundir.history import restarts_of
 from trainer.rundir.lineage import NoGoodCommit, restore_point
 
 SILENT_S = 10.0
@@ -35,6 +36,9 @@ FINAL_S = 5.0
 STORE_WAIT_MAX_S = 60.0
 END_S = 60.0
 """How long a failed job waits for a store that does not take its end record, before it ends without one."""
+REPLACED = "was replaced: its agent or pod had ended"
+HISTORY = 10
+"""So many restarts are told to whoever asks for the job's state."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +146,6 @@ class Coordinator:
             own = newest.launch.id == self.job.launch.id
             if own or (not self.job.fresh and self._finished(newest)):
                 self._ended(newest)
-        elif newest.launch.id == self.job.launch.id:
-            # That this coordinator is a new one is itself why the attempt ended, unless somebody reports more than an echo.
-            self._losses[0] = Loss(0, self._started_s, why="was replaced: its agent or pod had ended")
 
     def _finished(self, end: EndRecord) -> bool:
         """Whether an earlier launch did already all that this one asks for."""
@@ -196,7 +197,7 @@ class Coordinator:
         seen = self._agents.get(report.index)
         if seen and seen.report.uid != report.uid:
             self._replaced.add(seen.report.uid)
-            self._lost(report.index, now, why="was replaced: its agent or pod had ended")
+            self._lost(report.index, now, why=REPLACED)
         self._agents[report.index] = _Seen(report, now)
         if report.state != "running" and report.last_exit is not None:
             self._exited(report, now)
@@ -261,7 +262,7 @@ class Coordinator:
         named = {member.index: member.uid for member in record.members}
         for index, seen in self._agents.items():
             if seen.report.uid != named.get(index):
-                self._lost(index, now, why="was replaced: its agent or pod had ended")
+                self._lost(index, now, why=REPLACED)
             elif seen.report.state == "leaving":
                 self._lost(index, now, why="was told to leave (SIGTERM)")
 
@@ -401,9 +402,13 @@ class Coordinator:
             return AttemptEnd(
                 attempt=newest.number, code=ExitCode.STOPPED, reason="the launch before this one stopped here"
             )
+        losses = dict(self._losses)
+        if newest.number not in self._created_here:
+            # Whoever created it was worker 0, whose place this agent took: what its peers tell are echoes of that.
+            losses.setdefault(0, Loss(0, self._started_s, why=REPLACED))
         return end_of_attempt(
             newest.number,
-            list(self._losses.values()),
+            list(losses.values()),
             memory_limit=self.job.memory_limit_bytes,
             at=time_of_day(),
         )
@@ -636,6 +641,7 @@ class Coordinator:
                 "metrics": chief.metrics if chief else {},
                 "workers": reports,
                 "last_end": last,
+                "history": restarts_of(self.records, self.job.launch.id)[-HISTORY:],
                 "end": self.end,
                 "since_s": now - self._stage_since_s,
             }

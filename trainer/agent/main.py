@@ -23,9 +23,10 @@ from trainer import faults
 from trainer.agent.attempt import Attempt
 from trainer.agent.coordinator import Job
 from trainer.agent.duty import Duty
+from trainer.agent.last_words import LastWords, remedy_for
 from trainer.agent.link import CoordinatorClient, Link
 from trainer.agent.output import LossyPipe, Segments
-from trainer.agent.protocol import AgentReport, Directive, ExitReport, Result
+from trainer.agent.protocol import AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
 from trainer.cluster import Identity, identity
 from trainer.config import TrainConfig
@@ -33,6 +34,7 @@ from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.lifeline import adopt_orphans, die_with_parent
 from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
+from trainer.rundir.signs import ALIVE_S
 from trainer.rundir.store import open_store
 
 log = logging.getLogger("trainer.agent")
@@ -50,6 +52,8 @@ LEAVE_S = 1.5
 STORE_S = 15.0
 """How long a call of the coordinator or the link tries: whoever waits for the store is to know soon."""
 FLUSH_S = 5.0
+METRICS_S = 20.0
+"""Metrics that matter most go to a bucket at once, but not more often than this."""
 
 
 class Agent:
@@ -90,6 +94,7 @@ class Agent:
         )
         self._output: Segments | None = None
         self._metrics: Segments | None = None
+        self._metrics_at = self._metrics_flushed_at = 0.0
 
     # --- life
 
@@ -140,6 +145,7 @@ class Agent:
             self._report = self._make_report(now)
             self._link.obeyed()
             self._summarise(now)
+            self._sign_of_life(now)
             if self._attempt is not None or self._leaving is None:
                 continue
             # Worker 0 stays a little: the others learn of the end from it.
@@ -266,6 +272,8 @@ class Agent:
         )
         if self._identity.index == 0:
             self._metrics = Segments(self._store, f"metrics/{prefix}", ".jsonl", immediate=self._local)
+            self._metrics_at = now
+            self._metrics_flushed_at = now - METRICS_S
         self._last_exit = None
         self._last_attempt = record.number
         try:
@@ -368,7 +376,18 @@ class Agent:
 
     def _on_record(self, message: Wire) -> None:
         if self._metrics is not None:
-            self._metrics.write(json.dumps({"time": time.time(), **message.model_dump(mode="json")}).encode() + b"\n")
+            self._metrics_at = time.monotonic()
+            line = message.model_dump(mode="json")
+            self._metrics.write(json.dumps({"time": time.time(), **line}).encode() + b"\n")
+            # A bucket is written once a minute; what this agent would least like to take with it goes sooner.
+            telling = line.get("phase") == "train" or line["type"] in ("saved", "save_failed", "save_trouble")
+            if telling and not self._local and self._metrics_at - self._metrics_flushed_at > METRICS_S:
+                self._metrics_flushed_at = self._metrics_at
+                self._metrics.flush()
+
+    def _sign_of_life(self, now: float) -> None:
+        if self._attempt is not None and now - self._metrics_at > ALIVE_S:
+            self._on_record(Alive(step=self._attempt.progress.step))
 
     # --- what others see
 
@@ -431,18 +450,23 @@ class Agent:
         end = self._end
         report = exit_report or self._last_exit
         limit = self._config.memory_limit_bytes
-        message = {
-            "code": code if code is not None else (report.code if report else None),
-            "name": title_of(code) if code is not None else (title_of(report.code) if report else ""),
-            "reason": (end.reason if end else reason)[:1500],
-            "step": end.step if end else self._report.step,
-            "attempt": self._last_attempt,
-            "traceback": (end.traceback if end else "")[-1500:],
-            "memory_peak_bytes": report.memory_peak_bytes if report else 0,
-            "memory_limit_bytes": limit,
-        }
+        if code is None and report is not None:
+            code = report.code
+        peak = report.memory_peak_bytes if report else 0
+        own = report.message if report and report.code == code else ""
+        words = LastWords(
+            code=code,
+            name=title_of(code) if code is not None else "",
+            reason=end.reason if end else reason,
+            step=end.step if end else self._report.step,
+            attempt=self._last_attempt,
+            traceback=end.traceback if end else "",
+            remedy=remedy_for(code, own, memory_peak_bytes=peak, memory_limit_bytes=limit),
+            memory_peak_bytes=peak,
+            memory_limit_bytes=limit,
+        )
         with contextlib.suppress(OSError):
-            Path(path).write_text(json.dumps(message))
+            Path(path).write_bytes(words.encode())
 
     def _free_port(self) -> int:
         """A port that is free now and was not used by this agent's last attempt."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord, Wire
+from trainer.rundir.history import Restart
 
 
 class Phase(StrEnum):
@@ -133,6 +134,8 @@ class Snapshot(Wire):
     replicas: int = 1
     global_batch_size: int = 0
     versions: dict[str, str] = {}
+    seconds: float = 0.0
+    """How long training stood still for the copy."""
 
 
 class SaveSkipped(Wire):
@@ -210,6 +213,35 @@ class SaveTrouble(Wire):
     type: Literal["save_trouble"] = "save_trouble"
     step: int
     error: str
+
+
+# --- what the chief's agent adds of its own to the metrics of the run directory
+
+
+class Stalled(Wire):
+    """Training stood still for the copy of a save."""
+
+    type: Literal["stalled"] = "stalled"
+    step: int
+    why: Literal["interval", "stop", "last"]
+    seconds: float
+    size_bytes: int
+
+
+class ProcessEnded(Wire):
+    """The chief's training process has ended."""
+
+    type: Literal["ended"] = "ended"
+    code: int
+    step: int
+    exception: str = ""
+
+
+class Alive(Wire):
+    """Nothing new was told for a while, and the agent is there."""
+
+    type: Literal["alive"] = "alive"
+    step: int
 
 
 ToWriter = Annotated[WriterStart | Snapshot | LastSave, Field(discriminator="type")]
@@ -315,5 +347,7 @@ class JobState(Wire):
     metrics: dict[str, float]
     workers: list[AgentReport]
     last_end: AttemptEnd | None = None
+    history: list[Restart] = []
+    """The newest restarts of this launch, oldest first."""
     end: EndRecord | None = None
     since_s: float = 0.0

@@ -65,6 +65,14 @@ def first_attempt(records: Sequence[AttemptRecord | EndRecord]) -> int:
     return walk[-1][0] if walk else 1
 
 
+def steps_that_count(records: Sequence[AttemptRecord | EndRecord]) -> dict[int, tuple[int, int | None]]:
+    """Attempt -> (first, last): its steps after the first count, up to the last one or all of them (None).
+
+    Of attempts that are not named nothing counts: what they did was done again.
+    """
+    return {attempt: (since, until) for attempt, since, until in _walk(records)}
+
+
 def _line_with_bad(records: Sequence[AttemptRecord | EndRecord], commits: Iterable[CommitRef]) -> list[CommitRef]:
     by_attempt: dict[int, list[CommitRef]] = {}
     for ref in commits:

@@ -1,0 +1,145 @@
+"""Reads what the ledger needs from a run directory, and puts a ledger and a history of restarts into words and JSON."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.progress import duration
+from trainer.agent.output import SEGMENT_S
+from trainer.rundir.attempts import AttemptRecord, EndRecord
+from trainer.rundir.commits import list_commits
+from trainer.rundir.history import Restart, lost_in_words
+from trainer.rundir.ledger import Ledger, Row, account
+from trainer.rundir.lineage import line
+from trainer.rundir.signs import ALIVE_S, Sign, read_signs
+from trainer.rundir.store import Store
+
+HISTORY_LINES = 10
+STATUS_SEGMENTS = 256
+"""`orch status` reads no more of a bucket than that: some hours of training. `orch goodput` reads all."""
+_LOCAL_FLUSH_S = 1.0
+_BUCKET_SILENT_S = 2 * SEGMENT_S
+_ONLY_WHERE_THERE_IS_SOME = (Row.SCRIPT, Row.UNKNOWN)
+
+
+def read_ledger(
+    store: Store,
+    records: Sequence[AttemptRecord | EndRecord],
+    *,
+    running: bool,
+    segments_max: int | None = None,
+    signs: dict[int, list[Sign]] | None = None,
+) -> Ledger | None:
+    """The ledger of a run directory; None where nothing has run in it yet. `running`: somebody is
+    known to run it at this moment.
+
+    Raises:
+        StoreError: the store does not answer.
+        TooMany: there is more to read than `segments_max` segments.
+    """
+    if signs is None:
+        signs = read_signs(store, records, segments_max=segments_max)
+    ended = bool(records) and isinstance(records[-1], EndRecord)
+    in_bucket = store.url.startswith("gs://")
+    if in_bucket and not ended:
+        # Nobody can be asked: who wrote lately runs still.
+        newest = max((of_attempt[-1].time for of_attempt in signs.values() if of_attempt), default=0.0)
+        running = running or time.time() - newest < _BUCKET_SILENT_S
+    commits = [] if running else line(records, list_commits(store))
+    return account(
+        records,
+        signs,
+        now_s=time.time() if running and not ended else None,
+        committed=None if running else (commits[0].step if commits else 0),
+        unseen_s=ALIVE_S + (SEGMENT_S if in_bucket else _LOCAL_FLUSH_S),
+    )
+
+
+def to_json(ledger: Ledger) -> dict[str, Any]:
+    """The object of `orch goodput -o json`. All times are in seconds; the rows of `seconds` but `stopped` sum to `total_s`."""
+    return {
+        "goodput": ledger.goodput,
+        "total_s": ledger.total_s,
+        "seconds": {row.value: ledger.seconds(row) for row in Row},
+        "steps_kept": ledger.steps_kept,
+        "steps_lost": ledger.steps_lost,
+        "attempts": ledger.attempts,
+        "restarts": ledger.restarts,
+        "saves": ledger.saves,
+        "longest_stall_s": ledger.longest_stall_s,
+        "began": ledger.began.isoformat(),
+        "first_attempt": ledger.first_attempt,
+    }
+
+
+def table(ledger: Ledger) -> list[str]:
+    """The table of `orch goodput`: row, seconds, share."""
+    rows = [
+        row
+        for row in Row
+        if row is not Row.STOPPED and (ledger.microseconds[row] or row not in _ONLY_WHERE_THERE_IS_SOME)
+    ]
+    width = max(len(row.value) for row in Row)
+    total = ledger.total_s
+
+    def text(name: str, seconds: float, share: str, meaning: str = "") -> str:
+        return f"  {name:<{width}}  {seconds:>9.2f}  {share:>7}  {meaning}".rstrip()
+
+    lines = [f"  {'':<{width}}  {'seconds':>9}  {'share':>7}"]
+    for row in rows:
+        lines.append(text(row.value, ledger.seconds(row), _share(ledger.seconds(row), total), row.meaning))
+    lines.append(text("total", total, _share(total, total)))
+    if ledger.microseconds[Row.STOPPED]:
+        lines.append(text(Row.STOPPED.value, ledger.seconds(Row.STOPPED), "", Row.STOPPED.meaning))
+    lines.append(
+        f"  steps: {ledger.steps_kept} kept, {ledger.steps_lost} lost; attempts {ledger.attempts}, "
+        f"restarts {ledger.restarts}"
+    )
+    if ledger.saves:
+        lines.append(f"  saves: {ledger.saves}, the longest stall {ledger.longest_stall_s * 1000:.1f} ms")
+    if ledger.first_attempt > 1:
+        lines.append(f"  since the fresh start with attempt {ledger.first_attempt}; what lay before it does not count")
+    return lines
+
+
+def headline(ledger: Ledger) -> str:
+    """`goodput 71.3 %: 12.4 s of steps kept in 17.4 s`."""
+    if ledger.goodput is None:
+        why = (
+            "a `command:` job tells nothing of its steps" if ledger.microseconds[Row.SCRIPT] else "no time went by yet"
+        )
+        return f"goodput unknown: {why}"
+    kept, total = ledger.seconds(Row.KEPT), ledger.total_s
+    return f"goodput {100 * ledger.goodput:.1f} %: {_time(kept)} of steps kept in {_time(total)}"
+
+
+def for_status(share: float | None, steps_lost: int | None, target: str) -> str:
+    """The line of `orch status`."""
+    known = f"{100 * share:.1f} %" if share is not None else "unknown"
+    lost = f", {steps_lost} step{'s' if steps_lost != 1 else ''} lost" if steps_lost else ""
+    return f"goodput {known}{lost} (orch goodput {target} shows where the time went)"
+
+
+def history_lines(history: Sequence[Restart], restarts: int) -> list[str]:
+    """A line for each restart: when, who, why, what was lost. Newest last, ten at most, and a count of the rest."""
+    shown = list(history)[-HISTORY_LINES:]
+    earlier = max(restarts, len(history)) - len(shown)
+    days = {item.at.astimezone(UTC).date() for item in shown if item.at is not None}
+    form = "%H:%M:%S UTC" if len(days) <= 1 else "%Y-%m-%d %H:%M:%S UTC"
+    lines = [f"... and {earlier} earlier restart{'s' if earlier > 1 else ''}"] if shown and earlier else []
+    return lines + [
+        f"{_clock(item.at, form)} attempt {item.attempt}: {item.reason}; {lost_in_words(item)}" for item in shown
+    ]
+
+
+def _clock(at: datetime | None, form: str) -> str:
+    return at.astimezone(UTC).strftime(form) if at is not None else "at an unknown time"
+
+
+def _share(seconds: float, total: float) -> str:
+    return f"{100 * seconds / total:.1f} %" if total else ""
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)

@@ -1,0 +1,78 @@
+"""A pod's termination message: what its agent last knew, written ahead, since it may not live to write it. Pure.
+
+Kubernetes keeps 4 KiB of it. `orch status` reads it back where neither the coordinator nor the run directory can be asked.
+"""
+
+from trainer.exit_codes import ExitCode
+from trainer.rundir.attempts import Wire
+
+SIZE_MAX_BYTES = 4096
+_REASON_CHARS = 1500
+_TRACEBACK_CHARS = 1500
+_REMEDY_CHARS = 300
+
+_AGAIN = "start the job again: it goes on from the last checkpoint"
+_REMEDIES = {
+    ExitCode.TASK_ERROR: f"correct the task (the traceback is in the worker's log), then {_AGAIN}",
+    ExitCode.SAVE_REFUSED: f"see to it that the run directory can be written (space, quota, permissions), then {_AGAIN}",
+    ExitCode.GIVEN_UP: f"look for the cause that the reason names in the workers' logs, then {_AGAIN}",
+    ExitCode.CONFIGURATION: f"correct what the reason names in the job file or the task, then {_AGAIN}",
+}
+_BY_ITSELF = "nothing: the job goes on by itself"
+_MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
+
+
+class LastWords(Wire):
+    """The message, as JSON."""
+
+    code: int | None = None
+    name: str = ""
+    reason: str = ""
+    step: int = 0
+    attempt: int = 0
+    traceback: str = ""
+    remedy: str = ""
+    """What to do next."""
+    memory_peak_bytes: int = 0
+    memory_limit_bytes: int | None = None
+
+    def encode(self) -> bytes:
+        """JSON of at most 4 KiB: what is too long is cut, the traceback at its beginning, before all else."""
+        room = 1.0
+        while True:
+            words = self.model_copy(
+                update={
+                    "reason": self.reason[: int(_REASON_CHARS * room)],
+                    "traceback": self.traceback[len(self.traceback) - int(_TRACEBACK_CHARS * room) :]
+                    if len(self.traceback) > int(_TRACEBACK_CHARS * room)
+                    else self.traceback,
+                    "remedy": self.remedy[:_REMEDY_CHARS],
+                }
+            )
+            # One character may take six bytes.
+            data = words.model_dump_json().encode()
+            if len(data) <= SIZE_MAX_BYTES or room < 0.1:
+                return data
+            room *= 0.7
+
+
+def remedy_for(
+    code: int | None, message: str = "", *, memory_peak_bytes: int = 0, memory_limit_bytes: int | None
+) -> str:
+    """What to do next about an end with this code; empty while there was none.
+
+    `message` is the failed process's own: where orch itself raised it, its last line says what to do.
+    """
+    if code is None or code == ExitCode.DONE:
+        return ""
+    own = message.strip().splitlines()[1:]
+    if code in (ExitCode.SAVE_REFUSED, ExitCode.CONFIGURATION) and own and not own[-1].startswith(" "):
+        return own[-1]
+    if code == ExitCode.KILLED and memory_limit_bytes and memory_peak_bytes > 0.9 * memory_limit_bytes:
+        return _MEMORY
+    return general_remedy(code)
+
+
+def general_remedy(code: int) -> str:
+    """What to do next about an end of which nothing but the code is known."""
+    return next((text for known, text in _REMEDIES.items() if known == code), _BY_ITSELF)

@@ -1,0 +1,76 @@
+"""The restarts of a launch as its records tell them: when, who, why, and what had to be done again. Pure."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from trainer.exit_codes import ExitCode
+from trainer.rundir.attempts import AttemptRecord, EndRecord, Wire
+
+
+class Restart(Wire):
+    """One attempt that ended and was followed by another one of the same launch."""
+
+    attempt: int
+    """The one that ended."""
+    at: datetime | None
+    """When it ended, by the coordinator's clock."""
+    worker: int | None
+    """The culprit, where one is known."""
+    reason: str
+    """One line for a person, naming the worker."""
+    code: int
+    step: int | None
+    """The last step that any worker reported in it; None where nobody was left to tell."""
+    resumed_step: int
+    """The step that the next attempt went on from."""
+    steps_lost: int | None
+    """Steps that were done, and done again; None where nobody was left to tell."""
+
+
+def restarts_of(
+    records: Sequence[AttemptRecord | EndRecord], launch: str, *, told: Mapping[int, int] | None = None
+) -> list[Restart]:
+    """The restarts of one launch, oldest first.
+
+    Args:
+        launch: its id.
+        told: attempt -> the last step that its chief is known to have told. A coordinator that died cannot hand that on.
+    """
+    own = {record.number for record in records if isinstance(record, AttemptRecord) and record.launch.id == launch}
+    return [
+        _restart(record, (told or {}).get(record.previous.attempt))
+        for record in records
+        if isinstance(record, AttemptRecord)
+        and record.number in own
+        and record.previous is not None
+        and record.previous.attempt in own
+    ]
+
+
+def _restart(record: AttemptRecord, told: int | None) -> Restart:
+    end = record.previous
+    assert end is not None
+    resumed = record.restore.step if record.restore else 0
+    step: int | None = max(end.step, told or 0)
+    # A peer that was lost says no step; that none was done is known only when somebody else was there to tell.
+    silent = told is None and end.step == 0 and end.code == ExitCode.LOST_PEER
+    if silent or (step is not None and step < resumed):
+        step = None
+    return Restart(
+        attempt=end.attempt,
+        at=end.at,
+        worker=end.worker,
+        reason=end.reason,
+        code=end.code,
+        step=step,
+        resumed_step=resumed,
+        steps_lost=None if step is None else step - resumed,
+    )
+
+
+def lost_in_words(restart: Restart) -> str:
+    """`went on from step 300, 50 steps lost`."""
+    lost = restart.steps_lost
+    words = "steps lost unknown" if lost is None else "1 step lost" if lost == 1 else f"{lost or 'no'} steps lost"
+    start = f"step {restart.resumed_step}" if restart.resumed_step else "the start"
+    return f"went on from {start}, {words}"
