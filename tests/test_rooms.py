@@ -22,6 +22,7 @@ LIGHT = (
     "trainer.config",
     "trainer.errors",
     "trainer.exit_codes",
+    "trainer.faults",
     "trainer.lifeline",
     "trainer.rundir",
     "trainer.task",

@@ -8,6 +8,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+from trainer import faults
 from trainer.agent.protocol import Block as BlockDone
 from trainer.agent.protocol import Evaluated, Phase
 from trainer.channel import Channel
@@ -92,6 +93,7 @@ class Loop:
         self.channel.send(done, droppable=True)
         if self.tensorboard is not None:
             self.tensorboard.scalars(at.step, at.metrics | {"steps_per_second": steps / max(seconds, 1e-9)})
+        faults.reach("process.block")
 
     def _evaluate(self) -> None:
         assert self.evaluator is not None
@@ -107,6 +109,7 @@ class Loop:
         )
         if self.tensorboard is not None:
             self.tensorboard.scalars(at.step, result.metrics)
+        faults.reach("process.evaluated")
 
     def _ends_early(self, *, evaluated: bool) -> bool:
         """Whether stop_when or a callback ends training here: the chief's word, asked where either may have one."""
@@ -137,4 +140,5 @@ class Loop:
             self.saves.save(at.step, "last")
         if self.chief:
             self.saves.wait_committed(at.step)
+        faults.reach("process.last-saved")
         return True

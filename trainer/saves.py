@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from trainer import faults
 from trainer.agent.protocol import Phase, Saved, SaveFailed, SaveSkipped, Snapshot
 from trainer.channel import Channel
 from trainer.checkpoint.snapshot import SnapshotMemory
@@ -72,7 +73,9 @@ class Saves:
         self._channel.enter(Phase.SAVE, step)
         if self._memory is not None and self._in_flight is not None:
             self._collect(self._channel.wait_answer())
+        faults.reach("process.before-copy")
         copied = self._state.copy(self._memory)
+        faults.reach("process.after-copy")
         self._last_save = time.monotonic()
         if copied is None:
             return

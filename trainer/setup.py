@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer import faults
 from trainer.agent.protocol import Phase, Result, Start
 from trainer.build import build_model, task_variables
 from trainer.channel import Channel
@@ -57,6 +58,7 @@ class Training:
             if not loop.chief:
                 return
             where = export_model(self.model, self.store, self.attempt)
+            faults.reach("process.exported")
         if loop.tensorboard is not None:
             loop.tensorboard.close()
         evaluation = loop.progress.evaluation or {"metrics": {}}
@@ -70,6 +72,7 @@ class Training:
                 reason=loop.progress.finished,
             )
         )
+        faults.reach("process.reported")
 
 
 def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> Training:
@@ -101,6 +104,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         log.info("restored commit=%s seconds=%.2f", record.restore.name, time.monotonic() - began)
     if record.world_size > 1:
         state.check_equal()
+    faults.reach("process.restored")
 
     channel.enter(Phase.COMPILE, progress.step)
     memory = SnapshotMemory(start.memory_fd) if start.memory_fd is not None else None
@@ -136,6 +140,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         evaluator.compile()
     if early is not None:
         _check_stop_when(early.rule.metric, evaluator)
+    faults.reach("process.compiled")
     chief = start.index == 0
     versions = _versions()
 

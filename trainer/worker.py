@@ -12,6 +12,7 @@ import sys
 import traceback
 from types import TracebackType
 
+from trainer import faults
 from trainer.agent.protocol import Failure, Phase, Start
 from trainer.channel import Channel
 from trainer.config import TrainConfig
@@ -63,14 +64,18 @@ def train(channel: Channel, start: Start) -> ExitCode:
 
     from trainer.setup import Training, prepare
 
+    faults.reach("process.imported")
+
     set_up_devices(config)
     channel.enter(Phase.RENDEZVOUS)
     strategy = make_strategy(tpu=config.tpu)
+    faults.reach("process.rendezvous")
     training: Training = prepare(channel, start, config, strategy)
     if not training.loop.run():
         return ExitCode.STOPPED
     training.finish()
     training.loop.collective.leave(start.index, start.record.world_size)
+    faults.reach("process.left")
     return ExitCode.DONE
 
 

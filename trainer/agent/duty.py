@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from trainer import faults
 from trainer.agent.coordinator import Append, Coordinator, Job, ListCommits, Probe
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError
@@ -115,7 +116,9 @@ class Duty:
                     with self._lock:
                         coordinator.commits_listed(commits, time.monotonic())
                 case Append(record=record):
+                    faults.reach("coordinator.before-append")
                     written = append_record(self._store, record)
+                    faults.reach("coordinator.after-append")
                     with self._lock:
                         coordinator.appended(written, time.monotonic())
                 case Probe(number=number):

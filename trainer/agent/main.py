@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from trainer import faults
 from trainer.agent.attempt import Attempt
 from trainer.agent.coordinator import Job
 from trainer.agent.duty import Duty
@@ -119,6 +120,7 @@ class Agent:
         self._logs.close(FLUSH_S)
         server.close()
         self._pipe.close(FLUSH_S)
+        faults.reach("agent.before-exit")
         return code
 
     def _loop(self, duty: Duty | None) -> tuple[int, str]:
@@ -234,6 +236,7 @@ class Agent:
                     self._attempt.kill(now)
             case "exit" if directive.end is not None and self._end is None:
                 self._end, self._end_since = directive.end, now
+                faults.reach("agent.end-known")
             case "leave" if self._leaving is None:
                 log.warning("told to leave: %s", directive.reason)
                 self._leaving = (directive.code, directive.reason)
@@ -275,6 +278,7 @@ class Agent:
             )
             self._changed()
             return
+        faults.reach("agent.attempt-began")
         self._terminal(f"attempt {record.number} runs")
         self._changed()
 
@@ -320,6 +324,7 @@ class Agent:
             self._leaving = (code, end.reason)
 
     def _ended(self, attempt: Attempt, now: float) -> None:
+        faults.reach("agent.process-ended")
         report = attempt.exit_report()
         self._last_exit = report
         self._result = attempt.result if report.code == ExitCode.DONE else None

@@ -8,6 +8,7 @@ commits listed as bad.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trainer import faults
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord
 from trainer.rundir.commits import Commit, commit_name, parse_data_name
 from trainer.rundir.lineage import first_attempt, line
@@ -87,7 +88,9 @@ def execute(store: Store, plan: Plan) -> None:
     Raises:
         StoreError: the store did not answer, or refuses to delete.
     """
-    for ref in plan.commits:
-        store.delete(commit_name(ref))
-    for entry in plan.data:
-        store.delete(entry.name, generation=entry.generation)
+    names: list[tuple[str, int | None]] = [(commit_name(ref), None) for ref in plan.commits]
+    names += [(entry.name, entry.generation) for entry in plan.data]
+    for name, generation in names:
+        faults.reach("writer.before-delete")
+        store.delete(name, generation=generation)
+        faults.reach("writer.after-delete")

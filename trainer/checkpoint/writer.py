@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
+from trainer import faults
 from trainer.agent.protocol import (
     LastSave,
     Retained,
@@ -148,10 +149,15 @@ class Writer:
             save.divide(memory, self._start.shard_size_bytes)
         for index in range(len(save.shards), len(save.files)):
             name = shard_name(save.ref, index, len(save.files))
+            faults.reach("writer.before-shard")
             save.shards.append(self._put_shard(name, save.files[index]))
+            faults.reach("writer.after-shard")
         commit = save.commit(self._start.nonce)
         self._check_not_superseded()
+        faults.reach("writer.before-commit")
         write_commit(self._store, commit)
+        faults.reach("writer.after-commit")
+        faults.reach("writer.before-read-back")
         self._read_back(commit)
         return commit
 
