@@ -4,9 +4,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from trainer import faults
-from trainer.agent.coordinator import Append, Coordinator, Job, ListCommits, Probe
+from trainer.agent.coordinator import Action, Append, Coordinator, Job, ListCommits, Probe
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError
 from trainer.rundir.attempts import append_record, read_record, read_records
@@ -89,7 +90,7 @@ class Duty:
                 self._wake.wait(TICK_S)
                 self._wake.clear()
                 continue
-            self._perform(coordinator, action)
+            perform(coordinator, action, self._store, self._lock)
             self._on_change()
 
     def _read(self) -> None:
@@ -108,24 +109,32 @@ class Duty:
                 self._coordinator = Coordinator(self._job, records, time.monotonic())
             return
 
-    def _perform(self, coordinator: Coordinator, action: ListCommits | Append | Probe) -> None:
-        try:
-            match action:
-                case ListCommits():
-                    commits = list_commits(self._store)
-                    with self._lock:
-                        coordinator.commits_listed(commits, time.monotonic())
-                case Append(record=record):
-                    faults.reach("coordinator.before-append")
-                    written = append_record(self._store, record)
-                    faults.reach("coordinator.after-append")
-                    with self._lock:
-                        coordinator.appended(written, time.monotonic())
-                case Probe(number=number):
-                    found = read_record(self._store, number)
-                    with self._lock:
-                        coordinator.probed(found, time.monotonic())
-        except OrchError as error:
-            log.warning("the store does not answer, trying again: %s", error)
-            with self._lock:
-                coordinator.store_failed(str(error), time.monotonic())
+
+def perform(
+    coordinator: Coordinator,
+    action: Action,
+    store: Store,
+    lock: AbstractContextManager[object],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Ask the store what the coordinator wishes, and give it the answer. `lock` is held while the coordinator is called."""
+    try:
+        match action:
+            case ListCommits():
+                commits = list_commits(store)
+                with lock:
+                    coordinator.commits_listed(commits, clock())
+            case Append(record=record):
+                faults.reach("coordinator.before-append")
+                written = append_record(store, record)
+                faults.reach("coordinator.after-append")
+                with lock:
+                    coordinator.appended(written, clock())
+            case Probe(number=number):
+                found = read_record(store, number)
+                with lock:
+                    coordinator.probed(found, clock())
+    except OrchError as error:
+        log.warning("the store does not answer, trying again: %s", error)
+        with lock:
+            coordinator.store_failed(str(error), clock())
