@@ -55,7 +55,11 @@ class Job:
 
 @dataclass(frozen=True)
 class ListCommits:
-    """Wish: list the commits of the run directory, then call commits_listed."""
+    """Wish: close attempt `closing`, list the commits of the run directory, then call commits_listed."""
+
+    closing: int | None
+    """The newest attempt, None before the first. Closed before the list is taken, lest an old writer still acknowledges a
+    commit that is not in it."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +278,7 @@ class Coordinator:
             return None
         action: Action | None = None
         if self.stage is Stage.LIST:
-            action = ListCommits()
+            action = ListCommits(self.attempt.number if self.attempt else None)
         elif self.stage is Stage.RECORD and self._pending is not None:
             action = Append(self._pending)
         elif now >= self._next_probe_s:

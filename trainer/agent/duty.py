@@ -10,7 +10,7 @@ from trainer import faults
 from trainer.agent.coordinator import Action, Append, Coordinator, Job, ListCommits, Probe
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError
-from trainer.rundir.attempts import append_record, read_record, read_records
+from trainer.rundir.attempts import append_record, close_attempt, read_record, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import Store
 
@@ -120,7 +120,9 @@ def perform(
     """Ask the store what the coordinator wishes, and give it the answer. `lock` is held while the coordinator is called."""
     try:
         match action:
-            case ListCommits():
+            case ListCommits(closing=number):
+                if number is not None:
+                    close_attempt(store, number, by=coordinator.job.uid)
                 commits = list_commits(store)
                 with lock:
                     coordinator.commits_listed(commits, clock())
@@ -130,8 +132,8 @@ def perform(
                 faults.reach("coordinator.after-append")
                 with lock:
                     coordinator.appended(written, clock())
-            case Probe(number=number):
-                found = read_record(store, number)
+            case Probe():
+                found = read_record(store, action.number)
                 with lock:
                     coordinator.probed(found, clock())
     except OrchError as error:

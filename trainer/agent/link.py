@@ -7,13 +7,13 @@ import http.client
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError
-from trainer.rundir.attempts import EndRecord, read_records
+from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
 from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,12 @@ class Link:
         except OrchError as error:
             log.debug("the run directory cannot be read: %s", error)
             return None
-        newest = records[-1] if records else None
-        if isinstance(newest, EndRecord) and newest.launch.id == self._launch:
-            return Directive(kind="exit", coordinator="", attempt=newest.attempts, end=newest, reason=newest.reason)
-        return None
+        return from_records(records, self._launch)
+
+
+def from_records(records: Sequence[AttemptRecord | EndRecord], launch: str) -> Directive | None:
+    """What the records alone tell an agent of `launch`: that its job is over, or None."""
+    newest = records[-1] if records else None
+    if isinstance(newest, EndRecord) and newest.launch.id == launch:
+        return Directive(kind="exit", coordinator="", attempt=newest.attempts, end=newest, reason=newest.reason)
+    return None
