@@ -129,13 +129,16 @@ class Coordinator:
         newest = self.records[-1] if self.records else None
         if newest is None:
             return
-        if newest.launch.id != self.job.launch.id and any(
-            record.launch.id == self.job.launch.id for record in self.records
+        # An end of this launch stands, whoever went on behind it.
+        end = next((end for end in self.records if isinstance(end, EndRecord) and self._of_ours(end)), None)
+        if end is not None:
+            self._ended(end)
+        elif newest.launch.id != self.job.launch.id and any(
+            self._of_ours(record) for record in self.records
         ):
             self._taken_over_by(newest)
         elif isinstance(newest, EndRecord):
-            own = newest.launch.id == self.job.launch.id
-            if own or (not self.job.fresh and self._finished(newest)):
+            if not self.job.fresh and self._finished(newest):
                 self._ended(newest)
 
     def _finished(self, end: EndRecord) -> bool:
@@ -159,11 +162,14 @@ class Coordinator:
     def _number(self) -> int:
         return self.records[-1].number if self.records else 0
 
+    def _of_ours(self, record: AttemptRecord | EndRecord) -> bool:
+        return record.launch.id == self.job.launch.id
+
     def _of_launch(self) -> list[AttemptRecord]:
         return [
             record
             for record in self.records
-            if isinstance(record, AttemptRecord) and record.launch.id == self.job.launch.id
+            if isinstance(record, AttemptRecord) and self._of_ours(record)
         ]
 
     def _bad(self) -> list[str]:
@@ -236,7 +242,7 @@ class Coordinator:
         self._store_answered()
         mine, self._pending = self._pending, None
         if mine is None or record.nonce != mine.nonce:
-            self._found(record)
+            self._found(record, now)
             return
         self.records.append(record)
         if isinstance(record, EndRecord):
@@ -262,7 +268,7 @@ class Coordinator:
         self._store_answered()
         self._next_probe_s = now + PROBE_S
         if record is not None and self.end is None and record.number == self._number + 1:
-            self._found(record)
+            self._found(record, now)
 
     def store_failed(self, error: str, now: float) -> None:
         """The store did not answer an action: it is asked again, later. Neither budget nor start_timeout runs meanwhile."""
@@ -287,7 +293,7 @@ class Coordinator:
         return action
 
     def everybody_told(self, now: float) -> bool:
-        """Whether every other live agent has fetched the end, so that this one may leave."""
+        """Whether every other live agent has fetched the end, or that it is to leave, so that this one may leave."""
         return all(
             index in self._told or now - seen.at_s > SILENT_S / 2 or seen.report.state == "leaving"
             for index, seen in self._agents.items()
@@ -511,16 +517,26 @@ class Coordinator:
         self.end = end
         self.stage = Stage.OVER
 
-    def _found(self, record: AttemptRecord | EndRecord) -> None:
+    def _found(self, record: AttemptRecord | EndRecord, now: float) -> None:
         """Somebody else wrote the record that follows ours."""
         self._pending = None
-        if record.launch.id != self.job.launch.id:
-            self._taken_over_by(record)
-        elif isinstance(record, EndRecord):
+        ours = self._of_ours(record)
+        began = any(self._of_ours(known) for known in self.records)
+        if ours and isinstance(record, EndRecord):
             self.records.append(record)
             self._ended(record)
+        elif not ours and not began and any(known.launch.id == record.launch.id for known in self.records):
+            # The launch before this one was a little quicker once more: this one goes on behind its record.
+            self._go_on_behind(record, now)
+        elif not ours:
+            self._taken_over_by(record)
         else:
             self.leave = (ExitCode.STOPPED, f"superseded: attempt {record.number} was created by another coordinator")
+
+    def _go_on_behind(self, record: AttemptRecord | EndRecord, now: float) -> None:
+        self.records.append(record)
+        self._enter(Stage.GATHER, now)
+        self._read_newest()
 
     def _taken_over_by(self, record: AttemptRecord | EndRecord) -> None:
         self.leave = (
@@ -541,6 +557,7 @@ class Coordinator:
 
     def _answer(self, report: AgentReport) -> Directive:
         if self.leave:
+            self._told.add(report.index)
             return self._directive("leave", code=self.leave[0], reason=self.leave[1])
         if self.end is not None:
             self._told.add(report.index)

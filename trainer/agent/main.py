@@ -137,9 +137,10 @@ class Agent:
             self._summarise(now)
             if self._attempt is not None or self._leaving is None:
                 continue
-            # Worker 0 stays a little: the others learn of the end from it.
+            # Worker 0 stays a little: the others learn from it of the end, or that the run directory was taken over.
             held_since = held_since or now
-            if duty is None or self._end is None or duty.everybody_told() or now - held_since > HOLD_S:
+            over = self._end is not None or self._leaving[0] == ExitCode.CONFIGURATION
+            if duty is None or not over or duty.everybody_told() or now - held_since > HOLD_S:
                 return self._leaving
 
     def _start_duty(self) -> Duty:
