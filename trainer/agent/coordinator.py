@@ -173,7 +173,11 @@ class Coordinator:
         ]
 
     def _bad(self) -> list[str]:
-        return list(self.records[-1].bad) if self.records else []
+        """Names of the commits found damaged: those on record, and what agents reported since."""
+        names = list(self.records[-1].bad) if self.records else []
+        reports = [loss.report for loss in self._losses.values()] + [seen.report.last_exit for seen in self._agents.values()]
+        names += [report.bad_commit for report in reports if report is not None and report.bad_commit]
+        return list(dict.fromkeys(names))
 
     def _recorded(self, uid: str) -> bool:
         return any(member.uid == uid for record in self._of_launch() for member in record.members)
@@ -188,6 +192,10 @@ class Coordinator:
 
     def poll(self, report: AgentReport, now: float) -> Directive:
         """One worker's report, and what it is to do."""
+        if self._of_a_later_attempt(report):
+            # Not theirs, but this coordinator's attempt is over, and it does not know yet: it must not end that later one.
+            self._next_probe_s = now
+            return self._directive("wait", reason="another worker 0 may have taken over: looking")
         stranger = self._stranger(report)
         if stranger:
             return self._directive("leave", reason=stranger)
@@ -207,6 +215,9 @@ class Coordinator:
             started = report.model_copy(update={"state": "running", "attempt": directive.attempt})
             self._agents[report.index] = _Seen(started, now)
         return directive
+
+    def _of_a_later_attempt(self, report: AgentReport) -> bool:
+        return report.launch == self.job.launch.id and report.attempt > self._number
 
     def _stranger(self, report: AgentReport) -> str:
         if report.launch != self.job.launch.id:
@@ -427,12 +438,6 @@ class Coordinator:
                 self._give_up(verdict.code, verdict.reason, now)
                 return
         bad = self._bad()
-        bad += [
-            loss.report.bad_commit
-            for loss in self._losses.values()
-            if loss.report and loss.report.bad_commit and loss.report.bad_commit not in bad
-        ]
-        bad = list(dict.fromkeys(bad))
         fresh = self.job.fresh and not own
         restore = None if fresh else restore_point(self.records, commits, bad=bad)
         if isinstance(restore, NoGoodCommit):
@@ -530,11 +535,21 @@ class Coordinator:
             self._go_on_behind(record, now)
         elif not ours:
             self._taken_over_by(record)
+        elif self._is_older(record):
+            # Worker 0 whose place this one took was a little quicker once more. It finds the next record and leaves.
+            self._go_on_behind(record, now)
         else:
             self.leave = (ExitCode.STOPPED, f"superseded: attempt {record.number} was created by another coordinator")
 
+    def _is_older(self, record: AttemptRecord | EndRecord) -> bool:
+        """Whether a worker 0 wrote it that was there before this one: one that the records named already."""
+        authors = [member.uid for member in record.members if member.index == 0] if record.kind == "attempt" else []
+        return any(self._recorded(uid) for uid in authors)
+
     def _go_on_behind(self, record: AttemptRecord | EndRecord, now: float) -> None:
         self.records.append(record)
+        self._losses = {}
+        self._previous = self._running = None
         self._enter(Stage.GATHER, now)
         self._read_newest()
 
@@ -556,6 +571,9 @@ class Coordinator:
     # --- answers
 
     def _answer(self, report: AgentReport) -> Directive:
+        if self.leave and self.leave[0] == ExitCode.STOPPED and report.uid != self.job.uid:
+            # This worker 0 was superseded; the others were not, and find the new one when they ask again.
+            return self._directive("wait", reason=self.leave[1])
         if self.leave:
             self._told.add(report.index)
             return self._directive("leave", code=self.leave[0], reason=self.leave[1])
