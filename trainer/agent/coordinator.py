@@ -194,7 +194,7 @@ class Coordinator:
         """One worker's report, and what it is to do."""
         if self._of_a_later_attempt(report):
             # Not theirs, but this coordinator's attempt is over, and it does not know yet: it must not end that later one.
-            self._next_probe_s = now
+            self.look(now)
             return self._directive("wait", reason="another worker 0 may have taken over: looking")
         stranger = self._stranger(report)
         if stranger:
@@ -280,6 +280,10 @@ class Coordinator:
         self._next_probe_s = now + PROBE_S
         if record is not None and self.end is None and record.number == self._number + 1:
             self._found(record, now)
+
+    def look(self, now: float) -> None:
+        """Somebody else may have written the next record: probe soon."""
+        self._next_probe_s = now
 
     def store_failed(self, error: str, now: float) -> None:
         """The store did not answer an action: it is asked again, later. Neither budget nor start_timeout runs meanwhile."""

@@ -72,6 +72,13 @@ class Duty:
         with self._lock:
             return self._coordinator is None or self._coordinator.everybody_told(time.monotonic())
 
+    def look(self) -> None:
+        """The writer found its attempt closed: ask at once who took over."""
+        with self._lock:
+            if self._coordinator is not None:
+                self._coordinator.look(time.monotonic())
+        self._wake.set()
+
     def close(self) -> None:
         """Stop performing wishes."""
         self._closed = True

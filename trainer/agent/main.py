@@ -65,6 +65,7 @@ class Agent:
         os.set_blocking(self._wake_write, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._attempt: Attempt | None = None
+        self._duty: Duty | None = None
         self._last_exit: ExitReport | None = None
         self._last_attempt = 0
         self._last_reason = ""
@@ -97,7 +98,7 @@ class Agent:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         log.info("agent started name=%s uid=%s launch=%s", self._config.name, self._identity.uid, self._identity.launch)
         self._terminal("waiting for the coordinator")
-        duty = self._start_duty() if self._identity.index == 0 else None
+        duty = self._duty = self._start_duty() if self._identity.index == 0 else None
         server = AgentServer(
             ("" if self._identity.address != "127.0.0.1" else "127.0.0.1", self._identity.port),
             self._identity.token,
@@ -292,9 +293,12 @@ class Agent:
         if attempt is None:
             return
         attempt.tick(now)
-        if attempt.superseded and self._leaving is None:
-            self._leaving = (ExitCode.STOPPED, attempt.superseded)
+        if attempt.superseded and self._duty is not None:
+            # Whether to leave, and with which code, the coordinator tells: it finds the record of who took over.
+            log.warning("the training process ends: %s", attempt.superseded)
+            attempt.superseded = ""
             attempt.kill(now)
+            self._duty.look()
         if attempt.ended(now):
             self._ended(attempt, now)
 
