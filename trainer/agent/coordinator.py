@@ -133,13 +133,10 @@ class Coordinator:
         end = next((end for end in self.records if isinstance(end, EndRecord) and self._of_ours(end)), None)
         if end is not None:
             self._ended(end)
-        elif newest.launch.id != self.job.launch.id and any(
-            self._of_ours(record) for record in self.records
-        ):
+        elif newest.launch.id != self.job.launch.id and any(self._of_ours(record) for record in self.records):
             self._taken_over_by(newest)
-        elif isinstance(newest, EndRecord):
-            if not self.job.fresh and self._finished(newest):
-                self._ended(newest)
+        elif isinstance(newest, EndRecord) and not self.job.fresh and self._finished(newest):
+            self._ended(newest)
 
     def _finished(self, end: EndRecord) -> bool:
         """Whether an earlier launch did already all that this one asks for."""
@@ -166,16 +163,14 @@ class Coordinator:
         return record.launch.id == self.job.launch.id
 
     def _of_launch(self) -> list[AttemptRecord]:
-        return [
-            record
-            for record in self.records
-            if isinstance(record, AttemptRecord) and self._of_ours(record)
-        ]
+        return [record for record in self.records if isinstance(record, AttemptRecord) and self._of_ours(record)]
 
     def _bad(self) -> list[str]:
         """Names of the commits found damaged: those on record, and what agents reported since."""
         names = list(self.records[-1].bad) if self.records else []
-        reports = [loss.report for loss in self._losses.values()] + [seen.report.last_exit for seen in self._agents.values()]
+        reports = [loss.report for loss in self._losses.values()] + [
+            seen.report.last_exit for seen in self._agents.values()
+        ]
         names += [report.bad_commit for report in reports if report is not None and report.bad_commit]
         return list(dict.fromkeys(names))
 
@@ -358,21 +353,30 @@ class Coordinator:
         if self.end is not None or self.leave:
             return
         if self.stage is Stage.RUN and self._losses:
-            others_done = all(loss.report and loss.report.code == ExitCode.DONE for loss in self._losses.values())
-            if self._result is not None:
+            if self._is_done():
                 self._conclude(now)
-            elif not others_done:
+            elif not self._all_well():
                 self._enter(Stage.GATHER, now)
-            elif len(self._losses) == self.job.workers:
-                # Every process is done and nobody brought a result: a `command:` job.
-                self._conclude(now)
         if self.stage is Stage.GATHER:
-            self._gather(now)
+            # Done all the same: what was heard late. Unless somebody failed for good, which beats all.
+            if self._is_done() and not self._final_losses():
+                self._conclude(now)
+            else:
+                self._gather(now)
+
+    def _all_well(self) -> bool:
+        return all(loss.report and loss.report.code == ExitCode.DONE for loss in self._losses.values())
+
+    def _is_done(self) -> bool:
+        """The chief brought its result, or every process is done and nobody brings one: a `command:` job."""
+        return self._result is not None or (len(self._losses) == self.job.workers and self._all_well())
+
+    def _final_losses(self) -> list[Loss]:
+        return [loss for loss in self._losses.values() if loss.report and loss.report.code in FINAL_CODES]
 
     def _gather(self, now: float) -> None:
-        final = [loss for loss in self._losses.values() if loss.report and loss.report.code in FINAL_CODES]
         missing = self.missing(now)
-        if not missing or (final and now - self._stage_since_s > FINAL_S):
+        if not missing or (self._final_losses() and now - self._stage_since_s > FINAL_S):
             if self._previous is None:
                 self._previous = self._why_it_ended()
             if self._verdict_without_commits(now):
@@ -553,7 +557,7 @@ class Coordinator:
     def _go_on_behind(self, record: AttemptRecord | EndRecord, now: float) -> None:
         self.records.append(record)
         self._losses = {}
-        self._previous = self._running = None
+        self._previous = self._running = self._result = None
         self._enter(Stage.GATHER, now)
         self._read_newest()
 
