@@ -31,7 +31,7 @@ class Protocol(RuleBasedStateMachine):
     @initialize(
         workers=st.sampled_from([1, 2, 3, 3]),
         command=st.sampled_from([False] * 7 + [True]),
-        keep=st.integers(1, 3),
+        keep=st.integers(2, 3),
         restarts_max=st.sampled_from([1000, 1000, 3]),
         rounds=st.sampled_from([0, 8, 8, 8]),
     )

@@ -538,11 +538,11 @@ class Coordinator:
         if ours and isinstance(record, EndRecord):
             self.records.append(record)
             self._ended(record)
-        elif not ours and not began and any(known.launch.id == record.launch.id for known in self.records):
-            # The launch before this one was a little quicker once more: this one goes on behind its record.
-            self._go_on_behind(record, now)
-        elif not ours:
+        elif not ours and began:
             self._taken_over_by(record)
+        elif not ours:
+            # Launches follow each other as their first records do, and this one's is still to come.
+            self._go_on_behind(record, now)
         elif self._is_older(record):
             # Worker 0 whose place this one took was a little quicker once more. It finds the next record and leaves.
             self._go_on_behind(record, now)

@@ -157,11 +157,11 @@ class Writer:
         faults.reach("writer.before-commit")
         write_commit(self._store, commit)
         faults.reach("writer.after-commit")
-        faults.reach("writer.before-read-back")
-        self._read_back(commit)
         # Only now does it count: whoever closed the attempt before may have listed the commits without this one. And what
         # retention does next is the same to whoever closes it later: this commit will be in that list.
         self._check_not_closed()
+        faults.reach("writer.before-read-back")
+        self._read_back(commit)
         return commit
 
     def _put_shard(self, name: str, file: shards.ShardFile) -> Shard:
