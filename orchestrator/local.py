@@ -418,11 +418,12 @@ class LocalRun:
     # --- the result
 
     def _result(self) -> LocalResult:
+        store = open_store(self._config.run_directory)
         try:
             view = read_run(self._config.run_directory)
         except StoreError as error:
             self._printer.line(f"how far the job is saved cannot be read: {error.message}")
-            view = RunView(self._config.run_directory, [], [])
+            view = RunView(store, [], [])
         return result_of(
             view,
             self._config,

@@ -23,7 +23,7 @@ from trainer.agent.protocol import (
     from_writer,
 )
 from trainer.checkpoint.snapshot import NamedArray, SnapshotMemory
-from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
+from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record, close_attempt
 from trainer.rundir.store import Store
 
 LAUNCH = Launch(id="launch", started=datetime(2025, 1, 1, tzinfo=UTC))
@@ -66,8 +66,10 @@ def end(number: int) -> EndRecord:
 
 
 def begin(store: Store, *records: AttemptRecord | EndRecord) -> None:
-    """Write records."""
+    """Write records as coordinators do: an attempt is closed before the next one is recorded."""
     for record in records:
+        if isinstance(record, AttemptRecord) and record.number > 1:
+            close_attempt(store, record.number - 1, by="test")
         assert append_record(store, record) is record
 
 

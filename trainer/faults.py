@@ -18,7 +18,7 @@ POINTS = (
     # The writer (checkpoint/writer.py, checkpoint/retention.py).
     "writer.before-shard",
     "writer.after-shard",
-    "writer.before-commit",  # it has just seen that no later attempt exists
+    "writer.before-commit",  # it has just seen that its attempt is not closed
     "writer.after-commit",
     "writer.before-read-back",
     "writer.before-delete",  # of a commit, and of each object of its data

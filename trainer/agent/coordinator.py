@@ -62,7 +62,11 @@ class Job:
 
 @dataclass(frozen=True)
 class ListCommits:
-    """Wish: list the commits of the run directory, then call commits_listed."""
+    """Wish: close attempt `closing`, list the commits of the run directory, then call commits_listed."""
+
+    closing: int | None
+    """The newest attempt, None before the first. Closed before the list is taken, lest an old writer still acknowledges a
+    commit that is not in it."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +142,14 @@ class Coordinator:
         newest = self.records[-1] if self.records else None
         if newest is None:
             return
-        if newest.launch.id != self.job.launch.id and any(
-            record.launch.id == self.job.launch.id for record in self.records
-        ):
+        # An end of this launch stands, whoever went on behind it.
+        end = next((end for end in self.records if isinstance(end, EndRecord) and self._of_ours(end)), None)
+        if end is not None:
+            self._ended(end)
+        elif newest.launch.id != self.job.launch.id and any(self._of_ours(record) for record in self.records):
             self._taken_over_by(newest)
-        elif isinstance(newest, EndRecord):
-            own = newest.launch.id == self.job.launch.id
-            if own or (not self.job.fresh and self._finished(newest)):
-                self._ended(newest)
+        elif isinstance(newest, EndRecord) and not self.job.fresh and self._finished(newest):
+            self._ended(newest)
 
     def _finished(self, end: EndRecord) -> bool:
         """Whether an earlier launch did already all that this one asks for."""
@@ -168,15 +172,20 @@ class Coordinator:
     def _number(self) -> int:
         return self.records[-1].number if self.records else 0
 
+    def _of_ours(self, record: AttemptRecord | EndRecord) -> bool:
+        return record.launch.id == self.job.launch.id
+
     def _of_launch(self) -> list[AttemptRecord]:
-        return [
-            record
-            for record in self.records
-            if isinstance(record, AttemptRecord) and record.launch.id == self.job.launch.id
-        ]
+        return [record for record in self.records if isinstance(record, AttemptRecord) and self._of_ours(record)]
 
     def _bad(self) -> list[str]:
-        return list(self.records[-1].bad) if self.records else []
+        """Names of the commits found damaged: those on record, and what agents reported since."""
+        names = list(self.records[-1].bad) if self.records else []
+        reports = [loss.report for loss in self._losses.values()] + [
+            seen.report.last_exit for seen in self._agents.values()
+        ]
+        names += [report.bad_commit for report in reports if report is not None and report.bad_commit]
+        return list(dict.fromkeys(names))
 
     def _recorded(self, uid: str) -> bool:
         return any(member.uid == uid for record in self._of_launch() for member in record.members)
@@ -191,6 +200,10 @@ class Coordinator:
 
     def poll(self, report: AgentReport, now: float) -> Directive:
         """One worker's report, and what it is to do."""
+        if self._of_a_later_attempt(report):
+            # Not theirs, but this coordinator's attempt is over, and it does not know yet: it must not end that later one.
+            self.look(now)
+            return self._directive("wait", reason="another worker 0 may have taken over: looking")
         stranger = self._stranger(report)
         if stranger:
             return self._directive("leave", reason=stranger)
@@ -210,6 +223,9 @@ class Coordinator:
             started = report.model_copy(update={"state": "running", "attempt": directive.attempt})
             self._agents[report.index] = _Seen(started, now)
         return directive
+
+    def _of_a_later_attempt(self, report: AgentReport) -> bool:
+        return report.launch == self.job.launch.id and report.attempt > self._number
 
     def _stranger(self, report: AgentReport) -> str:
         if report.launch != self.job.launch.id:
@@ -245,7 +261,7 @@ class Coordinator:
         self._store_answered(now)
         mine, self._pending = self._pending, None
         if mine is None or record.nonce != mine.nonce:
-            self._found(record)
+            self._found(record, now)
             return
         self.records.append(record)
         if isinstance(record, EndRecord):
@@ -271,7 +287,11 @@ class Coordinator:
         self._store_answered(now)
         self._next_probe_s = now + PROBE_S
         if record is not None and self.end is None and record.number == self._number + 1:
-            self._found(record)
+            self._found(record, now)
+
+    def look(self, now: float) -> None:
+        """Somebody else may have written the next record: probe soon."""
+        self._next_probe_s = now
 
     def store_failed(self, error: str, now: float) -> None:
         """The store did not answer an action: it is asked again, later. Neither budget nor start_timeout runs meanwhile."""
@@ -292,7 +312,7 @@ class Coordinator:
             return None
         action: Action | None = None
         if self.stage is Stage.LIST:
-            action = ListCommits()
+            action = ListCommits(self.attempt.number if self.attempt else None)
         elif self.stage is Stage.RECORD and self._pending is not None:
             action = Append(self._pending)
         elif now >= self._next_probe_s:
@@ -301,7 +321,7 @@ class Coordinator:
         return action
 
     def everybody_told(self, now: float) -> bool:
-        """Whether every other live agent has fetched the end, so that this one may leave."""
+        """Whether every other live agent has fetched the end, or that it is to leave, so that this one may leave."""
         return all(
             index in self._told or now - seen.at_s > SILENT_S / 2 or seen.report.state == "leaving"
             for index, seen in self._agents.items()
@@ -353,21 +373,30 @@ class Coordinator:
         if self.end is not None or self.leave:
             return
         if self.stage is Stage.RUN and self._losses:
-            others_done = all(loss.report and loss.report.code == ExitCode.DONE for loss in self._losses.values())
-            if self._result is not None:
+            if self._is_done():
                 self._conclude(now)
-            elif not others_done:
+            elif not self._all_well():
                 self._enter(Stage.GATHER, now)
-            elif len(self._losses) == self.job.workers:
-                # Every process is done and nobody brought a result: a `command:` job.
-                self._conclude(now)
         if self.stage is Stage.GATHER:
-            self._gather(now)
+            # Done all the same: what was heard late. Unless somebody failed for good, which beats all.
+            if self._is_done() and not self._final_losses():
+                self._conclude(now)
+            else:
+                self._gather(now)
+
+    def _all_well(self) -> bool:
+        return all(loss.report and loss.report.code == ExitCode.DONE for loss in self._losses.values())
+
+    def _is_done(self) -> bool:
+        """The chief brought its result, or every process is done and nobody brings one: a `command:` job."""
+        return self._result is not None or (len(self._losses) == self.job.workers and self._all_well())
+
+    def _final_losses(self) -> list[Loss]:
+        return [loss for loss in self._losses.values() if loss.report and loss.report.code in FINAL_CODES]
 
     def _gather(self, now: float) -> None:
-        final = [loss for loss in self._losses.values() if loss.report and loss.report.code in FINAL_CODES]
         missing = self.missing(now)
-        if not missing or (final and now - self._stage_since_s > FINAL_S):
+        if not missing or (self._final_losses() and now - self._stage_since_s > FINAL_S):
             if self._previous is None:
                 self._previous = self._why_it_ended()
             if self._verdict_without_commits(now):
@@ -441,12 +470,6 @@ class Coordinator:
                 self._give_up(verdict.code, verdict.reason, now)
                 return
         bad = self._bad()
-        bad += [
-            loss.report.bad_commit
-            for loss in self._losses.values()
-            if loss.report and loss.report.bad_commit and loss.report.bad_commit not in bad
-        ]
-        bad = list(dict.fromkeys(bad))
         fresh = self.job.fresh and not own
         restore = None if fresh else restore_point(self.records, commits, bad=bad)
         if isinstance(restore, NoGoodCommit):
@@ -531,16 +554,36 @@ class Coordinator:
         self.end = end
         self.stage = Stage.OVER
 
-    def _found(self, record: AttemptRecord | EndRecord) -> None:
+    def _found(self, record: AttemptRecord | EndRecord, now: float) -> None:
         """Somebody else wrote the record that follows ours."""
         self._pending = None
-        if record.launch.id != self.job.launch.id:
-            self._taken_over_by(record)
-        elif isinstance(record, EndRecord):
+        ours = self._of_ours(record)
+        began = any(self._of_ours(known) for known in self.records)
+        if ours and isinstance(record, EndRecord):
             self.records.append(record)
             self._ended(record)
+        elif not ours and began:
+            self._taken_over_by(record)
+        elif not ours:
+            # Launches follow each other as their first records do, and this one's is still to come.
+            self._go_on_behind(record, now)
+        elif self._is_older(record):
+            # Worker 0 whose place this one took was a little quicker once more. It finds the next record and leaves.
+            self._go_on_behind(record, now)
         else:
             self.leave = (ExitCode.STOPPED, f"superseded: attempt {record.number} was created by another coordinator")
+
+    def _is_older(self, record: AttemptRecord | EndRecord) -> bool:
+        """Whether a worker 0 wrote it that was there before this one: one that the records named already."""
+        authors = [member.uid for member in record.members if member.index == 0] if record.kind == "attempt" else []
+        return any(self._recorded(uid) for uid in authors)
+
+    def _go_on_behind(self, record: AttemptRecord | EndRecord, now: float) -> None:
+        self.records.append(record)
+        self._losses = {}
+        self._previous = self._running = self._result = None
+        self._enter(Stage.GATHER, now)
+        self._read_newest()
 
     def _taken_over_by(self, record: AttemptRecord | EndRecord) -> None:
         self.leave = (
@@ -564,7 +607,11 @@ class Coordinator:
     # --- answers
 
     def _answer(self, report: AgentReport) -> Directive:
+        if self.leave and self.leave[0] == ExitCode.STOPPED and report.uid != self.job.uid:
+            # This worker 0 was superseded; the others were not, and find the new one when they ask again.
+            return self._directive("wait", reason=self.leave[1])
         if self.leave:
+            self._told.add(report.index)
             return self._directive("leave", code=self.leave[0], reason=self.leave[1])
         if self.end is not None:
             self._told.add(report.index)

@@ -4,10 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from trainer import faults
 from trainer.agent.coordinator import (
     STORE_WAIT_MAX_S,
+    Action,
     Append,
     Coordinator,
     Job,
@@ -17,7 +19,7 @@ from trainer.agent.coordinator import (
 )
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError, StoreUnavailable
-from trainer.rundir.attempts import append_record, now, read_record, read_records, record_name
+from trainer.rundir.attempts import append_record, close_attempt, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import Store
 
@@ -79,6 +81,13 @@ class Duty:
         with self._lock:
             return self._coordinator is None or self._coordinator.everybody_told(time.monotonic())
 
+    def look(self) -> None:
+        """The writer found its attempt closed: ask at once who took over."""
+        with self._lock:
+            if self._coordinator is not None:
+                self._coordinator.look(time.monotonic())
+        self._wake.set()
+
     def close(self) -> None:
         """Stop performing wishes."""
         self._closed = True
@@ -97,7 +106,7 @@ class Duty:
                 self._wake.wait(TICK_S)
                 self._wake.clear()
                 continue
-            self._perform(coordinator, action)
+            perform(coordinator, action, self._store, self._lock)
             self._on_change()
 
     def _read(self) -> None:
@@ -117,28 +126,38 @@ class Duty:
                 self._coordinator = Coordinator(self._job, records, time.monotonic())
             return
 
-    def _perform(self, coordinator: Coordinator, action: ListCommits | Append | Probe) -> None:
-        try:
-            match action:
-                case ListCommits():
-                    newest = coordinator.records[-1].number if coordinator.records else None
-                    if newest is not None and read_record(self._store, newest) is None:
-                        # A volume that is not mounted any more shows an empty folder: that is no job without commits.
-                        raise StoreUnavailable(f"{self._store.url} has lost {record_name(newest)}: is it mounted?")
-                    commits = list_commits(self._store)
-                    with self._lock:
-                        coordinator.commits_listed(commits, time.monotonic())
-                case Append(record=record):
-                    faults.reach("coordinator.before-append")
-                    written = append_record(self._store, record)
-                    faults.reach("coordinator.after-append")
-                    with self._lock:
-                        coordinator.appended(written, time.monotonic())
-                case Probe(number=number):
-                    found = read_record(self._store, number)
-                    with self._lock:
-                        coordinator.probed(found, time.monotonic())
-        except OrchError as error:
-            log.warning("the store does not answer, trying again: %s", error)
-            with self._lock:
-                coordinator.store_failed(str(error), time.monotonic())
+
+def perform(
+    coordinator: Coordinator,
+    action: Action,
+    store: Store,
+    lock: AbstractContextManager[object],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Ask the store what the coordinator wishes, and give it the answer. `lock` is held while the coordinator is called."""
+    try:
+        match action:
+            case ListCommits(closing=number):
+                newest = coordinator.records[-1].number if coordinator.records else None
+                if newest is not None and read_record(store, newest) is None:
+                    # A volume that is not mounted any more shows an empty folder: that is no job without commits.
+                    raise StoreUnavailable(f"{store.url} has lost {record_name(newest)}: is it mounted?")
+                if number is not None:
+                    close_attempt(store, number, by=coordinator.job.uid)
+                commits = list_commits(store)
+                with lock:
+                    coordinator.commits_listed(commits, clock())
+            case Append(record=record):
+                faults.reach("coordinator.before-append")
+                written = append_record(store, record)
+                faults.reach("coordinator.after-append")
+                with lock:
+                    coordinator.appended(written, clock())
+            case Probe():
+                found = read_record(store, action.number)
+                with lock:
+                    coordinator.probed(found, clock())
+    except OrchError as error:
+        log.warning("the store does not answer, trying again: %s", error)
+        with lock:
+            coordinator.store_failed(str(error), clock())

@@ -1,19 +1,20 @@
 """The agent's line to the coordinator: polls in a thread of its own, so that a slow name server holds nobody up.
 
-While worker 0 does not answer, the run directory is asked for an end record: the job may be over and worker 0 gone.
+While worker 0 does not answer, the run directory is asked: the job may be over, or taken over, and worker 0 gone.
 """
 
 import http.client
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError
-from trainer.rundir.attempts import EndRecord, read_records
+from trainer.exit_codes import ExitCode
+from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
 from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class Link:
                 wait_s = 0.5
                 if now >= next_end_check_s and not closed:
                     next_end_check_s = now + END_CHECK_S
-                    directive = self._end_in_store()
+                    directive = self._told_by_store()
             if directive is not None:
                 with self._lock:
                     self._directive = directive
@@ -149,13 +150,22 @@ class Link:
             self._hurry.wait(wait_s)
             self._hurry.clear()
 
-    def _end_in_store(self) -> Directive | None:
+    def _told_by_store(self) -> Directive | None:
         try:
             records = read_records(self._store)
         except OrchError as error:
             log.debug("the run directory cannot be read: %s", error)
             return None
-        newest = records[-1] if records else None
-        if isinstance(newest, EndRecord) and newest.launch.id == self._launch:
-            return Directive(kind="exit", coordinator="", attempt=newest.attempts, end=newest, reason=newest.reason)
-        return None
+        return from_records(records, self._launch)
+
+
+def from_records(records: Sequence[AttemptRecord | EndRecord], launch: str) -> Directive | None:
+    """What the records alone tell an agent of `launch`: that its job is over, or taken over by a later one, or None."""
+    own = [record for record in records if record.launch.id == launch]
+    for end in own:
+        if isinstance(end, EndRecord):
+            return Directive(kind="exit", coordinator="", attempt=end.attempts, end=end, reason=end.reason)
+    if own and (newest := records[-1]).launch.id != launch:
+        reason = f"run directory taken over by launch {newest.launch.id}"
+        return Directive(kind="leave", coordinator="", attempt=0, code=ExitCode.CONFIGURATION, reason=reason)
+    return None

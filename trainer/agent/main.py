@@ -47,8 +47,6 @@ DONE_S = 5.0
 """After the end record of a success, how long a process may take to exit by itself."""
 HOLD_S = 15.0
 """How long worker 0 stays so that the others learn of the end from it."""
-LEAVE_S = 1.5
-"""How long worker 0 stays where it leaves with a verdict that no record tells of, so that the others hear it."""
 STORE_S = 15.0
 """How long a call of the coordinator or the link tries: whoever waits for the store is to know soon."""
 FLUSH_S = 5.0
@@ -73,6 +71,7 @@ class Agent:
         os.set_blocking(self._wake_write, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._attempt: Attempt | None = None
+        self._duty: Duty | None = None
         self._last_exit: ExitReport | None = None
         self._last_attempt = 0
         self._last_reason = ""
@@ -107,7 +106,7 @@ class Agent:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         log.info("agent started name=%s uid=%s launch=%s", self._config.name, self._identity.uid, self._identity.launch)
         self._terminal("waiting for the coordinator")
-        duty = self._start_duty() if self._identity.index == 0 else None
+        duty = self._duty = self._start_duty() if self._identity.index == 0 else None
         server = AgentServer(
             ("" if self._identity.address != "127.0.0.1" else "127.0.0.1", self._identity.port),
             self._identity.token,
@@ -148,11 +147,10 @@ class Agent:
             self._sign_of_life(now)
             if self._attempt is not None or self._leaving is None:
                 continue
-            # Worker 0 stays a little: the others learn of the end from it.
+            # Worker 0 stays a little: the others learn from it of the end, or that the run directory was taken over.
             held_since = held_since or now
-            if duty is not None and self._leaving[0] in FINAL_CODES and now - held_since < LEAVE_S:
-                continue
-            if duty is None or self._end is None or duty.everybody_told() or now - held_since > HOLD_S:
+            over = self._end is not None or self._leaving[0] in FINAL_CODES
+            if duty is None or not over or duty.everybody_told() or now - held_since > HOLD_S:
                 return self._leaving
 
     def _start_duty(self) -> Duty:
@@ -306,9 +304,12 @@ class Agent:
         if attempt is None:
             return
         attempt.tick(now)
-        if attempt.superseded and self._leaving is None:
-            self._leaving = (ExitCode.STOPPED, attempt.superseded)
+        if attempt.superseded and self._duty is not None:
+            # Whether to leave, and with which code, the coordinator tells: it finds the record of who took over.
+            log.warning("the training process ends: %s", attempt.superseded)
+            attempt.superseded = ""
             attempt.kill(now)
+            self._duty.look()
         if attempt.ended(now):
             self._ended(attempt, now)
 

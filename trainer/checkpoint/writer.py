@@ -39,7 +39,7 @@ from trainer.errors import (
     StoreUnavailable,
 )
 from trainer.lifeline import die_with_parent
-from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, now, read_record
+from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, is_closed, now, read_record
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import (
     DATA_PREFIX,
@@ -67,7 +67,7 @@ _NICENESS = 5
 
 
 class Superseded(Exception):
-    """A later record exists: this writer's attempt is over."""
+    """This writer's attempt was closed: another worker 0 took over."""
 
 
 class Writer:
@@ -155,10 +155,13 @@ class Writer:
             save.shards.append(self._put_shard(name, save.files[index]))
             faults.reach("writer.after-shard")
         commit = save.commit(self._start.nonce)
-        self._check_not_superseded()
+        self._check_not_closed()
         faults.reach("writer.before-commit")
         commit = write_commit(self._store, commit)
         faults.reach("writer.after-commit")
+        # Only now does it count: whoever closed the attempt before may have listed the commits without this one. And what
+        # retention does next is the same to whoever closes it later: this commit will be in that list.
+        self._check_not_closed()
         faults.reach("writer.before-read-back")
         self._read_back(commit)
         return commit
@@ -193,7 +196,6 @@ class Writer:
             )
 
     def _retain(self) -> tuple[CommitRef, ...]:
-        self._check_not_superseded()
         records = self._read_records()
         commits = list_commits(self._store)
         data = self._store.list(DATA_PREFIX)
@@ -206,7 +208,7 @@ class Writer:
                 verified.add(ref)
         plan = retention.decide(records, self._start.attempt, commits, data, verified, self._start.keep)
         if plan.commits or plan.data:
-            self._check_not_superseded()
+            self._check_not_closed()
             retention.execute(self._store, plan)
         for ref in plan.commits:
             self._commits.pop(ref, None)
@@ -227,9 +229,9 @@ class Writer:
                 self._records[number] = record
         return list(self._records.values())
 
-    def _check_not_superseded(self) -> None:
-        if read_record(self._store, self._start.attempt + 1) is not None:
-            raise Superseded(f"attempt {self._start.attempt} is over: record {self._start.attempt + 1} exists")
+    def _check_not_closed(self) -> None:
+        if is_closed(self._store, self._start.attempt):
+            raise Superseded(f"attempt {self._start.attempt} is over: another worker 0 closed it")
 
     def _map(self, size_bytes: int) -> memoryview:
         if not size_bytes:

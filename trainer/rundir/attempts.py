@@ -1,9 +1,11 @@
 """The log of records, RUN/attempts/1.json, 2.json, ...: consecutive, each written once, each an attempt or an end.
 
-The models of a record, and reading and appending through a store. What follows from the records (which commits are true,
+The models of a record, and reading and appending through a store; beside them RUN/attempts/K.closed, after which attempt K
+acknowledges and deletes nothing. What follows from the records (which commits are true,
 how much budget is used) is decided in lineage.py and in the coordinator.
 """
 
+import contextlib
 import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -127,6 +129,15 @@ class EndRecord(Wire):
     previous: AttemptEnd | None = None
 
 
+class Closed(Wire):
+    """RUN/attempts/K.closed. That it exists is what counts; its text is for people."""
+
+    number: int
+    by: str
+    """UID of the coordinator that closed it first."""
+    created: datetime
+
+
 Record = Annotated[AttemptRecord | EndRecord, Field(discriminator="kind")]
 _RECORD: TypeAdapter[AttemptRecord | EndRecord] = TypeAdapter(Record)
 
@@ -199,6 +210,39 @@ def append_record(store: Store, record: AttemptRecord | EndRecord) -> AttemptRec
         if found.nonce != record.nonce:
             return found
     return record
+
+
+def close_attempt(store: Store, number: int, *, by: str) -> None:
+    """Close attempt `number`: from here on its writer, wherever it still runs, acknowledges no commit and deletes nothing.
+
+    A coordinator does this before it lists the commits among which the next attempt's restore point is chosen. What an old
+    writer acknowledged is then in the list, and what it deletes is older than what is.
+
+    Raises:
+        StoreError: the store did not answer; whether the attempt is closed is unknown, so call again.
+    """
+    # Closed twice is closed.
+    with contextlib.suppress(ObjectExists):
+        store.put_if_absent(
+            _closed_name(number), Closed(number=number, by=by, created=now()).model_dump_json().encode()
+        )
+
+
+def is_closed(store: Store, number: int) -> bool:
+    """Whether attempt `number` was closed.
+
+    Raises:
+        StoreError: the store did not answer.
+    """
+    try:
+        store.get(_closed_name(number))
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def _closed_name(number: int) -> str:
+    return f"{PREFIX}{number}.closed"
 
 
 def summary(records: list[AttemptRecord | EndRecord]) -> dict[str, Any]:
