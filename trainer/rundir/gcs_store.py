@@ -42,7 +42,8 @@ class GcsStore:
     def __init__(
         self, bucket: str, prefix: str, *, timeout_s: float = 60.0, on_trouble: Callable[[str], None] | None = None
     ) -> None:
-        """`on_trouble` gets a message, once a call, when the call is about to try again."""
+        """`on_trouble` gets a message, once a call, when the call is about to try again; what it raises ends the call.
+        Without one, the message is logged."""
         from google.api_core.retry import Retry
 
         from trainer.rundir import deadline
@@ -147,10 +148,11 @@ class GcsStore:
         call = current()
         if call is not None and not call.troubled:
             call.troubled = True
-            message = f"{self.url} makes trouble, trying again: {_first_line(error)}"
-            log.warning("%s", message)
+            message = f"{self.url}: {_first_line(error)}"
             if self._on_trouble is not None:
                 self._on_trouble(message)
+            else:
+                log.warning("the store makes trouble, trying again: %s", message)
 
     @contextlib.contextmanager
     def _call(self, action: str, name: str) -> Iterator["Call"]:
