@@ -1,6 +1,7 @@
 """Fixtures that tests of several rooms share."""
 
 import itertools
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,12 @@ def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcs]:
 
 @pytest.fixture
 def gcs_url(gcs_server: FakeGcs, monkeypatch: pytest.MonkeyPatch) -> str:
-    """gs://bucket/run of a fresh bucket; STORAGE_EMULATOR_HOST is set in this process and so in what it starts."""
+    """gs://bucket/run of a fresh bucket; STORAGE_EMULATOR_HOST is set in this process and so in what it starts.
+
+    No other test run on this machine has a bucket of that name: `orch run` locks it by its name.
+    """
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.url)
-    return gcs_server.make_bucket(f"bucket-{next(_numbers)}") + "/run"
+    return gcs_server.make_bucket(f"bucket-{os.getpid()}-{next(_numbers)}") + "/run"
 
 
 @pytest.fixture(params=["local", "gcs"])

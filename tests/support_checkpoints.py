@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -22,9 +22,10 @@ from trainer.agent.protocol import (
     encode,
     from_writer,
 )
+from trainer.checkpoint import restore
 from trainer.checkpoint.snapshot import NamedArray, SnapshotMemory
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record, close_attempt
-from trainer.rundir.store import Store
+from trainer.rundir.store import Store, open_store
 
 LAUNCH = Launch(id="launch", started=datetime(2025, 1, 1, tzinfo=UTC))
 
@@ -84,6 +85,16 @@ def state_of_step(step: int, size: int = 50_000) -> list[NamedArray]:
     ]
 
 
+def assert_holds(run_url: str, commit: CommitRef) -> None:
+    """The commit restores to exactly the state of its step."""
+    restored = restore.load(open_store(run_url), commit, patience_s=10)
+    expected = {named.key: named.array for named in state_of_step(commit.step)}
+    assert restored.arrays.keys() == expected.keys()
+    for key, array in expected.items():
+        assert restored.arrays[key].dtype == array.dtype
+        np.testing.assert_array_equal(restored.arrays[key], array)
+
+
 # The program as it is, but for how long it waits for one answer of the store.
 _PROGRAM = """
 import sys, trainer.checkpoint.writer as writer
@@ -105,14 +116,18 @@ class WriterProcess:
         call_timeout_s: float = 30,
         save_timeout_s: float = 60,
         last_save_timeout_s: float = 900,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """`environment`: what is added to this process's own."""
         self.fd = os.memfd_create("snapshot")
         self.memory = SnapshotMemory(self.fd)
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM, str(call_timeout_s)],
             pass_fds=(self.fd, theirs.fileno()),
-            env=os.environ | {"ORCH_CHANNEL_FD": str(theirs.fileno()), "ORCH_PARENT_PID": str(os.getpid())},
+            env=os.environ
+            | {"ORCH_CHANNEL_FD": str(theirs.fileno()), "ORCH_PARENT_PID": str(os.getpid())}
+            | dict(environment or {}),
         )
         theirs.close()
         self._channel = ours
@@ -150,6 +165,15 @@ class WriterProcess:
         assert text, f"the writer ended with {self.process.wait(10)}"
         return from_writer.validate_json(text)
 
+    def next_answer(self) -> Saved | SaveFailed | Retained | SaveTrouble | None:
+        """The next message; None once the process has ended, which it is asked to do after a Retained."""
+        if not (text := self._lines.readline()):
+            return None
+        message = from_writer.validate_json(text)
+        if isinstance(message, Retained):
+            self._channel.sendall(encode(LastSave()))
+        return message
+
     def save(self, step: int, why: str = "interval") -> Saved | SaveFailed:
         """Snapshot and wait for its outcome; other messages are skipped."""
         self.snapshot(step, why)
@@ -174,9 +198,9 @@ class WriterProcess:
 
 
 @contextlib.contextmanager
-def writer_process(run_url: str, number: int, **options: float) -> Iterator[WriterProcess]:
+def writer_process(run_url: str, number: int, **options: Any) -> Iterator[WriterProcess]:
     """A writer of attempt `number`, dead at the end of the block."""
-    writer = WriterProcess(run_url, number, **options)  # type: ignore[arg-type]
+    writer = WriterProcess(run_url, number, **options)
     try:
         yield writer
     finally:

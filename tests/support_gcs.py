@@ -81,8 +81,9 @@ class FakeGcs:
             self._process = None
 
 
-Verdict = str | int | None
-"""What becomes of one request. An HTTP status is answered and nothing is forwarded; None forwards. Else one of these:
+Verdict = str | int | Callable[[], None] | None
+"""What becomes of one request. An HTTP status is answered and nothing is forwarded; None forwards. A function is called when
+the request was forwarded, and then the connection is dropped without an answer. Else one of these:
 
 reset           drop the connection, forward nothing
 lose            forward, then drop the connection without an answer
@@ -127,6 +128,7 @@ class Proxy:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, *arguments: Any) -> None:
                 pass
@@ -150,7 +152,9 @@ class Proxy:
                     self._hang_up()
                     return
                 status, fields, answer = self._forward(body)
-                if verdict == "lose":
+                if callable(verdict):
+                    verdict()
+                if callable(verdict) or verdict == "lose":
                     self._hang_up()
                     return
                 if verdict == "flip" and answer:

@@ -4,6 +4,7 @@ Nothing is mocked: agents, training processes and writers are found in /proc by 
 """
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from trainer.agent.link import CoordinatorClient
+from trainer.agent.protocol import JobState
 
 DEADLINE_S = 150.0
 
@@ -149,6 +153,22 @@ class OrchRun:
         except OSError:
             return 0.0
         return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + "{")), 0.0)
+
+    def state(self) -> JobState:
+        """What the coordinator tells; waits for it."""
+        found: list[JobState] = []
+
+        def ask() -> bool:
+            environment = environment_of(self.agent(0))
+            try:
+                token = Path(environment["ORCH_TOKEN_FILE"]).read_text()
+                found.append(CoordinatorClient(("127.0.0.1", int(environment["ORCH_PORT"])), token).state())
+            except (OSError, KeyError, ValueError, http.client.HTTPException):
+                return False
+            return True
+
+        self.wait_until(ask, "the coordinator's answer")
+        return found[-1]
 
     def wait_for_step(self, step: int, *, attempt: int = 1) -> None:
         """Until this step of this attempt, or of a later one, was reported."""

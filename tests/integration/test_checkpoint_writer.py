@@ -1,33 +1,20 @@
 """The writer as a process, on a local path and on GCS over HTTP: whatever happens, only whole commits are there."""
 
 import os
-import random
 import signal
 import threading
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from support_checkpoints import WriterProcess, attempt, begin, ref, state_of_step, writer_process
+from support_checkpoints import WriterProcess, assert_holds, attempt, begin, ref, writer_process
 from support_gcs import FakeGcs, Proxy
 
 from trainer.agent.protocol import Retained, Saved, SaveFailed, SaveTrouble
 from trainer.checkpoint import restore
 from trainer.errors import DamagedCheckpoint, StoreUnavailable
-from trainer.rundir.attempts import CommitRef, append_record, parse_record, read_record
+from trainer.rundir.attempts import append_record, parse_record, read_record
 from trainer.rundir.commits import DATA_PREFIX, commit_name, list_commits, parse_data_name, read_commit
 from trainer.rundir.store import open_store
-
-
-def assert_holds(run_url: str, commit: CommitRef) -> None:
-    """The commit restores to exactly the state of its step."""
-    restored = restore.load(open_store(run_url), commit, patience_s=10)
-    expected = {named.key: named.array for named in state_of_step(commit.step)}
-    assert restored.arrays.keys() == expected.keys()
-    for key, array in expected.items():
-        assert restored.arrays[key].dtype == array.dtype
-        np.testing.assert_array_equal(restored.arrays[key], array)
 
 
 def test_saved_state_comes_back_as_it_was(run_url: str) -> None:
@@ -106,35 +93,6 @@ def test_non_finite_host_state_comes_back(run_url: str) -> None:
         writer.snapshot(5, host_state={"best": float("inf"), "waited": 2})
         assert isinstance(writer.answer(), Saved)
     assert read_commit(store, ref(5, 1)).host_state == {"best": float("inf"), "waited": 2}
-
-
-@pytest.mark.slow
-def test_writer_killed_at_any_moment_leaves_whole_commits_only(run_url: str) -> None:
-    store = open_store(run_url)
-    begin(store, attempt(1))
-    random.seed(4)
-    last: CommitRef | None = None
-    acknowledged: CommitRef | None = None
-    for number in range(1, 9):
-        if number > 1:
-            commits = list_commits(store)
-            newest = max((commit for commit in commits), key=lambda commit: commit.step, default=None)
-            # Nothing that was acknowledged is ever lost.
-            assert acknowledged is None or (newest is not None and newest.step >= acknowledged.step)
-            for commit in commits:
-                assert_holds(run_url, commit)
-            last = newest
-            begin(store, attempt(number, last))
-        with writer_process(run_url, number, keep=2) as writer:
-            step = last.step if last else 0
-            assert isinstance(writer.save(step + 1), Saved)
-            acknowledged = ref(step + 1, number)
-            writer.snapshot(step + 2)
-            # No condition to wait for: the moment of the kill is the point.
-            time.sleep(random.uniform(0, 0.15))
-            writer.process.kill()
-            writer.process.wait()
-    assert len(list_commits(store)) >= 2
 
 
 def damage(path: Path, how: str) -> None:

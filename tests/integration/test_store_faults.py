@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_checkpoints import attempt, begin, ref, state_of_step, writer_process
+from support_checkpoints import assert_holds, attempt, begin, ref, state_of_step, writer_process
 from support_gcs import FakeGcs, Proxy, Rule, Verdict, always, healthy
 
-from trainer.agent.protocol import Saved
+from trainer.agent.protocol import Retained, Saved, SaveFailed, SaveTrouble
 from trainer.checkpoint import restore
 from trainer.errors import DamagedCheckpoint, OrchError, StoreDenied, StoreUnavailable
 from trainer.exit_codes import ExitCode, code_of_exception
@@ -88,3 +88,28 @@ def test_records_are_read_right_or_not_at_all(proxy: Proxy, verdict: Verdict) ->
     proxy.rule = healthy
     assert [record.number for record in read_records(store)] == [1]
     assert list_commits(store) == [ref(7, 1)]
+
+
+def test_saves_are_tried_again_and_the_next_one_commits_whatever_the_trouble_was(proxy: Proxy) -> None:
+    url = "gs://bucket/writer"
+    begin(open_store(url), attempt(1))
+    with writer_process(url, 1, keep=2, call_timeout_s=0.2, last_save_timeout_s=1.5) as writer:
+        for number, verdict in enumerate((503, "stall", "trickle", "cut-quietly", 403)):
+            assert isinstance(writer.save(2 * number + 1), Saved)
+            proxy.rule = always(verdict)
+            writer.snapshot(2 * number + 2, "last")
+            answers = []
+            while not answers or not isinstance(answers[-1], Saved | SaveFailed):
+                answers.append(writer.answer())
+            told = [answer for answer in answers if not isinstance(answer, Retained)]
+            assert isinstance(told[0], SaveTrouble), "it is told at once"
+            assert isinstance(told[-1], SaveFailed)
+            assert "(tried for " in told[-1].error
+            if verdict == 403:
+                assert "Grant storage.objects.create on the bucket bucket" in told[-1].error
+            assert "\n" not in told[-1].error
+            proxy.rule = healthy
+        assert isinstance(writer.save(1000), Saved)
+        assert writer.finish() == 0
+    for commit in list_commits(open_store(url)):
+        assert_holds(url, commit)

@@ -1,10 +1,13 @@
 """What a run leaves behind beside checkpoints: event files and the exported model, on a local path and on GCS."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support_mounts import small_disk
 
+from trainer.errors import SaveRefused
 from trainer.export import export_model
 from trainer.metrics import TensorBoard
 from trainer.rundir.store import open_store
@@ -49,3 +52,37 @@ def test_the_exported_model_predicts_as_the_trained_one(run_url: str, tmp_path: 
         np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
         assert model.compiled
     assert export_model(model, store, 1)  # the same name again: the answer to an earlier try was lost
+
+
+def test_events_that_cannot_be_written_never_end_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "run") as disk:
+        disk.fill()
+        board = TensorBoard(open_store(str(tmp_path / "run")), 1)
+        board.scalars(10, {"loss": 0.5})
+        disk.free()
+        monkeypatch.setattr("trainer.metrics.AGAIN_S", 0.0)
+        for step in range(20, 30):
+            board.scalars(step, {"loss": 0.25})
+        disk.fill()
+        for step in range(30, 500):
+            board.scalars(step, {"loss": 0.25})
+        disk.free()
+        board.scalars(1000, {"loss": 0.125})
+        board.close()
+        found = []
+        for path in sorted((tmp_path / "run/tensorboard/attempt-1").iterdir()):
+            try:
+                for record in tf.data.TFRecordDataset(str(path)):
+                    found.append(tf.compat.v1.Event.FromString(record.numpy()).step)
+            except tf.errors.DataLossError:
+                pass  # the end of a file that was full
+        assert {20, 29, 1000} <= set(found)
+
+
+def test_an_export_waits_for_its_store_and_says_what_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    began = time.monotonic()
+    with pytest.raises(SaveRefused, match="The last checkpoint is saved: start again"):
+        export_model(model, open_store(str(tmp_path / "run")), 1, patience_s=0.7)
+    assert time.monotonic() - began >= 0.5

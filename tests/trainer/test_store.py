@@ -213,6 +213,20 @@ def test_only_old_temporary_files_are_cleared(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["young"]
 
 
+def test_temporary_files_of_killed_processes_are_cleared_at_once(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from trainer.rundir.local_store import LocalStore; "
+        "LocalStore(sys.argv[1])._named_temporary(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == -9
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    store = LocalStore(tmp_path)
+    ours, descriptor = store._named_temporary()
+    os.close(descriptor)
+    store.clear_temporary()
+    assert list((tmp_path / "tmp").iterdir()) == [ours]
+
+
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "run")
     (tmp_path / "run").touch()

@@ -242,9 +242,9 @@ class Writer:
 
     def _troubled(self, error: str) -> None:
         """The store makes trouble, and is asked again: told at once, not only when the save has failed."""
-        if self._saving is not None:
-            log.warning("save of step %d: %s; trying again", self._saving, error)
-            self._send(SaveTrouble(step=self._saving, error=error))
+        if self._saving is None:
+            raise StoreUnavailable(error)  # retention can wait: the next save must not wait for it
+        self._send(SaveTrouble(step=self._saving, error=error))
 
     def _fail(self, snapshot: Snapshot, error: str, *, superseded: bool = False) -> bool:
         self._saving = None

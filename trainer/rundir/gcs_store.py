@@ -42,7 +42,8 @@ class GcsStore:
     def __init__(
         self, bucket: str, prefix: str, *, timeout_s: float = 60.0, on_trouble: Callable[[str], None] | None = None
     ) -> None:
-        """`on_trouble` gets a message, once a call, when the call is about to try again."""
+        """`on_trouble` gets a message, once a call, when the call is about to try again; what it raises ends the call.
+        Without one, the message is logged."""
         from google.api_core.retry import Retry
 
         from trainer.rundir import deadline
@@ -147,10 +148,11 @@ class GcsStore:
         call = current()
         if call is not None and not call.troubled:
             call.troubled = True
-            message = f"{self.url} makes trouble, trying again: {_first_line(error)}"
-            log.warning("%s", message)
+            message = f"{self.url}: {_first_line(error)}"
             if self._on_trouble is not None:
                 self._on_trouble(message)
+            else:
+                log.warning("the store makes trouble, trying again: %s", message)
 
     @contextlib.contextmanager
     def _call(self, action: str, name: str) -> Iterator["Call"]:
@@ -177,13 +179,11 @@ class GcsStore:
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             if call.is_over:
                 raise StoreUnavailable(
-                    f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:.0f} s"
+                    f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:g} s"
                 ) from error
             raise self._as_store_error(action, name, error) from error
         if call.hung_up:
-            raise StoreUnavailable(
-                f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:.0f} s"
-            )
+            raise StoreUnavailable(f"cannot {action} {self._place(name)}: no whole answer within {self._timeout_s:g} s")
 
     def _as_store_error(self, action: str, name: str, error: Exception) -> StoreError:
         from google.auth import exceptions as auth

@@ -104,11 +104,12 @@ class LocalStore:
                     return  # not empty, or another deleter was quicker
 
     def clear_temporary(self, older_than_s: float = 3600.0) -> None:
-        """Remove what killed writers left in RUN/tmp. Younger files may belong to a writer that lives."""
+        """Remove what killed writers left in RUN/tmp: at once where their process is known to be gone, else when it is old."""
         limit = time.time() - older_than_s
         with contextlib.suppress(OSError):  # housekeeping: whatever is in the way, the next attempt tries again
             for item in os.scandir(self.root / "tmp"):
-                if item.is_file(follow_symlinks=False) and item.stat(follow_symlinks=False).st_mtime < limit:
+                old = item.stat(follow_symlinks=False).st_mtime < limit
+                if item.is_file(follow_symlinks=False) and (old or _is_of_a_dead_process(item.name)):
                     os.unlink(item.path)
 
     @contextlib.contextmanager
@@ -143,7 +144,7 @@ class LocalStore:
 
     def _named_temporary(self) -> tuple[Path, int]:
         folder = self.root / "tmp"
-        path = folder / secrets.token_hex(12)
+        path = folder / f"{_pid_namespace()}.{os.getpid()}.{secrets.token_hex(12)}"
 
         def create() -> int:
             return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
@@ -250,6 +251,29 @@ def _entry(name: str, status: os.stat_result) -> Entry:
     identity = f"{status.st_ino}.{status.st_mtime_ns}".encode()
     generation = int.from_bytes(hashlib.blake2b(identity, digest_size=7).digest(), "big")
     return Entry(name=name, size_bytes=status.st_size, generation=generation, crc32c=None)
+
+
+def _pid_namespace() -> str:
+    """Where process ids mean what they mean here: this boot of this machine, this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return "unknown"
+
+
+def _is_of_a_dead_process(name: str) -> bool:
+    namespace, _, rest = name.partition(".")
+    pid = rest.partition(".")[0]
+    if namespace == "unknown" or namespace != _pid_namespace() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _sync_folder(folder: Path) -> None:

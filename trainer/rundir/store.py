@@ -57,8 +57,8 @@ def open_store(url: str, *, timeout_s: float = 60.0, on_trouble: Callable[[str],
     """The store of a run directory: an absolute or relative path, file:///path, or gs://bucket/prefix.
 
     `timeout_s` is how long one call tries before it raises StoreUnavailable; bytes that move give it more time, a second
-    for each MB. `on_trouble` gets a message, once a call, when the call is about to try again. Both are for GCS: a local
-    call takes what it takes, and tries once.
+    for each MB. `on_trouble` gets a message, once a call, when the call is about to try again; what it raises ends the call.
+    Both are for GCS: a local call takes what it takes, and tries once.
 
     Raises:
         ConfigError: another scheme, a gs:// URL without a bucket.
