@@ -1,6 +1,7 @@
 """The trained model as a Keras file: RUN/export/attempt-K/model.keras."""
 
 import logging
+import mmap
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def export_model(model: Any, store: Store, attempt: int) -> str:
             finally:
                 model.compiled = compiled
         try:
-            store.put_if_absent(name, path.read_bytes())
+            # Mapped, not read: its pages are the system's cache, which gives way where memory is short.
+            with open(path, "rb") as file:
+                store.put_if_absent(name, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         except ObjectExists:
             # Of this attempt, so by this process: the answer to an earlier try was lost.
             log.info("the export was there already name=%s", name)

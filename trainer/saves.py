@@ -69,6 +69,7 @@ class Saves:
 
     def save(self, step: int, why: Literal["interval", "stop", "last"]) -> None:
         """Copy the state and hand it to the writer. A collective."""
+        began = time.monotonic()
         self._channel.enter(Phase.SAVE, step)
         if self._memory is not None and self._in_flight is not None:
             self._collect(self._channel.wait_answer())
@@ -79,7 +80,14 @@ class Saves:
         tensors, size_bytes = copied
         self._in_flight = step
         self._channel.send(
-            Snapshot(step=step, why=why, tensors=tensors, size_bytes=size_bytes, **dict(self._about(step)))
+            Snapshot(
+                step=step,
+                why=why,
+                tensors=tensors,
+                size_bytes=size_bytes,
+                stall_s=self._last_save - began,
+                **dict(self._about(step)),
+            )
         )
 
     def is_saved(self, step: int) -> bool:
@@ -104,6 +112,11 @@ class Saves:
                 f"the last checkpoint, of step {step}, could not be saved: {failure or 'no answer of the writer'}",
                 remedy="Check the run directory (space, permissions, network) and start again: it goes on from the last commit.",
             )
+
+    def release_memory(self) -> None:
+        """Give the copy's memory back, once the last save is committed: what follows may need room of its own."""
+        if self._memory is not None and self._in_flight is None:
+            self._memory.release()
 
     def _collect(self, answer: Saved | SaveFailed | None) -> str | None:
         """Note what became of the save in flight; the error of a failed one."""

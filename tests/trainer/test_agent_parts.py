@@ -53,6 +53,16 @@ def test_hang_limit_of_the_job_file_holds_for_blocks_alone() -> None:
     assert dog.limit_s() == 300
 
 
+def test_a_large_state_may_take_longer_to_restore() -> None:
+    dog = Watchdog(None)
+    dog.entered(Phase.RESTORE)
+    assert dog.limit_s() == 600
+    dog.entered(Phase.RESTORE, state_bytes=2_000_000_000)
+    assert dog.limit_s() == 640
+    dog.entered(Phase.RESTORE)
+    assert dog.limit_s() == 640, "what is known of the size is not forgotten"
+
+
 def test_output_nobody_reads_costs_lines_and_says_how_many() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)

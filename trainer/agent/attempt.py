@@ -100,6 +100,7 @@ class Attempt:
         self._writer_until: float | None = None
         self._stop_reason = ""
         self.stop_sent = False
+        self._stall_s = 0.0
         hang = config.restarts.hang_timeout
         self._watchdog = Watchdog(None if hang == "auto" else hang)
         self.writer: Child | None = None
@@ -172,7 +173,7 @@ class Attempt:
                 if message.phase is not self.phase:
                     self._phase_since = now
                 self.phase = message.phase
-                self._watchdog.entered(message.phase)
+                self._watchdog.entered(message.phase, message.state_bytes)
                 progress.step = max(progress.step, message.step)
             case Block():
                 progress.step, progress.total_steps, progress.epoch = message.step, message.total_steps, message.epoch
@@ -186,6 +187,7 @@ class Attempt:
                 self._watchdog.evaluated(message.seconds)
                 self._on_record(message)
             case Snapshot():
+                self._stall_s = message.stall_s
                 if self.writer is None or self.writer.status is not None:
                     self.process.send(SaveFailed(step=message.step, error="the writer has ended"))
                 else:
@@ -211,10 +213,11 @@ class Attempt:
                 self.progress.last_commit = message.commit
                 self.progress.save_error = ""
                 log.info(
-                    "saved commit=%s size_mb=%.1f seconds=%.2f",
+                    "saved commit=%s size_mb=%.1f seconds=%.2f stall_ms=%.1f",
                     message.commit.name,
                     message.size_bytes / 1e6,
                     message.seconds,
+                    self._stall_s * 1e3,
                 )
                 self.process.send(message)
             case SaveFailed():

@@ -76,6 +76,8 @@ class PhaseBegan(Wire):
     phase: Phase
     step: int = 0
     detail: str = ""
+    state_bytes: int = 0
+    """Size of the state, once the process knows it: how long a restore may take depends on it."""
 
 
 class Block(Wire):
@@ -126,6 +128,8 @@ class Snapshot(Wire):
     why: Literal["interval", "stop", "last"]
     tensors: list[Tensor]
     size_bytes: int
+    stall_s: float = 0.0
+    """How long training stood still for the copy."""
     host_state: dict[str, Any] = {}
     """What lives outside variables and must survive: early stopping, last evaluation."""
     seed: int = 0

@@ -21,17 +21,18 @@ FACTOR = 10.0
 class Watchdog:
     """Holds what was seen of one process and says how long it may be silent now."""
 
-    def __init__(self, hang_timeout_s: float | None, state_bytes: int = 0) -> None:
-        """`hang_timeout_s`: restarts.hang_timeout, None for auto. `state_bytes`: size of the state to restore, where known."""
+    def __init__(self, hang_timeout_s: float | None) -> None:
+        """`hang_timeout_s`: restarts.hang_timeout, None for auto."""
         self._hang_timeout_s = hang_timeout_s
-        self._state_bytes = state_bytes
+        self._state_bytes = 0
         self._blocks: deque[float] = deque(maxlen=20)
         self._evaluation_s: float | None = None
         self.phase = Phase.IMPORT
 
-    def entered(self, phase: Phase) -> None:
-        """The process announced a phase."""
+    def entered(self, phase: Phase, state_bytes: int = 0) -> None:
+        """The process announced a phase, and once it knows it the size of its state."""
         self.phase = phase
+        self._state_bytes = state_bytes or self._state_bytes
 
     def block(self, seconds: float) -> None:
         """A block took so long."""
