@@ -85,7 +85,9 @@ def data(size_mb: float) -> tuple[Any, Any]:
 
     random = np.random.default_rng(0)
     rows, _ = layers_of(size_mb)
-    return random.integers(0, rows, (EXAMPLES, TOKENS)).astype(np.int32), random.integers(0, 10, EXAMPLES).astype(np.int32)
+    return random.integers(0, rows, (EXAMPLES, TOKENS)).astype(np.int32), random.integers(0, 10, EXAMPLES).astype(
+        np.int32
+    )
 
 
 def loss() -> Any:
@@ -136,7 +138,8 @@ def orch(size_mb: float, window: int, saves: int) -> dict[str, Any]:
         at = times_of_steps(folder / "runs/large/metrics")
         write_job(folder, size_mb, steps=every * (saves + 1) + 1, every=every)
         restored = re.search(r"restored commit=\S+ size_mb=\S+ seconds=(\S+)", orch_run(folder))
-        assert restored is not None and len(saved) == saves, log
+        assert restored is not None
+        assert len(saved) == saves, log
     windows = [
         (at(step + window) - at(step)) - (at(step + every) - at(step + window))
         for step in (every * (index + 1) for index in range(saves))

@@ -1,8 +1,7 @@
 """The memory of a run with a large state, killed once and resumed: what `checkpoint.py --memory` prints, and a test holds.
 
-Read from /proc every few milliseconds, for the training process and the writer together: anonymous and file pages of each, and
-the shared memory between them once. The bound is that of docs/fault-tolerance.md: the state, one copy of it, one shard, and
-0.6 GB for TensorFlow.
+Read from /proc every few milliseconds: anonymous pages of the training process and of the writer, and the shared memory between
+them once. The bounds are those of docs/fault-tolerance.md.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import checkpoint as benchmark
@@ -52,12 +51,32 @@ TASK = (
 
 @dataclass
 class Peaks:
-    """Most bytes at one moment, of the attempts in their order."""
+    """Most bytes at one moment. File pages are left out, since the system can take them back: TensorFlow's libraries, the
+    export while it is copied."""
 
-    anonymous: list[int] = field(default_factory=list)
-    """Without file pages, which the system can take back: anonymous ones, and the shared memory once."""
-    resident: list[int] = field(default_factory=list)
-    """The same with file pages: TensorFlow's libraries, and the export while it is copied."""
+    restore: int = 0
+    """The training process that resumes, until the memory of its saves is reserved."""
+    training: int = 0
+    """The training process alone while it trains: state, gradients, activations, TensorFlow."""
+    saving: int = 0
+    """What saves add to it: the copy of the state, and the writer."""
+    export: int = 0
+    """The training process once that memory is given back."""
+    total: int = 0
+    """All together."""
+
+    def observe(self, trainer: "Pages", writer: "Pages | None", *, resumed: bool, reserved_before: bool) -> None:
+        """One look at an attempt. `reserved_before`: whether it had memory for its saves at any earlier look."""
+        shared = max(trainer.shared, writer.shared if writer else 0)
+        others = shared + (writer.anonymous if writer else 0)
+        self.total = max(self.total, trainer.anonymous + others)
+        if shared:
+            self.training = max(self.training, trainer.anonymous)
+            self.saving = max(self.saving, others)
+        elif reserved_before:
+            self.export = max(self.export, trainer.anonymous)
+        elif resumed:
+            self.restore = max(self.restore, trainer.anonymous)
 
 
 @dataclass(frozen=True)
@@ -71,34 +90,43 @@ class Measured:
     restored_step: int
     differing: list[str]
     """Variables that did not hold the checkpoint's bytes after the restore."""
-    left_bytes: int
-    """Shared memory at the end, when the model is exported."""
 
     @property
-    def bound_bytes(self) -> int:
-        """What docs/fault-tolerance.md says a worker needs at most."""
+    def restore_bound(self) -> int:
+        """State, the copy that was read, one shard, TensorFlow."""
         return 2 * self.state_bytes + self.shard_bytes + TENSORFLOW_BYTES
+
+    @property
+    def saving_bound(self) -> int:
+        """One copy of the state, one shard on its way."""
+        return self.state_bytes + self.shard_bytes
 
     def text(self) -> str:
         """For a person."""
-        verdict = "yes" if max(self.peaks.anonymous) <= self.bound_bytes else "NO"
-        lines = [f"{self.state_bytes / 1e6:.0f} MB of state, shards up to {self.shard_bytes / 1e6:.0f} MB; MB at most:"]
-        for name, anonymous, resident in zip(
-            ("from nothing", "resumed"), self.peaks.anonymous, self.peaks.resident, strict=True
-        ):
-            lines.append(f"  {name:14} {anonymous / 1e6:8.0f}   with files' pages {resident / 1e6:8.0f}")
-        lines += [
-            f"  bound          {self.bound_bytes / 1e6:8.0f}   held: {verdict}",
-            f"restored step {self.restored_step}: {len(self.differing)} variables with other bytes; {self.state}",
+        peaks = self.peaks
+        rows = [
+            ("restore", peaks.restore, self.restore_bound),
+            ("training, without saves", peaks.training, None),
+            ("what saves add", peaks.saving, self.saving_bound),
+            ("export", peaks.export, peaks.training + self.saving_bound),
+            ("all together", peaks.total, peaks.training + self.saving_bound),
         ]
+        lines = [f"{self.state_bytes / 1e6:.0f} MB of state, shards up to {self.shard_bytes / 1e6:.0f} MB; MB at most:"]
+        for name, found, bound in rows:
+            verdict = "" if bound is None else f"   at most {bound / 1e6:6.0f}: {'yes' if found <= bound else 'NO'}"
+            lines.append(f"  {name:24}{found / 1e6:6.0f}{verdict}")
+        same = "same bytes" if not self.differing else f"{len(self.differing)} VARIABLES WITH OTHER BYTES"
+        lines.append(f"restored step {self.restored_step}: {same}; {self.state}")
         return "\n".join(lines)
 
 
 def measure(folder: Path, size_mb: float) -> Measured:
     """Run, kill the training process after the first commit, let it resume, and look at /proc all the time."""
-    benchmark.write_job(folder, size_mb, steps=STEPS, every=EVERY, keep=5, task=TASK.replace("{folder!r}", repr(str(folder))))
+    benchmark.write_job(
+        folder, size_mb, steps=STEPS, every=EVERY, keep=5, task=TASK.replace("{folder!r}", repr(str(folder)))
+    )
     run = folder / "runs/large"
-    peaks, shared, trainers = Peaks(), 0, list[int]()
+    peaks, trainers, reserved = Peaks(), list[int](), set[int]()
     killed = False
     with open(folder / "output", "wb") as output:
         process = subprocess.Popen(
@@ -114,18 +142,16 @@ def measure(folder: Path, size_mb: float) -> Measured:
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     raise TimeoutError((folder / "output").read_text())
-                now = {pid: pages for pid in descendants(process.pid) if (pages := pages_of(pid)) is not None}
-                for pid, pages in now.items():
-                    if pages.trainer and pid not in trainers:
+                seen = {pid: pages for pid in descendants(process.pid) if (pages := pages_of(pid)) is not None}
+                writer = next((pages for pages in seen.values() if not pages.trainer), None)
+                for pid, pages in seen.items():
+                    if not pages.trainer:
+                        continue
+                    if pid not in trainers:
                         trainers.append(pid)
-                        peaks.anonymous.append(0)
-                        peaks.resident.append(0)
-                if peaks.anonymous and now:
-                    shared = max(pages.shared for pages in now.values())
-                    anonymous = sum(pages.anonymous for pages in now.values()) + shared
-                    resident = anonymous + sum(pages.files for pages in now.values())
-                    peaks.anonymous[-1] = max(peaks.anonymous[-1], anonymous)
-                    peaks.resident[-1] = max(peaks.resident[-1], resident)
+                    peaks.observe(pages, writer, resumed=trainers[0] != pid, reserved_before=pid in reserved)
+                    if pages.shared:
+                        reserved.add(pid)
                 if not killed and trainers and any((run / "checkpoints/commits").glob("*.json")):
                     os.kill(trainers[0], signal.SIGKILL)
                     killed = True
@@ -150,7 +176,6 @@ def measure(folder: Path, size_mb: float) -> Measured:
         state=result["state"],
         restored_step=resumed.restore.step,
         differing=differing,
-        left_bytes=shared,
     )
 
 
@@ -171,9 +196,7 @@ def pages_of(pid: int) -> Pages | None:
         if command not in (b"trainer.worker", b"trainer.checkpoint.writer"):
             return None
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        anonymous, files, shared = (
-            int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem")
-        )
+        anonymous, files, shared = (int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
     except (OSError, KeyError):
         return None
     return Pages(command == b"trainer.worker", anonymous, files, shared)

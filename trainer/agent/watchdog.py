@@ -14,6 +14,8 @@ FIRST_EVALUATION_S = 1800.0
 LAST_SAVE_S = 960.0
 """The writer tries the last save for 15 min."""
 EXPORT_S = 900.0
+FIRST_BLOCK_S = 120.0
+"""No block has told yet how long one takes: a step of a large model may take many seconds."""
 LEAST_S = 10.0
 FACTOR = 10.0
 
@@ -64,4 +66,6 @@ class Watchdog:
             case Phase.TRAIN:
                 if self._hang_timeout_s is not None:
                     return self._hang_timeout_s
-                return max(FACTOR * max(self._blocks, default=0.0), LEAST_S)
+                if not self._blocks:
+                    return FIRST_BLOCK_S
+                return max(FACTOR * max(self._blocks), LEAST_S)

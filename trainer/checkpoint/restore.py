@@ -44,33 +44,49 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
         StoreUnavailable, StoreDenied: the store gave no answer for `patience_s`.
     """
     deadline = time.monotonic() + patience_s
-    try:
-        commit = _patiently(lambda: read_commit(store, ref), deadline)
-    except ObjectNotFound:
-        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    commit = _commit(store, ref, deadline)
     arrays: dict[str, np.ndarray] = {}
     for shard in commit.shards:
-        data = _verified(store, ref, shard, deadline)
-        try:
-            arrays |= shards.parse(data)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedCheckpoint(ref.name, f"{shard.name} of {ref.name} cannot be read: {error}") from None
+        arrays |= _parsed(ref, shard, _verified(store, ref, shard, deadline))
     missing = [tensor.key for tensor in commit.tensors if tensor.key not in arrays]
     if missing:
         raise DamagedCheckpoint(ref.name, f"the shards of {ref.name} lack {', '.join(missing[:5])}")
     return Restored(commit, arrays)
 
 
-def verify(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Commit:
-    """As load, one shard in memory at a time, and nothing kept of it."""
+def verify(
+    store: Store,
+    ref: CommitRef,
+    *,
+    patience_s: float = PATIENCE_S,
+    on_shard: Callable[[Commit, Shard], None] = lambda commit, shard: None,
+) -> Commit:
+    """As load, one shard in memory at a time, and nothing kept of it. `on_shard` is told of each that is good."""
     deadline = time.monotonic() + patience_s
-    try:
-        commit = _patiently(lambda: read_commit(store, ref), deadline)
-    except ObjectNotFound:
-        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+    commit = _commit(store, ref, deadline)
     for shard in commit.shards:
         _verified(store, ref, shard, deadline)
+        on_shard(commit, shard)
     return commit
+
+
+def read_shard(store: Store, commit: Commit, shard: Shard, *, patience_s: float = PATIENCE_S) -> dict[str, np.ndarray]:
+    """The tensors of one shard, verified: views of the bytes that were read. Raises as load."""
+    return _parsed(commit.ref, shard, _verified(store, commit.ref, shard, time.monotonic() + patience_s))
+
+
+def _commit(store: Store, ref: CommitRef, deadline: float) -> Commit:
+    try:
+        return _patiently(lambda: read_commit(store, ref), deadline)
+    except ObjectNotFound:
+        raise DamagedCheckpoint(ref.name, f"the commit {ref.name} does not exist in {store.url}") from None
+
+
+def _parsed(ref: CommitRef, shard: Shard, data: bytes) -> dict[str, np.ndarray]:
+    try:
+        return shards.parse(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(ref.name, f"{shard.name} of {ref.name} cannot be read: {error}") from None
 
 
 def _verified(store: Store, ref: CommitRef, shard: Shard, deadline: float) -> bytes:
