@@ -3,6 +3,7 @@
 `FakeGcs` keeps its objects on disk. `Proxy` stands in front of a server and loses the answers to chosen requests.
 """
 
+import json
 import os
 import signal
 import socket
@@ -81,13 +82,13 @@ class FakeGcs:
             self._process = None
 
 
-Rule = Callable[[str, str, bytes], str | int | None]
+Rule = Callable[[str, str, bytes], str | int | dict[str, Any] | None]
 
 
 class Proxy:
     """Forwards HTTP to `upstream`. `rule(method, path, body)` may answer "lose" (forward, then drop the connection
     without an answer), "flip" (forward, and damage the answer's last byte), an HTTP status (answer that, forward
-    nothing), or None (forward)."""
+    nothing), a dict (answer that as JSON, forward nothing), or None (forward)."""
 
     def __init__(self, upstream: str, rule: Rule) -> None:
         proxy = self
@@ -106,6 +107,9 @@ class Proxy:
                 verdict = proxy.rule(self.command, self.path, body)
                 if isinstance(verdict, int):
                     self._answer(verdict, {}, b"{}")
+                    return
+                if isinstance(verdict, dict):
+                    self._answer(200, {"Content-Type": "application/json"}, json.dumps(verdict).encode())
                     return
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "accept-encoding")}
                 request = urllib.request.Request(

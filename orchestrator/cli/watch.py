@@ -215,6 +215,30 @@ def _run_directory(target: str, context: str | None, namespace: str | None) -> s
     return None
 
 
+def directory_of(target: str, context: str | None, namespace: str | None) -> str:
+    """The run directory that TARGET means, for a job of the cluster too.
+
+    Raises:
+        ConfigError: the job's lies on a volume of the cluster, out of reach.
+    """
+    directory = _run_directory(target, context, namespace)
+    if directory is not None:
+        return directory
+    from orchestrator.manifests import RUN_DIRECTORY
+    from orchestrator.observe import find_job
+    from trainer.errors import ConfigError
+
+    job = find_job(_connect(target, context, namespace), target)
+    directory = str((job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
+    if not directory.startswith("gs://"):
+        raise ConfigError(
+            f"the run directory of job {target} is {directory or 'not known'}: it lies on a volume of the cluster",
+            remedy="Look at it from a pod that mounts the volume, or copy it here and give its path.",
+        )
+    say(f"run directory {directory}")
+    return directory
+
+
 def _connect(target: str, context: str | None, namespace: str | None) -> "Cluster":
     from orchestrator.kube import Cluster
 

@@ -12,17 +12,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
+from trainer.rundir.bucket import BucketPolicy, DeleteRule, notices, unknown
 from trainer.rundir.store import Data, Entry, buffers, check_name, check_prefix
 
 _CONNECT_TIMEOUT_S = 10.0
 # A chunk of a large upload is one request, and is copied once: small enough for memory, large enough for throughput.
 _CHUNK_BYTES = 32 * 1024 * 1024
+# Conditions of lifecycle rules that our objects never meet: they are live, and carry no time of their own.
+_NOT_OURS = {
+    "numNewerVersions",
+    "daysSinceNoncurrentTime",
+    "noncurrentTimeBefore",
+    "daysSinceCustomTime",
+    "customTimeBefore",
+}
 _PERMISSIONS = {
     "write": "storage.objects.create",
     "replace": "storage.objects.create and storage.objects.delete",
     "read": "storage.objects.get",
     "list": "storage.objects.list",
     "delete": "storage.objects.delete",
+    "look at": "storage.buckets.get",
 }
 
 
@@ -66,6 +76,17 @@ class GcsStore:
             # raw: the stored bytes, whatever their encoding. No checksum: a flipped bit is for the caller to find, who
             # knows what to do about it.
             return bytes(blob.download_as_bytes(raw_download=True, checksum=None, **self._options))
+
+    def bucket_notices(self) -> list[str]:
+        """What the bucket does with objects behind our back, for a person to know. What cannot be read is said as well."""
+        try:
+            with self._errors("look at", ""):
+                self._bucket.reload(**self._options)
+        except StoreDenied:
+            return [unknown(self._bucket_name, f"the permission {_PERMISSIONS['look at']} is missing")]
+        except StoreError as error:
+            return [unknown(self._bucket_name, error.message)]
+        return notices(_policy(self._bucket), self._bucket_name, self._base.rstrip("/"))
 
     def list(self, prefix: str) -> list[Entry]:
         """See Store."""
@@ -206,6 +227,27 @@ class _Joined(io.RawIOBase):
                 wanted -= piece.nbytes
             begin = end
         return b"".join(chosen)
+
+
+def _policy(bucket: Any) -> BucketPolicy:
+    rules = [dict(rule) for rule in bucket.lifecycle_rules]
+    return BucketPolicy(
+        soft_delete_s=int(bucket.soft_delete_policy.retention_duration_seconds or 0),
+        delete_rules=tuple(
+            DeleteRule(
+                age_days=condition.get("age"),
+                prefixes=tuple(condition.get("matchesPrefix", ())),
+                suffixes=tuple(condition.get("matchesSuffix", ())),
+            )
+            for rule in rules
+            if rule["action"]["type"] == "Delete"
+            and not _NOT_OURS & (condition := rule.get("condition", {})).keys()
+            and condition.get("isLive", True)
+        ),
+        retention_s=int(bucket.retention_period or 0),
+        held=bool(bucket.default_event_based_hold),
+        versioned=bool(bucket.versioning_enabled),
+    )
 
 
 def _client() -> Any:
