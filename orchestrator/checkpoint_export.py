@@ -18,7 +18,7 @@ from typing_extensions import Buffer
 
 from trainer.checkpoint.restore import read_shard
 from trainer.checkpoint.shards import by_item_size, header_of
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DamagedCheckpoint
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import Commit, StoredTensor, read_commit
 from trainer.rundir.store import Store
@@ -182,11 +182,24 @@ class _File:
         header, begins = header_of([(item.name, item.dtype, item.shape) for item in ordered], metadata)
         self._begins = {target.name: begin for target, begin in zip(ordered, begins, strict=True)}
         self._descriptor = os.open(self._part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        self._missing = {target.name: target for target in targets}
+        self._commit = commit.ref.name
         self.size = 0
         self._write(header, 0)
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """The bytes of one tensor."""
+        """The bytes of one tensor.
+
+        Raises:
+            DamagedCheckpoint: it is not what the commit says.
+        """
+        target = self._missing.pop(name)
+        if (array.dtype.name, array.shape) != (target.dtype, target.shape):
+            raise DamagedCheckpoint(
+                self._commit,
+                f"{name} is {array.dtype.name} {list(array.shape)} in a shard, and in the commit {self._commit} "
+                f"{target.dtype} {list(target.shape)}",
+            )
         if array.nbytes:
             self._write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, self._begins[name])
 
@@ -197,7 +210,15 @@ class _File:
             left, at, self.size = left[written:], at + written, self.size + written
 
     def finish(self) -> None:
-        """It is whole: give it its name."""
+        """All is written: give it its name.
+
+        Raises:
+            DamagedCheckpoint: something is not.
+        """
+        if self._missing:
+            raise DamagedCheckpoint(
+                self._commit, f"the shards of {self._commit} lack {', '.join(list(self._missing)[:5])}"
+            )
         assert self._part is not None
         os.replace(self._part, self._path)
         self._part = None

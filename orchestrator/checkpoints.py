@@ -66,6 +66,8 @@ class Restart:
     ref: CommitRef | None
     """None: it starts from nothing, or not at all."""
     text: str
+    possible: bool = True
+    """Whether it would begin at all."""
 
     def to_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -226,7 +228,7 @@ def judge(
 def _restart(records: Records, refs: Iterable[CommitRef], damaged: Iterable[CommitRef]) -> Restart:
     found = restore_point(records, refs, bad=[ref.name for ref in damaged])
     if isinstance(found, NoGoodCommit):
-        return Restart(None, f"a restart would end with 78: {found.reason}")
+        return Restart(None, f"a restart would end with 78: {found.reason}", possible=False)
     if found is None:
         return Restart(None, "a restart would start from nothing: no checkpoint counts yet")
     return Restart(found, f"a restart would go on from {found.name}")

@@ -62,7 +62,7 @@ def list_(target: str, context: str | None, namespace: str | None, output: str) 
 @cluster_options
 @output_option
 def verify(target: str, which: str | None, context: str | None, namespace: str | None, output: str) -> int:
-    """Read every shard and compare sizes and checksums. Leaves with 1 where something is damaged.
+    """Read every shard and compare sizes and checksums. Leaves with 1 where something is damaged, or nothing is left.
 
     Without STEP or NAME, all checkpoints of the line. Nothing is changed: a restart finds damage by itself, and passes over it.
 
@@ -96,7 +96,7 @@ def verify(target: str, which: str | None, context: str | None, namespace: str |
     else:
         unread = " (which was not read now)" if restart.ref is not None and restart.ref not in refs else ""
         click.echo(restart.text + unread)
-    return EXIT_DAMAGED if damaged else 0
+    return EXIT_DAMAGED if damaged or not restart.possible else 0
 
 
 @checkpoints.command()

@@ -1,14 +1,17 @@
 """What a bucket does behind our back is noticed and said: pure, and over HTTP with the answers that GCS gives."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support_gcs import FakeGcs, Proxy
+from support_run import OrchRun
 
 from orchestrator.preflight import bucket_notices
 from trainer.config import TrainConfig
 from trainer.rundir.bucket import BucketPolicy, DeleteRule, notices, of_run_directory
+from trainer.rundir.store import open_store
 
 RULE = DeleteRule(age_days=30)
 
@@ -122,3 +125,19 @@ def test_preflight_passes_the_notices_on(answering: Callable[..., str]) -> None:
     (notice,) = bucket_notices(config)
     assert "for 1 day (soft delete)" in notice
     assert bucket_notices(config.model_copy(update={"run_directory": "some/path"})) == []
+
+
+@pytest.mark.slow
+def test_worker_0_says_it_in_its_log_and_trains_on(answering: Callable[..., str], tmp_path: Path) -> None:
+    url = answering({"softDeletePolicy": {"retentionDurationSeconds": "604800"}})
+    (tmp_path / "job.yaml").write_text(
+        "{name: bucket, train: {task: trainer.tasks.digits:Digits, steps: 40, global_batch_size: 64}, checkpoint: {every: 20}}"
+    )
+    run = OrchRun(tmp_path / "job.yaml", "--directory", url, cwd=tmp_path)
+    try:
+        assert run.result()["state"] == "succeeded"
+    finally:
+        run.close()
+    store = open_store(url)
+    text = b"".join(store.get(entry.name) for entry in store.list("logs/worker-0/agent-")).decode()
+    assert text.count("7 days (soft delete)") == 1

@@ -129,7 +129,7 @@ class Snapshot(Wire):
     tensors: list[Tensor]
     size_bytes: int
     stall_s: float = 0.0
-    """How long training stood still for the copy."""
+    """How long training stood still for this save: for the copy, of a last one also until the save before it was done."""
     host_state: dict[str, Any] = {}
     """What lives outside variables and must survive: early stopping, last evaluation."""
     seed: int = 0

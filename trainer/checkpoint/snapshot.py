@@ -60,9 +60,6 @@ class SnapshotMemory:
         self._fd = fd
         self._size = 0
         self._bytes: np.ndarray | None = None
-        self._planned: Sequence[Item] | None = None
-        self._layout: list[Tensor] = []
-        self._needed = 0
 
     def reserve(self, size_bytes: int) -> None:
         """Make room for `size_bytes`, with every page in place. Does nothing where there is room already.
@@ -96,35 +93,29 @@ class SnapshotMemory:
         self._size = 0
         os.ftruncate(self._fd, 0)
 
-    def copy(self, items: Sequence[Item]) -> tuple[list[Tensor], int]:
-        """Copy `items`, each to a multiple of 64 bytes; their layout, and the bytes used in all.
-
-        The same list as the last time must hold the same items: it is not laid out again.
+    def copy(self, items: Sequence[Item], layout: Sequence[Tensor], size_bytes: int) -> None:
+        """Copy `items` to where `plan` put them, in `size_bytes` in all.
 
         Raises:
-            ConfigError: a dtype that a checkpoint cannot hold.
             NotEnoughMemory: as reserve.
         """
-        if items is not self._planned:
-            self._layout, self._needed = plan(items)
-            self._planned = items
-        self.reserve(self._needed)
-        for tensor, item in zip(self._layout, items, strict=True):
+        self.reserve(size_bytes)
+        for tensor, item in zip(layout, items, strict=True):
             if tensor.size_bytes:
                 assert self._bytes is not None
                 # One at a time: what reading gives may be a copy, on a GPU or of a variable with sparse updates.
                 source = np.ascontiguousarray(item.read()).reshape(-1).view(np.uint8)
                 self._bytes[tensor.offset : tensor.offset + tensor.size_bytes] = source
-        return self._layout, self._needed
 
     def write(self, arrays: Sequence[NamedArray]) -> tuple[list[Tensor], int]:
-        """As copy, of values that are there already."""
-        return self.copy(
-            [
-                Item(named.key, named.path, named.array.dtype.name, named.array.shape, partial(np.asarray, named.array))
-                for named in arrays
-            ]
-        )
+        """Copy values that are there already; their layout, and the bytes used in all. Raises as plan and copy."""
+        items = [
+            Item(named.key, named.path, named.array.dtype.name, named.array.shape, partial(np.asarray, named.array))
+            for named in arrays
+        ]
+        layout, size_bytes = plan(items)
+        self.copy(items, layout, size_bytes)
+        return layout, size_bytes
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -146,7 +137,11 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("
 
 
 def plan(items: Sequence[Item]) -> tuple[list[Tensor], int]:
-    """Where `SnapshotMemory.copy` puts `items`, and the bytes it needs."""
+    """Where `SnapshotMemory.copy` is to put `items`, each at a multiple of 64 bytes, and the bytes used in all.
+
+    Raises:
+        ConfigError: a dtype that a checkpoint cannot hold.
+    """
     layout: list[Tensor] = []
     end = 0
     for item in items:

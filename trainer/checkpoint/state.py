@@ -21,7 +21,7 @@ import tensorflow as tf
 from trainer.agent.protocol import Tensor
 from trainer.checkpoint.replicas import Replicas, flat_bytes, value_of
 from trainer.checkpoint.restore import Restored
-from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, Item, SnapshotMemory
+from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, Item, SnapshotMemory, plan
 from trainer.errors import ConfigError, OrchError
 from trainer.exit_codes import ExitCode
 
@@ -99,7 +99,8 @@ class TrainingState:
         if memory is None:
             return None
         if not differing:
-            return memory.copy(self._items)
+            memory.copy(self._items, *self._plan)
+            return self._plan
         items: list[Item] = []
         for item in self._items:
             copies = differing.get(item.key)
@@ -110,7 +111,13 @@ class TrainingState:
                     replace(item, key=f"{item.key}@replica/{replica}", read=partial(np.asarray, value))
                     for replica, value in enumerate(copies)
                 ]
-        return memory.copy(items)
+        layout, size_bytes = plan(items)
+        memory.copy(items, layout, size_bytes)
+        return layout, size_bytes
+
+    @functools.cached_property
+    def _plan(self) -> tuple[list[Tensor], int]:
+        return plan(self._items)
 
     @functools.cached_property
     def _items(self) -> list[Item]:

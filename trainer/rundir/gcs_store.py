@@ -82,10 +82,8 @@ class GcsStore:
         try:
             with self._errors("look at", ""):
                 self._bucket.reload(**self._options)
-        except StoreDenied:
-            return [unknown(self._bucket_name, f"the permission {_PERMISSIONS['look at']} is missing")]
         except StoreError as error:
-            return [unknown(self._bucket_name, error.message)]
+            return [unknown(self._bucket_name, f"{error.message} (this takes {_PERMISSIONS['look at']})")]
         return notices(_policy(self._bucket), self._bucket_name, self._base.rstrip("/"))
 
     def list(self, prefix: str) -> list[Entry]:
