@@ -10,6 +10,7 @@ from orchestrator.manifests import RUN_DIRECTORY
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, OrchError, StoreDenied
+from trainer.rundir.bucket import of_run_directory
 from trainer.rundir.store import open_store
 
 OLDEST = (1, 31)
@@ -88,6 +89,16 @@ def check_run_directory(config: TrainConfig) -> None:
         ) from None
     if not found:
         raise ConfigError(f"run.directory {config.run_directory} does not list what was just written")
+
+
+def bucket_notices(config: TrainConfig) -> list[str]:
+    """What the bucket of the run directory does behind our back: soft delete, lifecycle rules. Nothing of it is an error."""
+    if not config.run_directory.startswith("gs://"):
+        return []
+    try:
+        return of_run_directory(config.run_directory, timeout_s=_STORE_S)
+    except OrchError:
+        return []  # check_run_directory says it better
 
 
 def _name_taken(cluster: Cluster, name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.kube import AlreadyExists, Cluster, ClusterError, Forbidden, Manifest, NotFound
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render, selector_of, token_name
-from orchestrator.preflight import check_cluster, check_run_directory
+from orchestrator.preflight import bucket_notices, check_cluster, check_run_directory
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
 
@@ -46,6 +46,8 @@ def check(cluster: Cluster, spec: JobSpec, config: TrainConfig, *, say: Say, buc
     check_cluster(cluster, spec, config)
     if bucket:
         check_run_directory(config)
+        for notice in bucket_notices(config):
+            say(f"note: {notice}")
     for item in objects:
         with _name_taken_told(item, spec.name):
             cluster.create(item, dry_run=True)

@@ -3,6 +3,7 @@
 `FakeGcs` keeps its objects on disk. `Proxy` stands in front of a server and makes trouble with chosen requests.
 """
 
+import json
 import os
 import signal
 import socket
@@ -81,9 +82,9 @@ class FakeGcs:
             self._process = None
 
 
-Verdict = str | int | Callable[[], None] | None
-"""What becomes of one request. An HTTP status is answered and nothing is forwarded; None forwards. A function is called when
-the request was forwarded, and then the connection is dropped without an answer. Else one of these:
+Verdict = str | int | dict[str, Any] | Callable[[], None] | None
+"""What becomes of one request. An HTTP status is answered, a dict as JSON, and nothing is forwarded; None forwards. A
+function is called when the request was forwarded, and then the connection is dropped without an answer. Else one of these:
 
 reset           drop the connection, forward nothing
 lose            forward, then drop the connection without an answer
@@ -145,6 +146,9 @@ class Proxy:
                 verdict = proxy.rule(self.command, self.path, body)
                 if isinstance(verdict, int):
                     self._answer(verdict, {}, b"{}")
+                    return
+                if isinstance(verdict, dict):
+                    self._answer(200, {"Content-Type": "application/json"}, json.dumps(verdict).encode())
                     return
                 if verdict == "stall":
                     proxy._closed.wait()

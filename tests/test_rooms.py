@@ -15,6 +15,7 @@ HEAVY = ("tensorflow", "keras", "h5py", "tensorboard")
 # What agents and the user's machine live on. All else in trainer may be about TensorFlow.
 LIGHT = (
     "trainer.agent",
+    "trainer.checkpoint.restore",
     "trainer.checkpoint.retention",
     "trainer.checkpoint.shards",
     "trainer.checkpoint.writer",

@@ -76,6 +76,11 @@ class Channel:
             self.phase = phase
             self.send(PhaseBegan(phase=phase, step=step, detail=detail))
 
+    def restoring(self, state_bytes: int) -> None:
+        """Tell how large the state is that is restored now: its agent waits the longer for it."""
+        self.phase = Phase.RESTORE
+        self.send(PhaseBegan(phase=Phase.RESTORE, step=self.step, state_bytes=state_bytes))
+
     @property
     def stop_reason(self) -> str | None:
         """Why the agent wants this process to end, once it does."""

@@ -1,6 +1,7 @@
 """The trained model as a Keras file: RUN/export/attempt-K/model.keras."""
 
 import logging
+import mmap
 import tempfile
 import time
 from pathlib import Path
@@ -31,8 +32,10 @@ def export_model(model: Any, store: Store, attempt: int, *, patience_s: float = 
                 model.save(path)
             finally:
                 model.compiled = compiled
-        data = path.read_bytes()
         try:
+            # Mapped, not read: its pages are the system's cache, which gives way where memory is short.
+            with open(path, "rb") as file:
+                data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             patiently(lambda: store.put_if_absent(name, data), time.monotonic() + patience_s, "export")
         except (StoreUnavailable, StoreDenied) as error:
             raise SaveRefused(

@@ -110,6 +110,11 @@ class Saves:
                 remedy="Check the run directory (space, permissions, network) and start again: it goes on from the last commit.",
             )
 
+    def release_memory(self) -> None:
+        """Give the copy's memory back, once the last save is committed: what follows may need room of its own."""
+        if self._memory is not None and self._in_flight is None:
+            self._memory.release()
+
     def _collect(self, answer: Saved | SaveFailed | None) -> str | None:
         """Note what became of the save in flight; the error of a failed one."""
         if answer is None:

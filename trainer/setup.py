@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import faults
-from trainer.agent.protocol import Phase, PhaseBegan, Result, Start
+from trainer.agent.protocol import Phase, Result, Start
 from trainer.build import build_model, task_variables
 from trainer.channel import Channel
 from trainer.checkpoint import restore
@@ -31,6 +31,8 @@ from trainer.hooks import Hooks
 from trainer.loop import Loop
 from trainer.metrics import TensorBoard
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
+from trainer.rundir.attempts import CommitRef
+from trainer.rundir.commits import Commit
 from trainer.rundir.store import Store, open_store
 from trainer.saves import Saves
 from trainer.steps import Block, choose_mode
@@ -55,6 +57,7 @@ class Training:
         """Export and report, once the loop is done. All workers call it; the chief writes."""
         loop = self.loop
         loop.channel.enter(Phase.EXPORT, loop.progress.step)
+        loop.saves.release_memory()
         digest = loop.state.weights_sha256()
         with loop.state.mean_unsynchronised():
             if not loop.chief:
@@ -98,13 +101,9 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     early = EarlyStopping(train.stop_when) if train.stop_when else None
     progress = Progress()
     if record.restore is not None:
-        began = time.monotonic()
-        channel.send(PhaseBegan(phase=Phase.RESTORE))  # a sign of life: loading the data may have taken its time
-        restored = restore.load(store, record.restore)
-        _check_same_order(restored.commit, config)
-        state.assign(restored)
-        _restore_progress(progress, early, restored.commit.step, restored.commit.host_state, plan.total_steps)
-        log.info("restored commit=%s seconds=%.2f", record.restore.name, time.monotonic() - began)
+        channel.restoring(state.size_bytes)
+        commit = _restore_state(state, store, record.restore, config)
+        _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
     faults.reach("process.restored")
@@ -222,7 +221,7 @@ def _plan(config: TrainConfig, source: Source, *, cut_at_epochs: bool) -> Plan:
     return Plan(total, calendar, train.evaluate.every, config.checkpoint.every_steps, cut_at_epochs)
 
 
-def _check_same_order(commit: Any, config: TrainConfig) -> None:
+def _check_same_order(commit: Commit, config: TrainConfig) -> None:
     for name, now in (("global_batch_size", config.train.global_batch_size), ("seed", config.train.seed)):
         then = getattr(commit, name)
         if then != now:
@@ -231,6 +230,21 @@ def _check_same_order(commit: Any, config: TrainConfig) -> None:
                 "order of the data would break off",
                 remedy=f"Set train.{name} to {then}, or start from nothing (--fresh, or another run.directory).",
             )
+
+
+def _restore_state(state: TrainingState, store: Store, ref: CommitRef, config: TrainConfig) -> Commit:
+    """Load, verify and assign. What was read is let go before this returns: a save needs the room."""
+    began = time.monotonic()
+    restored = restore.load(store, ref)
+    _check_same_order(restored.commit, config)
+    state.assign(restored)
+    log.info(
+        "restored commit=%s size_mb=%.1f seconds=%.2f",
+        ref.name,
+        restored.commit.size_bytes / 1e6,
+        time.monotonic() - began,
+    )
+    return restored.commit
 
 
 def _restore_progress(

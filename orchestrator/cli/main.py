@@ -31,6 +31,7 @@ COMMANDS = {
     "status": Entry("watch", "Show how a job is doing, and what is wrong."),
     "logs": Entry("watch", "Show what the workers print, through restarts."),
     "goodput": Entry("goodput", "Show where the time of a job went."),
+    "checkpoints": Entry("checkpoints", "List, verify and export the checkpoints of a run."),
     "delete": Entry("cluster", "Remove a job from the cluster; its run directory stays."),
     "render": Entry("jobfile", "Print the Kubernetes objects of a job file."),
     "schema": Entry("jobfile", "Print the JSON Schema of job files, for editors."),

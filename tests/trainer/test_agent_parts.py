@@ -33,6 +33,8 @@ STATE = JobState(
 def test_hang_limit_follows_the_longest_of_recent_blocks_and_is_never_under_ten_seconds() -> None:
     dog = Watchdog(None)
     dog.entered(Phase.TRAIN)
+    assert dog.limit_s() == 120, "before the first block nobody knows how long one takes"
+    dog.block(0.1)
     assert dog.limit_s() == 10
     dog.block(4.0)
     dog.block(0.1)
@@ -51,6 +53,16 @@ def test_hang_limit_of_the_job_file_holds_for_blocks_alone() -> None:
     assert dog.limit_s() == 1800
     dog.evaluated(30.0)
     assert dog.limit_s() == 300
+
+
+def test_a_large_state_may_take_longer_to_restore() -> None:
+    dog = Watchdog(None)
+    dog.entered(Phase.RESTORE)
+    assert dog.limit_s() == 600
+    dog.entered(Phase.RESTORE, state_bytes=2_000_000_000)
+    assert dog.limit_s() == 640
+    dog.entered(Phase.RESTORE)
+    assert dog.limit_s() == 640, "what is known of the size is not forgotten"
 
 
 def test_output_nobody_reads_costs_lines_and_says_how_many() -> None:

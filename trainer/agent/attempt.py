@@ -105,6 +105,7 @@ class Attempt:
         self._exited_at: float | None = None
         self._stop_reason = ""
         self.stop_sent = False
+        self._stall_s = 0.0
         hang = config.restarts.hang_timeout
         self._watchdog = Watchdog(
             None if hang == "auto" else hang, last_save_timeout_s=config.checkpoint.last_save_timeout
@@ -186,7 +187,7 @@ class Attempt:
                 if message.phase is not self.phase:
                     self._phase_since = now
                 self.phase = message.phase
-                self._watchdog.entered(message.phase)
+                self._watchdog.entered(message.phase, message.state_bytes)
                 progress.step = max(progress.step, message.step)
                 self._on_record(message)
             case Block():
@@ -207,6 +208,7 @@ class Attempt:
                 self._watchdog.saving(message.size_bytes)
                 if self.writing is not None:
                     self.writing.save(message, now)
+                self._stall_s = message.seconds
             case SaveSkipped():
                 progress.saves_skipped += 1
                 log.warning(
@@ -230,10 +232,11 @@ class Attempt:
                 self.progress.save_error = ""
                 self.writing.answered()
                 log.info(
-                    "saved commit=%s size_mb=%.1f seconds=%.2f",
+                    "saved commit=%s size_mb=%.1f seconds=%.2f stall_ms=%.1f",
                     message.commit.name,
                     message.size_bytes / 1e6,
                     message.seconds,
+                    self._stall_s * 1e3,
                 )
                 self._on_record(message)
                 self.process.send(message)

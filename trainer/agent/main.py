@@ -21,6 +21,7 @@ from types import FrameType
 
 from trainer import faults
 from trainer.agent.attempt import Attempt
+from trainer.agent.bucket_notes import say_in_the_background
 from trainer.agent.coordinator import Job
 from trainer.agent.duty import Duty
 from trainer.agent.last_words import LastWords, remedy_for
@@ -107,6 +108,8 @@ class Agent:
         log.info("agent started name=%s uid=%s launch=%s", self._config.name, self._identity.uid, self._identity.launch)
         self._terminal("waiting for the coordinator")
         duty = self._duty = self._start_duty() if self._identity.index == 0 else None
+        if duty is not None:
+            say_in_the_background(self._config.run_directory)
         server = AgentServer(
             ("" if self._identity.address != "127.0.0.1" else "127.0.0.1", self._identity.port),
             self._identity.token,

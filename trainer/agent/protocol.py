@@ -77,6 +77,8 @@ class PhaseBegan(Wire):
     phase: Phase
     step: int = 0
     detail: str = ""
+    state_bytes: int = 0
+    """Size of the state, once the process knows it: how long a restore may take depends on it."""
 
 
 class Block(Wire):

@@ -17,6 +17,8 @@ LAST_SAVE_S = 60.0
 SAVE_BYTES_PER_S = 1e6
 """A writer that is slower than this counts the store as away."""
 EXPORT_S = 900.0
+FIRST_BLOCK_S = 120.0
+"""No block has told yet how long one takes: a step of a large model may take many seconds."""
 LEAST_S = 10.0
 FACTOR = 10.0
 
@@ -24,21 +26,19 @@ FACTOR = 10.0
 class Watchdog:
     """Holds what was seen of one process and says how long it may be silent now."""
 
-    def __init__(
-        self, hang_timeout_s: float | None, state_bytes: int = 0, *, last_save_timeout_s: float = 900.0
-    ) -> None:
-        """`hang_timeout_s`: restarts.hang_timeout, None for auto. `state_bytes`: size of the state to restore, where known.
-        `last_save_timeout_s`: checkpoint.last_save_timeout."""
+    def __init__(self, hang_timeout_s: float | None, *, last_save_timeout_s: float = 900.0) -> None:
+        """`hang_timeout_s`: restarts.hang_timeout, None for auto. `last_save_timeout_s`: checkpoint.last_save_timeout."""
         self._hang_timeout_s = hang_timeout_s
         self._last_save_s = LAST_SAVE_S + last_save_timeout_s
-        self._state_bytes = state_bytes
+        self._state_bytes = 0
         self._blocks: deque[float] = deque(maxlen=20)
         self._evaluation_s: float | None = None
         self.phase = Phase.IMPORT
 
-    def entered(self, phase: Phase) -> None:
-        """The process announced a phase."""
+    def entered(self, phase: Phase, state_bytes: int = 0) -> None:
+        """The process announced a phase, and once it knows it the size of its state."""
         self.phase = phase
+        self._state_bytes = state_bytes or self._state_bytes
 
     def block(self, seconds: float) -> None:
         """A block took so long."""
@@ -75,4 +75,6 @@ class Watchdog:
             case Phase.TRAIN:
                 if self._hang_timeout_s is not None:
                     return self._hang_timeout_s
-                return max(FACTOR * max(self._blocks, default=0.0), LEAST_S)
+                if not self._blocks:
+                    return FIRST_BLOCK_S
+                return max(FACTOR * max(self._blocks), LEAST_S)

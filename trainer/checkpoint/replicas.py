@@ -94,7 +94,8 @@ class Replicas:
 
 def value_of(variable: tf.Variable) -> np.ndarray:
     """The value of a plain variable; without a copy where it lies in this machine's memory."""
-    tensor = variable.read_value()
+    # The bare operation: read_value makes two of it, which is most of the time that a small variable takes.
+    tensor = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
     if "CPU" in tensor.device:
         dtype = tensor.dtype.as_numpy_dtype
         try:

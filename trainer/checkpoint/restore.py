@@ -5,6 +5,7 @@ that does not answer, or not with the whole object, is no damage: it is asked ag
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,24 +43,40 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
     commit = patiently(lambda: _read_commit(store, ref), deadline, "restore")
     arrays: dict[str, np.ndarray] = {}
     for shard in commit.shards:
-        data = patiently(partial(_read_shard, store, ref, shard), deadline, "restore")
-        try:
-            arrays |= shards.parse(data)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedCheckpoint(ref.name, f"{shard.name} of {ref.name} cannot be read: {error}") from None
+        arrays |= _parsed(ref, shard, patiently(partial(_read_shard, store, ref, shard), deadline, "restore"))
     missing = [tensor.key for tensor in commit.tensors if tensor.key not in arrays]
     if missing:
         raise DamagedCheckpoint(ref.name, f"the shards of {ref.name} lack {', '.join(missing[:5])}")
     return Restored(commit, arrays)
 
 
-def verify(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Commit:
-    """As load, one shard in memory at a time, and nothing kept of it."""
+def verify(
+    store: Store,
+    ref: CommitRef,
+    *,
+    patience_s: float = PATIENCE_S,
+    on_shard: Callable[[Commit, Shard], None] = lambda commit, shard: None,
+) -> Commit:
+    """As load, one shard in memory at a time, and nothing kept of it. `on_shard` is told of each that is good."""
     deadline = time.monotonic() + patience_s
     commit = patiently(lambda: _read_commit(store, ref), deadline, "restore")
     for shard in commit.shards:
         patiently(partial(_read_shard, store, ref, shard), deadline, "restore")
+        on_shard(commit, shard)
     return commit
+
+
+def read_shard(store: Store, commit: Commit, shard: Shard, *, patience_s: float = PATIENCE_S) -> dict[str, np.ndarray]:
+    """The tensors of one shard, verified: views of the bytes that were read. Raises as load."""
+    data = patiently(partial(_read_shard, store, commit.ref, shard), time.monotonic() + patience_s, "restore")
+    return _parsed(commit.ref, shard, data)
+
+
+def _parsed(ref: CommitRef, shard: Shard, data: bytes) -> dict[str, np.ndarray]:
+    try:
+        return shards.parse(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(ref.name, f"{shard.name} of {ref.name} cannot be read: {error}") from None
 
 
 def _read_commit(store: Store, ref: CommitRef) -> Commit:

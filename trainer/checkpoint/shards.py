@@ -50,6 +50,30 @@ class ShardFile:
         return sum(part.nbytes for part in self.parts)
 
 
+def header_of(
+    tensors: Sequence[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[int]]:
+    """The beginning of a safetensors file of (name, dtype, shape), and where in the file each of them begins.
+
+    They lie one after the other, without a gap, as the format wants it: give them by falling item size (by_item_size).
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    at, begins = 0, []
+    for name, dtype, shape in tensors:
+        size_bytes = math.prod(shape) * dtype_of(dtype).itemsize
+        header[name] = {"dtype": _CODE_OF[dtype], "shape": list(shape), "data_offsets": [at, at + size_bytes]}
+        begins.append(at)
+        at += size_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, [8 + len(text) + begin for begin in begins]
+
+
+def by_item_size(dtype: str) -> int:
+    """Sorts tensors so that each is aligned in a file without gaps: the widest first."""
+    return -dtype_of(dtype).itemsize
+
+
 def dtype_of(name: str) -> np.dtype[Any]:
     """The dtype of a name as Tensor.dtype gives it: "float32", "bfloat16".
 
@@ -86,20 +110,9 @@ def divide(tensors: Sequence[Tensor], shard_size_bytes: int) -> list[list[Tensor
 
 def build(tensors: Sequence[Tensor], memory: memoryview, metadata: Mapping[str, str]) -> ShardFile:
     """A safetensors file of `tensors`, whose bytes lie in `memory` at their offsets."""
-    # By falling item size, so that without any gap (the format allows none) each tensor still is aligned in the file.
-    ordered = sorted(tensors, key=lambda tensor: -dtype_of(tensor.dtype).itemsize)
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    at = 0
-    for tensor in ordered:
-        header[tensor.key] = {
-            "dtype": _CODE_OF[tensor.dtype],
-            "shape": tensor.shape,
-            "data_offsets": [at, at + tensor.size_bytes],
-        }
-        at += tensor.size_bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    parts = [memoryview(len(text).to_bytes(8, "little") + text)]
+    ordered = sorted(tensors, key=lambda tensor: by_item_size(tensor.dtype))
+    header, _ = header_of([(tensor.key, tensor.dtype, tensor.shape) for tensor in ordered], metadata)
+    parts = [memoryview(header)]
     parts += [memory[tensor.offset : tensor.offset + tensor.size_bytes] for tensor in ordered if tensor.size_bytes]
     return ShardFile(tensors=tuple(tensors), parts=tuple(parts))
 

@@ -5,10 +5,12 @@ fresh pages cost three times the copy.
 """
 
 import contextlib
+import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,27 @@ ALIGNMENT_BYTES = 64
 
 
 @dataclass(frozen=True)
-class NamedArray:
-    """One variable's value, or one replica's."""
+class Item:
+    """One variable's value, or one replica's, which is read only when its turn to be copied has come."""
 
     key: str
     """Position: model/3, optimizer/0, task/1, model/7@replica/0."""
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the value."""
+        return math.prod(self.shape) * dtype_of(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class NamedArray:
+    """A value that is there already."""
+
+    key: str
     path: str
     array: np.ndarray
 
@@ -69,21 +87,35 @@ class SnapshotMemory:
         self._bytes = np.frombuffer(mapped, np.uint8)
         self._size = size
 
-    def write(self, arrays: Sequence[NamedArray]) -> tuple[list[Tensor], int]:
-        """Copy `arrays`, each at a multiple of 64 bytes; their layout, and the bytes used in all.
+    def release(self) -> None:
+        """Give all of it back to the system. Nobody may read it any more: for a reader its pages are gone."""
+        self._bytes = None
+        self._size = 0
+        os.ftruncate(self._fd, 0)
+
+    def copy(self, items: Sequence[Item], layout: Sequence[Tensor], size_bytes: int) -> None:
+        """Copy `items` to where `plan` put them, in `size_bytes` in all.
 
         Raises:
-            ConfigError: a dtype that a checkpoint cannot hold.
             NotEnoughMemory: as reserve.
         """
-        layout, size = plan(arrays)
-        self.reserve(size)
-        for tensor, named in zip(layout, arrays, strict=True):
+        self.reserve(size_bytes)
+        for tensor, item in zip(layout, items, strict=True):
             if tensor.size_bytes:
                 assert self._bytes is not None
-                source = np.ascontiguousarray(named.array).reshape(-1).view(np.uint8)
+                # One at a time: what reading gives may be a copy, on a GPU or of a variable with sparse updates.
+                source = np.ascontiguousarray(item.read()).reshape(-1).view(np.uint8)
                 self._bytes[tensor.offset : tensor.offset + tensor.size_bytes] = source
-        return layout, size
+
+    def write(self, arrays: Sequence[NamedArray]) -> tuple[list[Tensor], int]:
+        """Copy values that are there already; their layout, and the bytes used in all. Raises as plan and copy."""
+        items = [
+            Item(named.key, named.path, named.array.dtype.name, named.array.shape, partial(np.asarray, named.array))
+            for named in arrays
+        ]
+        layout, size_bytes = plan(items)
+        self.copy(items, layout, size_bytes)
+        return layout, size_bytes
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -104,24 +136,28 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("
     return min(candidates, default=None)
 
 
-def plan(arrays: Sequence[NamedArray]) -> tuple[list[Tensor], int]:
-    """Where `SnapshotMemory.write` will put `arrays`, and the bytes it needs."""
+def plan(items: Sequence[Item]) -> tuple[list[Tensor], int]:
+    """Where `SnapshotMemory.copy` is to put `items`, each at a multiple of 64 bytes, and the bytes used in all.
+
+    Raises:
+        ConfigError: a dtype that a checkpoint cannot hold.
+    """
     layout: list[Tensor] = []
     end = 0
-    for named in arrays:
+    for item in items:
         offset = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        dtype_of(named.array.dtype.name)
+        size_bytes = item.size_bytes
         layout.append(
             Tensor(
-                key=named.key,
-                path=named.path,
-                dtype=named.array.dtype.name,
-                shape=list(named.array.shape),
+                key=item.key,
+                path=item.path,
+                dtype=item.dtype,
+                shape=list(item.shape),
                 offset=offset,
-                size_bytes=named.array.nbytes,
+                size_bytes=size_bytes,
             )
         )
-        end = offset + named.array.nbytes
+        end = offset + size_bytes
     return layout, end
 
 

@@ -6,10 +6,12 @@ that a save does writes to a variable.
 """
 
 import contextlib
+import functools
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.agent.protocol import Tensor
-from trainer.checkpoint.replicas import Replicas, flat_bytes
+from trainer.checkpoint.replicas import Replicas, flat_bytes, value_of
 from trainer.checkpoint.restore import Restored
-from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, NamedArray, SnapshotMemory
+from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, Item, SnapshotMemory, plan
 from trainer.errors import ConfigError, OrchError
 from trainer.exit_codes import ExitCode
 
@@ -96,16 +98,40 @@ class TrainingState:
         differing = self._differing()
         if memory is None:
             return None
-        arrays: list[NamedArray] = []
-        for slot in self._slots:
-            if slot.key in differing:
-                arrays += [
-                    NamedArray(f"{slot.key}@replica/{replica}", slot.path, value)
-                    for replica, value in enumerate(differing[slot.key])
-                ]
+        if not differing:
+            memory.copy(self._items, *self._plan)
+            return self._plan
+        items: list[Item] = []
+        for item in self._items:
+            copies = differing.get(item.key)
+            if copies is None:
+                items.append(item)
             else:
-                arrays.append(NamedArray(slot.key, slot.path, self._replicas.local_values(slot.variable)[0]))
-        return memory.write(arrays)
+                items += [
+                    replace(item, key=f"{item.key}@replica/{replica}", read=partial(np.asarray, value))
+                    for replica, value in enumerate(copies)
+                ]
+        layout, size_bytes = plan(items)
+        memory.copy(items, layout, size_bytes)
+        return layout, size_bytes
+
+    @functools.cached_property
+    def _plan(self) -> tuple[list[Tensor], int]:
+        return plan(self._items)
+
+    @functools.cached_property
+    def _items(self) -> list[Item]:
+        """What a save copies where replicas do not differ. Made once: a state may have thousands of small variables."""
+        return [
+            Item(
+                key=slot.key,
+                path=slot.path,
+                dtype=slot.dtype,
+                shape=slot.shape,
+                read=partial(value_of, self._replicas.components(slot.variable)[0]),
+            )
+            for slot in self._slots
+        ]
 
     def assign(self, restored: Restored) -> None:
         """Give every variable its value back, and each replica its own where replicas differed.

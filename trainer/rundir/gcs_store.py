@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
+from trainer.rundir.bucket import BucketPolicy, DeleteRule, notices, unknown
 from trainer.rundir.store import Data, Entry, buffers, check_name, check_prefix
 
 if TYPE_CHECKING:
@@ -27,12 +28,21 @@ _CONNECT_TIMEOUT_S = 10.0
 _REQUEST_TIMEOUT_S = 15.0
 # A chunk of a large upload is one request, and is copied once: small enough for memory, large enough for throughput.
 _CHUNK_BYTES = 32 * 1024 * 1024
+# Conditions of lifecycle rules that our objects never meet: they are live, and carry no time of their own.
+_NOT_OURS = {
+    "numNewerVersions",
+    "daysSinceNoncurrentTime",
+    "noncurrentTimeBefore",
+    "daysSinceCustomTime",
+    "customTimeBefore",
+}
 _PERMISSIONS = {
     "write": "storage.objects.create",
     "replace": "storage.objects.create and storage.objects.delete",
     "read": "storage.objects.get",
     "list": "storage.objects.list",
     "delete": "storage.objects.delete",
+    "look at": "storage.buckets.get",
 }
 
 
@@ -94,6 +104,15 @@ class GcsStore:
             # knows what to do about it.
             blob.download_to_file(sink, raw_download=True, checksum=None, **self._options)
             return sink.getvalue()
+
+    def bucket_notices(self) -> list[str]:
+        """What the bucket does with objects behind our back, for a person to know. What cannot be read is said as well."""
+        try:
+            with self._call("look at", ""):
+                self._bucket.reload(**self._options)
+        except StoreError as error:
+            return [unknown(self._bucket_name, f"{error.message} (this takes {_PERMISSIONS['look at']})")]
+        return notices(_policy(self._bucket), self._bucket_name, self._base.rstrip("/"))
 
     def list(self, prefix: str) -> list[Entry]:
         """See Store."""
@@ -277,6 +296,27 @@ class _Joined(io.RawIOBase):
             self._call.moved(self._at - self._furthest)
             self._furthest = self._at
         return b"".join(chosen)
+
+
+def _policy(bucket: Any) -> BucketPolicy:
+    rules = [dict(rule) for rule in bucket.lifecycle_rules]
+    return BucketPolicy(
+        soft_delete_s=int(bucket.soft_delete_policy.retention_duration_seconds or 0),
+        delete_rules=tuple(
+            DeleteRule(
+                age_days=condition.get("age"),
+                prefixes=tuple(condition.get("matchesPrefix", ())),
+                suffixes=tuple(condition.get("matchesSuffix", ())),
+            )
+            for rule in rules
+            if rule["action"]["type"] == "Delete"
+            and not _NOT_OURS & (condition := rule.get("condition", {})).keys()
+            and condition.get("isLive", True)
+        ),
+        retention_s=int(bucket.retention_period or 0),
+        held=bool(bucket.default_event_based_hold),
+        versioned=bool(bucket.versioning_enabled),
+    )
 
 
 def _client() -> Any:
