@@ -36,11 +36,19 @@ test: setup ## Format, lint, types, and all tests that need no cluster (under 10
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -m "not e2e"
+	$(PY) -m pytest -m "not e2e and not soak" -n 2 --dist loadfile
+
+.PHONY: soak
+soak: setup ## Tests that take long and find what is rare: kills at every point, SIGTERM in every phase
+	$(PY) -m pytest -m soak
+
+.PHONY: chaos
+chaos: setup ## A job disturbed 200 times at random (about 40 minutes); SEED=n and FAULTS=n choose others
+	$(PY) -m tests.chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200)
 
 .PHONY: quick
 quick: setup ## The fast tests alone
-	$(PY) -m pytest -m "not e2e and not slow"
+	$(PY) -m pytest -m "not e2e and not slow and not soak"
 
 .PHONY: format
 format: setup ## Let ruff format and fix what it can
@@ -57,7 +65,7 @@ setup-tf219: .venv-tf219/.ready ## Create .venv-tf219: the trainer on TensorFlow
 
 .PHONY: test-tf219
 test-tf219: setup-tf219 ## The trainer's tests and one kill test on TensorFlow 2.19.1
-	$(PY_219) -m pytest -m "not e2e and not slow" tests/trainer
+	$(PY_219) -m pytest -m "not e2e and not slow and not soak" tests/trainer
 	$(PY_219) -m pytest -m "tf219" tests/integration
 
 .PHONY: e2e
