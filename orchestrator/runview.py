@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import goodput
+from trainer.agent.last_words import general_remedy
 from trainer.errors import ConfigError, ObjectNotFound, StoreError
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
@@ -138,6 +139,7 @@ def status(directory: str) -> dict[str, Any]:
         "run_directory": view.directory,
         "metrics": end.metrics if end else {},
         "weights_sha256": end.weights_sha256 if end else None,
+        "traceback": end.traceback if end else "",
     }
     signs = _signs(view)
     newest = (signs or {}).get(view.attempts, [])
@@ -189,6 +191,10 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
     lines = [f"{facts['name']}: {facts['state']}" + (f" (code {facts['code']})" if facts["code"] else "")]
     if facts["reason"]:
         lines.append(f"  {facts['reason']}")
+    if facts["traceback"]:
+        lines += [f"    {text}" for text in facts["traceback"].rstrip().splitlines()[-12:]]
+    if facts["state"] == "failed":
+        lines.append(f"  what to do: {general_remedy(facts['code'])}")
     lines.append(f"  step {facts['step']}, attempt {facts['attempts']}, restarts {facts['restarts']}")
     if facts["metrics"]:
         lines.append("  " + "  ".join(f"{name} {value:.4f}" for name, value in facts["metrics"].items()))

@@ -96,6 +96,7 @@ def _print_restarts(directory: str, restarts: int) -> None:
 
 def _print_failure(directory: str, code: int) -> None:
     from orchestrator.runview import read_run
+    from trainer.agent.last_words import general_remedy
     from trainer.errors import StoreError
     from trainer.exit_codes import title_of
 
@@ -103,4 +104,5 @@ def _print_failure(directory: str, code: int) -> None:
         end = read_run(directory).end
         if end is not None and end.traceback:
             print(end.traceback.rstrip(), file=sys.stderr)
+    click.echo(f"what to do: {general_remedy(code)}")
     click.echo(f"exit code {code}: {title_of(code)}; `orch logs {_short(directory)}` shows what the workers printed")

@@ -116,11 +116,11 @@ def test_nothing_but_damage_is_told_apart_from_nothing_yet() -> None:
     records = [attempt(1)]
     assert restore_point(records, []) is None
     found = restore_point(records, [ref(10, 1), ref(20, 1)], bad=["step-10.attempt-1", "step-20.attempt-1"])
-    assert found == NoGoodCommit(bad=(ref(20, 1), ref(10, 1)), restored=None)
+    assert found == NoGoodCommit(damaged=("step-10.attempt-1", "step-20.attempt-1"), restored=None)
     assert "step-20.attempt-1" in found.reason
 
 
 def test_deleted_commits_are_no_reason_to_start_from_zero() -> None:
     found = restore_point([attempt(1), attempt(2, ref(20, 1))], [])
-    assert found == NoGoodCommit(bad=(), restored=ref(20, 1))
+    assert found == NoGoodCommit(damaged=(), restored=ref(20, 1))
     assert "was deleted" in found.reason

@@ -16,7 +16,7 @@ _REMEDIES = {
     ExitCode.TASK_ERROR: f"correct the task (the traceback is in the worker's log), then {_AGAIN}",
     ExitCode.SAVE_REFUSED: f"see to it that the run directory can be written (space, quota, permissions), then {_AGAIN}",
     ExitCode.GIVEN_UP: f"look for the cause that the reason names in the workers' logs, then {_AGAIN}",
-    ExitCode.CONFIGURATION: f"correct what the reason names in the job file or the task, then {_AGAIN}",
+    ExitCode.CONFIGURATION: f"mend what the reason names (the job file, the task, a checkpoint), then {_AGAIN}",
 }
 _BY_ITSELF = "nothing: the job goes on by itself"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"

@@ -47,10 +47,12 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
         )
     report = culprit.report
     if report is None:
+        # Peers end in order only where somebody was told to leave: who is gone without a word was that one.
+        stopped = bool(reports) and all(peer.code == ExitCode.STOPPED for peer in reports)
         return AttemptEnd(
             attempt=attempt,
-            code=ExitCode.LOST_PEER,
-            reason=f"worker {culprit.worker} {culprit.why}",
+            code=ExitCode.STOPPED if stopped else ExitCode.LOST_PEER,
+            reason=f"worker {culprit.worker} {'was told to leave (SIGTERM)' if stopped else culprit.why}",
             worker=culprit.worker,
             step=step,
             blocks=blocks,

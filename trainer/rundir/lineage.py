@@ -14,16 +14,16 @@ from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord
 class NoGoodCommit:
     """The job has made progress, and none of its commits can be used: end with 78, never start silently from zero."""
 
-    bad: tuple[CommitRef, ...]
-    """Commits of the line that exist and were found damaged, newest first."""
+    damaged: tuple[str, ...]
+    """Names of the commits found damaged, in the order in which they were found."""
     restored: CommitRef | None
     """What the newest attempt restored from, whether it still exists or not."""
 
     @property
     def reason(self) -> str:
         """For a person: what is wrong."""
-        if self.bad:
-            return "no usable checkpoint is left: damaged are " + ", ".join(ref.name for ref in self.bad)
+        if self.damaged:
+            return "no usable checkpoint is left: damaged are " + ", ".join(self.damaged)
         assert self.restored is not None
         return f"no checkpoint is left: {self.restored.name}, from which the job went on, was deleted"
 
@@ -46,13 +46,15 @@ def restore_point(
     `bad` names commits found damaged since the newest record was written.
     """
     whole = _line_with_bad(records, commits)
-    bad = _bad(records).union(bad)
+    given = list(bad)
+    bad = _bad(records).union(given)
     good = [ref for ref in whole if ref.name not in bad]
     if good:
         return good[0]
     newest = _newest(records)
     if whole or (newest is not None and newest.restore is not None):
-        return NoGoodCommit(bad=tuple(whole), restored=newest.restore if newest else None)
+        found = tuple(dict.fromkeys(name for names in (*(record.bad for record in records), given) for name in names))
+        return NoGoodCommit(damaged=found, restored=newest.restore if newest else None)
     return None
 
 
