@@ -27,8 +27,8 @@ _NOT_FINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 _WORDS_OF_1_1 = {"y": "true", "yes": "true", "on": "true", "n": "false", "no": "false", "off": "false"}
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
-_UNDERSCORES = re.compile(r"[-+]?(?=[0-9_.]*[0-9])[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?")
-_OTHER_BASES = re.compile(r"[-+]?0[bo][0-7_]+")
+_UNDERSCORES = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
+_OTHER_BASES = re.compile(r"[-+]?0[bo][0-7_]+|[-+]0x[0-9a-fA-F_]+|0x[0-9a-fA-F]*_[0-9a-fA-F_]*")
 _BASE_60 = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
 

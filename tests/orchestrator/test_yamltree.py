@@ -91,6 +91,9 @@ def test_no_text_is_written_so_that_any_reader_takes_it_for_something_else(text:
 
 
 @given(words | st.text("0123456789eE+-._:xobyYnN~", min_size=1, max_size=7))
+@example(".0_")
+@example("-0x0")
+@example("0x_1")
 @settings(max_examples=300, deadline=None)
 def test_a_plain_scalar_that_two_readers_take_differently_is_refused(text: str) -> None:
     try:
