@@ -32,6 +32,8 @@ RENDEZVOUS_S = 60.0
 FINAL_S = 5.0
 """After a final code, how long the other workers' reports are waited for."""
 STORE_WAIT_MAX_S = 60.0
+FROZEN_S = 3.0
+"""Between two ticks: this process stood still, and others may have gone on without it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Coordinator:
         self._losses: dict[int, Loss] = {}
         self._running: int | None = None
         self._created_here: set[int] = set()
-        self._started_s = now
+        self._started_s = self._ticked_s = now
         self._stage_since_s = now
         self._resume_at_s = now
         self._store_wait_s = 0.0
@@ -231,6 +233,9 @@ class Coordinator:
 
     def tick(self, now: float) -> None:
         """Time passed: notices silent agents and limits."""
+        if now - self._ticked_s > FROZEN_S:
+            self.look(now)
+        self._ticked_s = now
         for index, seen in list(self._agents.items()):
             if now - seen.at_s > SILENT_S and seen.report.state != "leaving":
                 self._lost(index, now, why=f"has been silent for {SILENT_S:.0f} s")
