@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from support_run import _parents, command_of
 
 from trainer.config import TrainConfig
 from trainer.lifeline import PARENT_VARIABLE
-from trainer.rundir.attempts import CommitRef
-from trainer.rundir.commits import list_commits
+from trainer.rundir.attempts import CommitRef, read_records
+from trainer.rundir.commits import commit_name, data_folder, list_commits
+from trainer.rundir.lineage import line
 from trainer.rundir.store import Store, open_store
 from trainer.tasks.digits import Digits
 
@@ -89,6 +91,7 @@ class AgentProcess:
 
     def __init__(self, index: int, environment: dict[str, str], log: Path) -> None:
         self.index = index
+        self._port = environment["ORCH_PORT"]
         self._log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -103,6 +106,15 @@ class AgentProcess:
     @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def figure(self, name: str) -> float:
+        """A figure of its /metrics; 0 while there is none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=2) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return 0.0
+        return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + "{")), 0.0)
 
     def tree(self) -> list[int]:
         """Its process ids, its own first."""
@@ -185,9 +197,15 @@ class Pods:
     def commits(self) -> list[CommitRef]:
         return list_commits(self.store)
 
-    def objects(self) -> dict[str, int]:
-        """Name and generation of all that the protocol decides by, and of all data of checkpoints."""
-        entries = self.store.list("attempts/") + self.store.list("checkpoints/")
+    def line(self) -> list[CommitRef]:
+        """The commits that count, newest first."""
+        return line(read_records(self.store), self.commits())
+
+    def needed(self) -> dict[str, int]:
+        """Name and generation of what must stay whatever old processes do: records, and the two newest checkpoints."""
+        entries = self.store.list("attempts/")
+        for ref in self.line()[:2]:
+            entries += self.store.list(commit_name(ref)) + self.store.list(data_folder(ref))
         return {entry.name: entry.generation for entry in entries}
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
@@ -197,8 +215,20 @@ class Pods:
                 raise AssertionError(f"waited too long for {what}\n{logs}")
             time.sleep(0.05)
 
-    def wait_for_commit(self, step: int, attempt: int) -> None:
-        self.wait_until(lambda: CommitRef(step=step, attempt=attempt) in self.commits(), f"step {step} of {attempt}")
+    def wait_for_commits(self, count: int, attempt: int, step: int = 1) -> None:
+        """Until so many commits of an attempt exist, of this step or later ones: any save may be skipped."""
+
+        def there() -> bool:
+            return sum(ref.attempt == attempt and ref.step >= step for ref in self.commits()) >= count
+
+        self.wait_until(there, f"{count} commits of attempt {attempt}")
+
+    def wait_for_step(self, agent: AgentProcess, step: int, attempt: int) -> None:
+        """Until its process reported this step: at the limit at most one save is still going."""
+        self.wait_until(
+            lambda: agent.figure("orch_attempt") >= attempt and agent.figure("orch_step") >= step,
+            f"step {step} of attempt {attempt}",
+        )
 
     def wait_until_stopped(self, agent: AgentProcess, module: str) -> int:
         """Until this process stands still; its id."""

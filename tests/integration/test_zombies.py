@@ -12,8 +12,7 @@ from support_pods import Pods
 from trainer import faults
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
-from trainer.rundir.commits import DATA_PREFIX, commit_name, parse_data_name
-from trainer.rundir.lineage import line
+from trainer.rundir.commits import DATA_PREFIX, parse_data_name
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +51,10 @@ def end_of(pods: Pods) -> EndRecord:
     return end
 
 
-def on_the_line(pods: Pods) -> list[str]:
-    return [ref.name for ref in line(read_records(pods.store), pods.commits())]
+def everything(pods: Pods) -> dict[str, int]:
+    """Name and generation of all records, commits and data."""
+    entries = pods.store.list("attempts/") + pods.store.list("checkpoints/")
+    return {entry.name: entry.generation for entry in entries}
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -63,18 +64,18 @@ def test_a_worker_that_is_continued_after_it_was_replaced_changes_nothing(
     pods = make(str(tmp_path / "run"))
     pods.train_until(250)
     agents = [pods.start(0), pods.start(1)]
-    pods.wait_for_commit(200, attempt=1)
+    pods.wait_for_commits(1, attempt=1)
     old = agents[index]
     old.signal(signal.SIGSTOP)
     pods.train_until(450)
     agents[index] = pods.start(index)
-    pods.wait_for_commit(400, attempt=2)
-    # What the next attempt had when the old worker woke up is there afterwards, as it was.
-    before = pods.objects()
+    pods.wait_for_step(agents[0], 450, attempt=2)
+    before = pods.needed()
     old.signal(signal.SIGCONT)
     assert pods.leaves(old) == ExitCode.STOPPED
     assert ("superseded: attempt 2" if index == 0 else "took the place of this one as worker 1") in old.log
-    assert pods.objects() == before
+    assert before.items() <= everything(pods).items()
+    assert all(ref in pods.line() for ref in pods.commits())
     pods.train_until(10**9)
     assert [pods.leaves(agent) for agent in agents] == [ExitCode.DONE] * 2
     assert end_of(pods).weights_sha256 == undisturbed
@@ -87,7 +88,7 @@ def test_a_writer_that_was_frozen_before_its_commit_commits_off_the_line(
     pods = make(gcs_url)
     pods.train_until(150)
     old, other = pods.start(0), pods.start(1)
-    pods.wait_for_commit(100, attempt=1)
+    pods.wait_for_commits(1, attempt=1)
     faults.arm(pods.faults, "writer.before-commit", "stop")
     pods.train_until(250)
     writer = pods.wait_until_stopped(old, "trainer.checkpoint.writer")
@@ -95,23 +96,22 @@ def test_a_writer_that_was_frozen_before_its_commit_commits_off_the_line(
     pods.train_until(550)
     new = pods.start(0)
     # Attempt 2 goes on from step 100: the commit of step 200 was not there.
-    pods.wait_for_commit(500, attempt=2)
+    pods.wait_for_step(new, 550, attempt=2)
     second = read_records(pods.store)[1]
     assert isinstance(second, AttemptRecord)
     assert second.restore is not None
     assert second.restore.name == "step-100.attempt-1"
-    before = pods.objects()
+    before = pods.needed()
 
     # The writer alone: all it has still to do is the commit, and what follows a commit.
     os.kill(writer, signal.SIGCONT)
-    pods.wait_for_commit(200, attempt=1)
-    assert "step-200.attempt-1" not in on_the_line(pods)
+    pods.wait_for_commits(1, attempt=1, step=200)
+    assert "step-200.attempt-1" not in {ref.name for ref in pods.line()}
     old.signal(signal.SIGCONT)
     assert pods.leaves(old) == ExitCode.STOPPED
     assert "attempt 1 is over: another worker 0 closed it" in old.log
     assert "superseded: attempt 2" in old.log
-    late = commit_name(second.restore.model_copy(update={"step": 200}))
-    assert pods.objects() == before | {late: pods.objects()[late]}
+    assert before.items() <= everything(pods).items()
 
     pods.train_until(10**9)
     assert [pods.leaves(agent) for agent in (new, other)] == [ExitCode.DONE] * 2
@@ -129,11 +129,11 @@ def test_a_worker_that_is_continued_after_a_later_launch_took_over_ends_with_78(
     old.signal(signal.SIGSTOP)
     (tmp_path / "go").touch()
     assert pods.leaves(pods.start(0, "second")) == ExitCode.DONE
-    before = pods.objects()
+    before = everything(pods)
     old.signal(signal.SIGCONT)
     assert pods.leaves(old) == ExitCode.CONFIGURATION
     assert "run directory taken over by launch second" in old.log
-    assert pods.objects() == before
+    assert everything(pods) == before
     assert [json.loads(pods.store.get(f"attempts/{number}.json"))["launch"]["id"] for number in (1, 2, 3)] == [
         "first",
         "second",

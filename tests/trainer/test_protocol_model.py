@@ -299,8 +299,14 @@ class Protocol(RuleBasedStateMachine):
         """A writer acknowledged a commit."""
         if ref in self.acknowledged:
             return
-        assert self.attempts()[-1].number == ref.attempt, f"{ref.name} is acknowledged after its attempt was over"
-        self.acknowledged.append(ref)
+        later = [record for record in self.attempts() if record.number > ref.attempt]
+        # Frozen on its way, an acknowledgement may come late; whoever closed the attempt must have seen the commit.
+        if later and not later[0].fresh and ref.name not in later[0].bad:
+            chosen = later[0].restore
+            assert chosen is not None, f"{ref.name} is acknowledged and attempt {later[0].number} restores nothing"
+            assert chosen.step >= ref.step, f"{ref.name} is acknowledged, {chosen.name} was restored before"
+        if not any(record.fresh for record in later):
+            self.acknowledged.append(ref)
 
     def look_at_put(self, name: str) -> None:
         number, ref = record_number(name), parse_commit_name(name)

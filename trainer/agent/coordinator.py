@@ -39,6 +39,8 @@ END_S = 60.0
 REPLACED = "was replaced: its agent or pod had ended"
 HISTORY = 10
 """So many restarts are told to whoever asks for the job's state."""
+FROZEN_S = 3.0
+"""Between two ticks: this process stood still, and others may have gone on without it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Coordinator:
         self._losses: dict[int, Loss] = {}
         self._running: int | None = None
         self._created_here: set[int] = set()
-        self._started_s = now
+        self._started_s = self._ticked_s = now
         self._stage_since_s = now
         self._resume_at_s = now
         self._store_wait_s = 0.0
@@ -244,6 +246,9 @@ class Coordinator:
 
     def tick(self, now: float) -> None:
         """Time passed: notices silent agents and limits."""
+        if now - self._ticked_s > FROZEN_S:
+            self.look(now)
+        self._ticked_s = now
         for index, seen in list(self._agents.items()):
             if now - seen.at_s > SILENT_S and seen.report.state != "leaving":
                 self._lost(index, now, why=f"has been silent for {SILENT_S:.0f} s")
