@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer.agent.protocol import (
     Block,
     Evaluated,
@@ -120,6 +122,8 @@ class Run:
             world_size=workers,
         )
         self.memory = os.memfd_create("test-snapshot")
+        self.saved: dict[str, np.ndarray] = {}
+        """The state of the last snapshot, by key."""
         self.workers = [self._start(index, path, record, dict(environment or {}), python) for index in range(workers)]
 
     def commit(self, snapshot: Snapshot) -> Saved | SaveFailed:
@@ -196,9 +200,6 @@ class Run:
                 worker.process.kill()
                 worker.process.wait()
 
-    def snapshot_bytes(self, snapshot: Snapshot) -> dict[str, bytes]:
-        return {tensor.key: os.pread(self.memory, tensor.size_bytes, tensor.offset) for tensor in snapshot.tensors}
-
     def _read(self, worker: Worker) -> None:
         try:
             data = worker.socket.recv(1 << 16)
@@ -212,6 +213,13 @@ class Run:
             message = from_process.validate_json(line)
             worker.messages.append(message)
             if isinstance(message, Snapshot):
+                # Before it is answered: then the memory is the process's again, and after the last save it is gone.
+                self.saved = {
+                    tensor.key: np.frombuffer(
+                        os.pread(self.memory, tensor.size_bytes, tensor.offset), tensor.dtype
+                    ).reshape(tensor.shape)
+                    for tensor in message.tensors
+                }
                 answer = self._answer(self, message)
                 if answer is not None:
                     worker.send(answer)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,21 +16,29 @@ pytestmark = pytest.mark.slow
 JOB = """
 name: kills
 train:
-  task: trainer.tasks.digits:Digits
+  task: support_tasks.py:Paced
+  params: {{pause_s: {pause_s}}}
   steps: 1200
   global_batch_size: 64
   seed: 3
-checkpoint: {every: 100}
+checkpoint: {{every: 100}}
 """
 
+TASKS = Path(__file__).parents[1] / "support_tasks.py"
 Start = Callable[..., OrchRun]
+
+
+def write_job(folder: Path, *, pause_s: float) -> Path:
+    """The job, with a pause after each block: so it is not over before it is disturbed, however slow the machine is."""
+    shutil.copy(TASKS, folder)
+    path = folder / "job.yaml"
+    path.write_text(JOB.format(pause_s=pause_s))
+    return path
 
 
 @pytest.fixture
 def job_file(tmp_path: Path) -> Path:
-    path = tmp_path / "job.yaml"
-    path.write_text(JOB)
-    return path
+    return write_job(tmp_path, pause_s=0.25)
 
 
 @pytest.fixture
@@ -49,8 +58,7 @@ def start(tmp_path: Path, job_file: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "job.yaml").write_text(JOB)
-    run = OrchRun(folder / "job.yaml", "--workers", "2", cwd=folder)
+    run = OrchRun(write_job(folder, pause_s=0.0), "--workers", "2", cwd=folder)
     try:
         result = run.result()
     finally:

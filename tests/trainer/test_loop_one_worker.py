@@ -1,6 +1,5 @@
 """The training process from Start to exit code: one worker, driven without an agent."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,7 @@ def job(folder: Path, train: dict[str, Any], **options: Any) -> Any:
 
 
 def seen_examples(finished: Run) -> np.ndarray:
-    last = finished.workers[0].of(Snapshot)[-1]
-    (tensor,) = [tensor for tensor in last.tensors if tensor.key == "task/0"]
-    data = os.pread(finished.memory, tensor.size_bytes, tensor.offset)
-    return np.frombuffer(data, np.int32).reshape(tensor.shape)
+    return finished.saved["task/0"]
 
 
 def test_a_job_trains_evaluates_saves_exports_and_exits_0(tmp_path: Path) -> None:

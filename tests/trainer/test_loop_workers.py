@@ -1,6 +1,5 @@
 """Two training processes under MultiWorkerMirroredStrategy on 127.0.0.1, driven without agents."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ def job(folder: Path, train: dict[str, Any], **options: Any) -> Any:
     return run(folder, train, **{"task_root": HERE, **options})
 
 
-def snapshot_arrays(finished: Run) -> dict[str, np.ndarray]:
-    last = finished.workers[0].of(Snapshot)[-1]
-    return {
-        tensor.key: np.frombuffer(os.pread(finished.memory, tensor.size_bytes, tensor.offset), tensor.dtype)
-        for tensor in last.tensors
-    }
-
-
 @pytest.mark.parametrize("task", ["trainer.tasks.digits:Digits", "tasks_for_tests.py:Weighted"])
 def test_two_workers_train_what_one_would_and_evaluate_every_example_once(tmp_path: Path, task: str) -> None:
     # 360 examples in batches of 28 over all: neither the whole nor a worker's half divides.
@@ -43,7 +34,7 @@ def test_two_workers_train_what_one_would_and_evaluate_every_example_once(tmp_pa
     with job(tmp_path / "one", {**train, "compile": "graph"}) as one, job(tmp_path / "two", train, workers=2) as two:
         assert one.wait() == [0], one.workers[0].output()
         assert two.wait() == [0, 0], two.workers[0].output() + two.workers[1].output()
-        ours, theirs = snapshot_arrays(one), snapshot_arrays(two)
+        ours, theirs = one.saved, two.saved
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
             np.testing.assert_allclose(theirs[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
@@ -75,7 +66,7 @@ def test_a_killed_worker_ends_its_peer_with_75_and_the_next_attempt_with_the_und
 
     with job(tmp_path / "undisturbed", train, workers=2) as undisturbed:
         assert undisturbed.wait() == [0, 0], undisturbed.workers[0].output()
-        expected, arrays = undisturbed.workers[0].result.weights_sha256, snapshot_arrays(undisturbed)
+        expected, arrays = undisturbed.workers[0].result.weights_sha256, undisturbed.saved
     # With 100,000 steps it is killed long before its end; the log of the examples is not reached by then either.
     endless = {**train, "steps": 100_000}
     with job(tmp_path / "killed", endless, workers=2, checkpoint={"every": 15}, answer=kill_one_after_30) as killed:
@@ -92,7 +83,7 @@ def test_a_killed_worker_ends_its_peer_with_75_and_the_next_attempt_with_the_und
     ) as resumed:
         assert resumed.wait() == [0, 0], resumed.workers[0].output()
         assert resumed.workers[0].result.weights_sha256 == expected
-        again = snapshot_arrays(resumed)
+        again = resumed.saved
     rows = Order(70, 16, 5).rows(0, 300)
     for replica in range(2):
         key = f"task/0@replica/{replica}"

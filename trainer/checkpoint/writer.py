@@ -305,6 +305,8 @@ def serve(lines: BinaryIO, send: Callable[[Saved | SaveFailed | Retained | SaveT
     first = to_writer.validate_json(lines.readline())
     if not isinstance(first, WriterStart):
         raise ValueError(f"the first line must be writer_start, not {first.type}")
+    if first.run_directory.startswith("gs://"):
+        import google.cloud.storage  # noqa: F401  (2 s on a busy machine: better now than in the first save)
     writer = Writer(first, send)
     for text in lines:
         message = to_writer.validate_json(text)
