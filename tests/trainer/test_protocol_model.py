@@ -4,8 +4,10 @@ The world is in support_protocol.py. What must hold is checked here from outside
 what writers acknowledged, and on the codes that agents leave with. ORCH_MODEL_EXAMPLES sets how many walks are taken.
 """
 
+import itertools
 import logging
 import os
+from collections.abc import Iterator
 
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as HypothesisPhase
@@ -79,8 +81,8 @@ class Protocol(RuleBasedStateMachine):
         for pod in self.launched.pods:
             self.work(pod, steps, save)
 
-    def round(self, pods: list[Pod], seconds: float, beside: Pod | None = None) -> None:
-        """All of `pods` do what is due; between any two of their requests the writer of `beside` does one."""
+    def round(self, pods: list[Pod], seconds: float, beside: Iterator[list[Call]] = iter(())) -> None:  # noqa: B008
+        """All of `pods` do what is due; after each of their requests the next call of `beside`, if any, has its turn."""
         self.world.now += seconds
         for pod in pods:
             if pod.left is not None or pod.asleep:
@@ -91,8 +93,9 @@ class Protocol(RuleBasedStateMachine):
                     if call.over:
                         break
                     self.world.step(call)
-                    if beside is not None and beside.save is not None and not beside.save.over:
-                        self.world.step(beside.save)
+                    for other in next(beside, ()):
+                        if not other.over:
+                            self.world.step(other)
             pod.advance()
             if pod.left is None:
                 pod.poll(self.chief_of(pod))
@@ -181,13 +184,15 @@ class Protocol(RuleBasedStateMachine):
             self.replace(index)
 
     @rule(
-        steps=st.integers(1, 20), requests=st.integers(0, 16), asleep=st.booleans(), rounds=st.integers(0, 60),
-        beside=st.booleans(),
+        steps=st.integers(1, 20), requests=st.sampled_from([3, 3, 3, *range(17)]), asleep=st.booleans(),
+        rounds=st.integers(0, 60), pause=st.integers(0, 12), pauses=st.integers(0, 3),
+        burst=st.integers(1, 3),
     )  # fmt: skip
     def worker_0_is_replaced_in_the_middle_of_a_save(
-        self, steps: int, requests: int, asleep: bool, rounds: int, beside: bool
+        self, steps: int, requests: int, asleep: bool, rounds: int, pause: int, pauses: int, burst: int
     ) -> None:
-        """And the job goes on without it, for some or all of the time until its next attempt trains."""
+        """And the job goes on without it, for some or all of the time until its next attempt trains. The old writer pauses
+        for a while, and then does some requests after each of the new coordinator's, or after every second, third, fourth."""
         old = self.current(0)
         if old.left is not None or old.asleep:
             return
@@ -197,8 +202,10 @@ class Protocol(RuleBasedStateMachine):
                 self.world.step(old.save)
         self.pod_is_replaced_and_goes_on(0, asleep)
         self.routed_to = None
+        turn = [old.save] * burst if old.save is not None else []
+        beside = itertools.chain([[]] * pause, itertools.cycle([turn, *[[]] * pauses]))
         for _ in range(rounds):
-            self.round(self.launched.pods, seconds=0.3, beside=old if beside else None)
+            self.round(self.launched.pods, seconds=0.3, beside=beside)
 
     @precondition(lambda self: any(pod.left is None and pod.save is not None for pod in self.world.pods))
     @rule(choice=ANY, requests=st.integers(1, 8), fate=FATES, steps=st.integers(0, 10))
