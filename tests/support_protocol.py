@@ -125,6 +125,9 @@ class Call:
         self._wait()
         return act if fate == "late" and name in ("put_if_absent", "delete") else None
 
+    def is_this_thread(self) -> bool:
+        return getattr(Call._of_thread, "call", None) is self
+
     def kill(self) -> Callable[[], object] | None:
         """End the thread; a request on its way may still arrive."""
         return self.step("late killed") if self.over is False else None

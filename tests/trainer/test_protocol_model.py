@@ -4,8 +4,10 @@ The world is in support_protocol.py. What must hold is checked here from outside
 what writers acknowledged, and on the codes that agents leave with. ORCH_MODEL_EXAMPLES sets how many walks are taken.
 """
 
+import itertools
 import logging
 import os
+from collections.abc import Iterator
 
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as HypothesisPhase
@@ -79,7 +81,8 @@ class Protocol(RuleBasedStateMachine):
         for pod in self.launched.pods:
             self.work(pod, steps, save)
 
-    def round(self, pods: list[Pod], seconds: float) -> None:
+    def round(self, pods: list[Pod], seconds: float, beside: Iterator[list[Call]] = iter(())) -> None:  # noqa: B008
+        """All of `pods` do what is due; after each of their requests the next call of `beside`, if any, has its turn."""
         self.world.now += seconds
         for pod in pods:
             if pod.left is not None or pod.asleep:
@@ -90,6 +93,9 @@ class Protocol(RuleBasedStateMachine):
                     if call.over:
                         break
                     self.world.step(call)
+                    for other in next(beside, ()):
+                        if not other.over:
+                            self.world.step(other)
             pod.advance()
             if pod.left is None:
                 pod.poll(self.chief_of(pod))
@@ -177,11 +183,16 @@ class Protocol(RuleBasedStateMachine):
             pod.asleep = asleep
             self.replace(index)
 
-    @rule(steps=st.integers(1, 20), requests=st.integers(0, 16), asleep=st.booleans(), rounds=st.integers(0, 60))
+    @rule(
+        steps=st.integers(1, 20), requests=st.sampled_from([3, 3, 3, *range(17)]), asleep=st.booleans(),
+        rounds=st.integers(0, 60), pause=st.integers(0, 12), pauses=st.integers(0, 3),
+        burst=st.integers(1, 3),
+    )  # fmt: skip
     def worker_0_is_replaced_in_the_middle_of_a_save(
-        self, steps: int, requests: int, asleep: bool, rounds: int
+        self, steps: int, requests: int, asleep: bool, rounds: int, pause: int, pauses: int, burst: int
     ) -> None:
-        """And the job goes on without it, for some or all of the time until its next attempt trains."""
+        """And the job goes on without it, for some or all of the time until its next attempt trains. The old writer pauses
+        for a while, and then does some requests after each of the new coordinator's, or after every second, third, fourth."""
         old = self.current(0)
         if old.left is not None or old.asleep:
             return
@@ -191,8 +202,10 @@ class Protocol(RuleBasedStateMachine):
                 self.world.step(old.save)
         self.pod_is_replaced_and_goes_on(0, asleep)
         self.routed_to = None
+        turn = [old.save] * burst if old.save is not None else []
+        beside = itertools.chain([[]] * pause, itertools.cycle([turn, *[[]] * pauses]))
         for _ in range(rounds):
-            self.round(self.launched.pods, seconds=0.3)
+            self.round(self.launched.pods, seconds=0.3, beside=beside)
 
     @precondition(lambda self: any(pod.left is None and pod.save is not None for pod in self.world.pods))
     @rule(choice=ANY, requests=st.integers(1, 8), fate=FATES, steps=st.integers(0, 10))
@@ -356,6 +369,7 @@ class Protocol(RuleBasedStateMachine):
 
     def look_at_delete(self, name: str) -> None:
         assert not name.startswith("attempts/"), "records stay"
+        self.look_at_reach(name)
         # Damage that a record names takes a commit off the line, not off the disk.
         records = [record.model_copy(update={"bad": []}) for record in self.records()]
         on_line = line(records, self.commits())
@@ -372,6 +386,17 @@ class Protocol(RuleBasedStateMachine):
             for pod in self.world.alive():
                 saving = pod.save is not None and not pod.save.over and pod.record and pod.record.number == newest
                 assert not saving or owner != CommitRef(step=pod.step, attempt=newest), f"{name} is being written"
+
+    def look_at_reach(self, name: str) -> None:
+        """No writer touches what is of a later attempt, of a time before a fresh start, or known to be damaged."""
+        ref = parse_commit_name(name) or parse_data_name(name)
+        pod = next((pod for pod in self.world.pods if pod.save is not None and pod.save.is_this_thread()), None)
+        if pod is None or pod.record is None or ref is None:
+            return  # a request that comes late
+        known = [record for record in self.records() if record.number <= pod.record.number]
+        first = max([record.number for record in known if isinstance(record, AttemptRecord) and record.fresh] or [1])
+        assert first <= ref.attempt <= pod.record.number, f"{name} is deleted by attempt {pod.record.number}"
+        assert not any(ref.name in record.bad for record in known), f"{name} is deleted although it is damaged"
 
     @invariant()
     def all_who_run_an_attempt_run_what_is_on_record(self) -> None:
@@ -421,7 +446,10 @@ class Protocol(RuleBasedStateMachine):
             if not self.world.alive():
                 break
         records = self.records()
-        assert isinstance(records[-1], EndRecord), [self.said(pod) for pod in self.launched.pods]
+        last = next(launched for launched in self.world.launches if launched.launch.id == records[-1].launch.id)
+        # Of a launch whose pods nobody replaces no more can be asked.
+        if last.replaces:
+            assert isinstance(records[-1], EndRecord), [self.said(pod) for pod in last.pods]
         assert not self.world.alive(), [self.said(pod) for pod in self.world.alive()]
         ends = {record.launch.id: record for record in records if isinstance(record, EndRecord)}
         for launched in self.world.launches:

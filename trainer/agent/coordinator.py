@@ -567,10 +567,11 @@ class Coordinator:
         if ours and isinstance(record, EndRecord):
             self.records.append(record)
             self._ended(record)
-        elif not ours and began:
+        elif not ours and (began or record.launch.started > self.job.launch.started):
             self._taken_over_by(record)
         elif not ours:
-            # Launches follow each other as their first records do, and this one's is still to come.
+            # An earlier launch was a little quicker once more. (Two that begin at the same time go by their clocks: whichever
+            # is the later one, one of them goes on and the other ends.)
             self._go_on_behind(record, now)
         elif self._is_older(record):
             # Worker 0 whose place this one took was a little quicker once more. It finds the next record and leaves.

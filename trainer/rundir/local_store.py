@@ -39,6 +39,8 @@ class LocalStore:
         with self._errors("write", path):
             # Cheap, and saves a second writing of a large shard; link below is what decides.
             if os.path.lexists(path):
+                # It may be ours, from a try that was killed or refused before this: who then relies on it must be able to.
+                _sync_folder(path.parent)
                 raise ObjectExists(f"{path} exists already")
             made = self._make_folder(path.parent)
             with self._temporary(path.parent) as (descriptor, source):
