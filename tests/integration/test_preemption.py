@@ -92,6 +92,7 @@ def test_all_workers_stopped_at_once_save_what_differs_between_replicas(start: C
     assert result["weights_sha256"] == whole["weights_sha256"]
 
 
+@pytest.mark.soak
 def test_too_little_time_leaves_the_last_commit_standing(start: Callable[..., Disturbed]) -> None:
     whole = start("Paced", workers=1, steps=200, grace="20s", params={"pause_s": 0.0}).result()
     run = start("Paced", "--directory", "short", workers=1, steps=200, grace="3s", params={"pause_s": 0.2})

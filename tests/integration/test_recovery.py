@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.soak)])
 def test_a_writer_that_ends_or_stands_still_is_replaced_and_no_step_is_lost(
     start: Callable[..., Disturbed], undisturbed: dict[int, str], number: signal.Signals
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_writer_that_ends_or_stands_still_is_replaced_and_no_step_is_lost(
     assert (result["attempts"], result["restarts"]) == (1, 0)
 
 
-@pytest.mark.parametrize("who", ["trainer", "agent 0", "agent 1"])
+@pytest.mark.parametrize("who", ["trainer", "agent 0", pytest.param("agent 1", marks=pytest.mark.soak)])
 def test_whoever_stands_still_is_found_and_the_job_goes_on(
     start: Callable[..., Disturbed], undisturbed: dict[int, str], who: str
 ) -> None:
