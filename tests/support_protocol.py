@@ -532,7 +532,8 @@ class Pod:
         if self.running and self.restored and self.record is not None:
             members = {member.uid for member in self.record.members}
             if members <= self.world.restored.get(self.record.number, set()):
-                self.step = min(self.step + steps, self.launched.total)
+                # A checkpoint of a launch that asked for more may lie beyond the end: nothing is left to do.
+                self.step = max(self.step, min(self.step + steps, self.launched.total))
 
     def begin_save(self, why: str = "interval") -> None:
         """Hand a snapshot to the writer, if it has none."""

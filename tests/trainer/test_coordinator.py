@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from trainer.agent.coordinator import Append, Coordinator, Job, ListCommits, Probe, Stage
+from trainer.agent.link import from_records
 from trainer.agent.protocol import AgentReport, ExitReport, Result
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
@@ -110,6 +111,22 @@ def test_an_end_stands_whoever_went_on_behind_it() -> None:
     replaced = coordinator("new zero", (first, action.record, later))
     directive = replaced.poll(report(1, "one", 1), 3.0)
     assert (directive.kind, directive.end) == ("exit", action.record)
+
+
+def test_the_records_alone_tell_an_agent_that_its_job_is_over_or_taken_over() -> None:
+    first = write_next(coordinator(), 1.0)
+    later = first.model_copy(update={"number": 3, "launch": Launch(id="later", started=LAUNCH.started)})
+    end = EndRecord(
+        number=2, nonce="n", launch=LAUNCH, created=LAUNCH.started, state="failed", code=70, reason="raised", step=1
+    )
+    assert from_records([first], LAUNCH.id) is None
+    told = from_records([first, end, later], LAUNCH.id)
+    assert told is not None
+    assert (told.kind, told.end) == ("exit", end)
+    told = from_records([first, later], LAUNCH.id)
+    assert told is not None
+    assert (told.kind, told.code) == ("leave", ExitCode.CONFIGURATION)
+    assert from_records([later], LAUNCH.id) is None, "its own first record may be still to come"
 
 
 def test_a_result_that_is_heard_after_another_worker_fell_silent_ends_the_job_well() -> None:
