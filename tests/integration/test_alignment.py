@@ -1,6 +1,7 @@
 """Workers stay aligned to the end: one at a tenth of its speed, a stop request at one of them, saves by the clock."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -10,11 +11,13 @@ import pytest
 from support_run import OrchRun
 
 pytestmark = pytest.mark.slow
+TASKS = Path(__file__).parents[1] / "support_tasks.py"
 
 JOB = """
 name: aligned
 train:
-  task: trainer.tasks.digits:Digits
+  task: support_tasks.py:Paced
+  params: {pause_s: 0.4}
   steps: 800
   global_batch_size: 64
   seed: 5
@@ -48,6 +51,7 @@ class Slowed:
 
 
 def test_slow_worker_a_stop_request_and_saves_by_the_clock_keep_all_aligned(tmp_path: Path) -> None:
+    shutil.copy(TASKS, tmp_path)
     job_file = tmp_path / "job.yaml"
     job_file.write_text(JOB)
     runs = [OrchRun(job_file, "--workers", "2", "--directory", str(tmp_path / "whole"), cwd=tmp_path)]
@@ -80,7 +84,9 @@ def test_a_reader_that_stops_reading_never_stops_training(tmp_path: Path) -> Non
         "        import keras\n"
         "        return [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: print('x' * 60000))]\n"
     )
-    (tmp_path / "job.yaml").write_text(JOB.replace("trainer.tasks.digits:Digits", "chatty.py:Chatty"))
+    (tmp_path / "job.yaml").write_text(
+        JOB.replace("support_tasks.py:Paced\n  params: {pause_s: 0.4}", "chatty.py:Chatty")
+    )
     run = OrchRun(tmp_path / "job.yaml", "--set", "train.evaluate.every=5", cwd=tmp_path, read=False)
     try:
         end = tmp_path / "runs/aligned/attempts/2.json"
