@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.carrier import GROUP_LABEL, GROUP_WORKERS, event_sources
 from trainer.exit_codes import title_of
 
 Manifest = dict[str, Any]
@@ -46,13 +47,14 @@ def workers_text(indexes: Iterable[int]) -> str:
 
 
 def index_of(pod: Manifest) -> int:
-    """The worker that a pod is: its completion index; -1 for a pod that has none."""
-    metadata = pod["metadata"]
-    for holder in (metadata.get("annotations") or {}, metadata.get("labels") or {}):
-        value = holder.get("batch.kubernetes.io/job-completion-index")
-        if value is not None:
-            return int(value)
-    return -1
+    """The worker that a pod is: its completion index, counted on from those of the groups before its own in a JobSet; -1 for
+    a pod that has none."""
+    labels = pod["metadata"].get("labels") or {}
+    annotations = pod["metadata"].get("annotations") or {}
+    given = (labels | annotations).get("batch.kubernetes.io/job-completion-index")
+    if given is None:
+        return -1
+    return int(labels.get(GROUP_LABEL, 0)) * int(annotations.get(GROUP_WORKERS, 0)) + int(given)
 
 
 def container_status(pod: Manifest, name: str = "trainer") -> Manifest:
@@ -88,7 +90,7 @@ def diagnose(job: Manifest, pods: list[Manifest], events: list[Manifest]) -> lis
         if trouble is not None:
             found.setdefault((trouble.reason, trouble.remedy), []).append(index_of(pod))
     troubles = [Trouble(reason, remedy, tuple(sorted(workers))) for (reason, remedy), workers in found.items()]
-    about_job = _of_job(job, pods, by_object.get(job["metadata"]["name"], []))
+    about_job = _of_job(job, pods, [event for _, name in event_sources(job) for event in by_object.get(name, [])])
     return ([about_job] if about_job else []) + troubles
 
 
@@ -105,13 +107,23 @@ def _of_job(job: Manifest, pods: list[Manifest], events: list[Manifest]) -> Trou
             "the job is suspended: no pods are wanted",
             f'kubectl patch job {name} --type=merge -p \'{{"spec":{{"suspend":false}}}}\' lets it go on',
         )
-    refused = [event for event in events if event.get("reason") == "FailedCreate"]
+    refused = [event for event in events if event.get("reason") in _REFUSALS and not _passes(event)]
     if refused and len(pods) < spec.get("parallelism", 1):
         message = str(refused[-1].get("message", ""))
         return Trouble(
             f"Kubernetes refuses to create pods: {_after(message, 'is forbidden: ')}", _remedy_of_refusal(message)
         )
     return None
+
+
+_REFUSALS = ("FailedCreate", "JobCreationFailed")
+"""Of a Job whose pods are refused, and of a JobSet whose Jobs are."""
+
+
+def _passes(event: Manifest) -> bool:
+    """With an exclusive topology JobSet refuses the other pods of a group until its first one has a node."""
+    message = str(event.get("message", ""))
+    return "expected, transient error" in message or "follower pod node selector" in message
 
 
 def _remedy_of_refusal(message: str) -> str:

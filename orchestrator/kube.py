@@ -54,6 +54,8 @@ class Kind:
     version: str
     """Empty: whichever the server prefers, for add-ons whose API still moves."""
     plural: str
+    namespaced: bool = True
+    """Whether its objects live in a namespace. Of others, all of the cluster are meant."""
 
     @property
     def resource(self) -> str:
@@ -63,6 +65,8 @@ class Kind:
 
 KINDS = {
     "Job": Kind("batch", "v1", "jobs"),
+    # The version of what is rendered: an object is posted to the path of its own version.
+    "JobSet": Kind("jobset.x-k8s.io", "v1alpha2", "jobsets"),
     "Pod": Kind("", "v1", "pods"),
     "Service": Kind("", "v1", "services"),
     "ConfigMap": Kind("", "v1", "configmaps"),
@@ -71,7 +75,17 @@ KINDS = {
     "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies"),
     "ServiceAccount": Kind("", "v1", "serviceaccounts"),
     "PersistentVolumeClaim": Kind("", "v1", "persistentvolumeclaims"),
+    "ResourceQuota": Kind("", "v1", "resourcequotas"),
+    "LimitRange": Kind("", "v1", "limitranges"),
+    "Node": Kind("", "v1", "nodes", namespaced=False),
+    "PersistentVolume": Kind("", "v1", "persistentvolumes", namespaced=False),
+    "PriorityClass": Kind("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False),
+    "CustomResourceDefinition": Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False),
     "LocalQueue": Kind("kueue.x-k8s.io", "", "localqueues"),
+    "Workload": Kind("kueue.x-k8s.io", "", "workloads"),
+    "ClusterQueue": Kind("kueue.x-k8s.io", "", "clusterqueues", namespaced=False),
+    "ResourceFlavor": Kind("kueue.x-k8s.io", "", "resourceflavors", namespaced=False),
+    "WorkloadPriorityClass": Kind("kueue.x-k8s.io", "", "workloadpriorityclasses", namespaced=False),
 }
 
 
@@ -84,7 +98,7 @@ class WatchEvent:
 
 
 class Cluster:
-    """One namespace of one cluster.
+    """One namespace of one cluster; kinds that have no namespace are those of the whole cluster.
 
     Every method may raise ClusterUnreachable and Forbidden; others are named.
     """
@@ -163,7 +177,7 @@ class Cluster:
         return None
 
     def select(self, kind: str, *, labels: str = "", fields: str = "") -> list[Manifest]:
-        """All objects of the namespace that match, page by page."""
+        """All objects that match, page by page."""
         return self._list(kind, labels, fields)[0]
 
     def watch(self, kind: str, *, labels: str = "", fields: str = "", timeout_s: int = 300) -> Iterator[WatchEvent]:
@@ -288,9 +302,12 @@ class Cluster:
             session.close()
 
     def can_i(self, verb: str, kind: str, *, subresource: str = "") -> bool:
-        """Whether the user may do this in the namespace (SelfSubjectAccessReview)."""
+        """Whether the user may do this in the namespace, or in the cluster where the kind has none
+        (SelfSubjectAccessReview)."""
         where = KINDS[kind]
-        attributes = {"namespace": self.namespace, "verb": verb, "group": where.group, "resource": where.plural}
+        attributes = {"verb": verb, "group": where.group, "resource": where.plural}
+        if where.namespaced:
+            attributes["namespace"] = self.namespace
         if subresource:
             attributes["subresource"] = subresource
         review = {
@@ -318,7 +335,8 @@ class Cluster:
         where = KINDS[kind]
         version = where.version or self._preferred_version(where.group)
         root = f"/apis/{where.group}/{version}" if where.group else f"/api/{version}"
-        path = f"{root}/namespaces/{quote(self.namespace)}/{where.plural}"
+        place = f"/namespaces/{quote(self.namespace)}" if where.namespaced else ""
+        path = f"{root}{place}/{where.plural}"
         return f"{path}/{quote(name)}" if name else path
 
     def _preferred_version(self, group: str) -> str:

@@ -3,7 +3,10 @@
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 
+from orchestrator.carrier import CARRIERS, as_job, child_selector, event_sources, failed
 from orchestrator.diagnose import container_status
 from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
 from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
@@ -20,9 +23,13 @@ log = logging.getLogger(__name__)
 
 _TROUBLED = 5
 """Events are asked for of so many pods that do not run: the troubles of a thousand pods are few and alike."""
+_GROUPS = 5
+"""The same for the Jobs of a JobSet."""
 _STORE_S = 15.0
 _LEDGER_S = 5.0
 """So long, and no longer, a status waits for the goodput: it is not what a person asked for first."""
+_NO_SUCH_KIND = (NotFound, Forbidden)
+"""What asking for a JobSet answers where JobSet is not installed, or is not for this user."""
 
 
 def status_of(cluster: Cluster, name: str, *, with_goodput: bool = False) -> JobStatus:
@@ -54,7 +61,7 @@ def observe(cluster: Cluster, name: str, *, with_goodput: bool = False) -> Obser
     return Observation(
         job=job,
         pods=pods,
-        events=_events(cluster, name, list(newest.values())),
+        events=_events(cluster, job, list(newest.values())),
         ledger=ledger.wait() if ledger else None,
         live=live,
         live_error=live_error,
@@ -64,17 +71,48 @@ def observe(cluster: Cluster, name: str, *, with_goodput: bool = False) -> Obser
 
 
 def find_job(cluster: Cluster, name: str) -> Manifest:
-    """The Job of a job. Raises NotFound, naming the jobs there are, also for a Job that is not orch's."""
-    job = cluster.find("Job", name)
-    if job is not None and (job["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "orch":
-        return job
-    others = [item["metadata"]["name"] for item in cluster.select("Job", labels="app.kubernetes.io/managed-by=orch")]
+    """The Job or JobSet that carries a job, in the shape of a Job (carrier.py); `kind` says which of the two it is.
+
+    Raises:
+        NotFound: there is none of that name, or it is not orch's; names the jobs there are.
+    """
+    strangers = []
+    for carrier in find_carriers(cluster, name):
+        if is_ours(carrier):
+            asked = carrier["kind"] == "JobSet" and failed(carrier)
+            return as_job(carrier, cluster.select("Job", labels=child_selector(name)) if asked else [])
+        strangers.append(carrier["kind"])
+    others = [job["metadata"]["name"] for job in list_jobs(cluster)]
     where = f"namespace {cluster.namespace} of context {cluster.context}"
     there = f"there are: {', '.join(sorted(others)[:10])}" if others else "there are none of orch"
     raise NotFound(
-        f"no job {name} in {where}" if job is None else f"Job {name} in {where} was not made by orch",
+        f"{strangers[0]} {name} in {where} was not made by orch" if strangers else f"no job {name} in {where}",
         remedy=f"{there}. For a run on this machine give its directory, with a slash: ./runs/{name}",
     )
+
+
+def list_jobs(cluster: Cluster) -> list[Manifest]:
+    """All jobs of orch in the namespace, whatever carries them, each in the shape of a Job."""
+    found: list[Manifest] = []
+    for kind in CARRIERS:
+        with suppress(*_NO_SUCH_KIND) if kind == "JobSet" else nullcontext():
+            found += cluster.select(kind, labels="app.kubernetes.io/managed-by=orch")
+    return [as_job(carrier) for carrier in found]
+
+
+def find_carriers(cluster: Cluster, name: str) -> Iterator[Manifest]:
+    """The Job and the JobSet of that name, where there are such, whoever made them, as they are."""
+    for kind in CARRIERS:
+        carrier = None
+        with suppress(*_NO_SUCH_KIND) if kind == "JobSet" else nullcontext():
+            carrier = cluster.find(kind, name)
+        if carrier is not None:
+            yield carrier
+
+
+def is_ours(item: Manifest) -> bool:
+    """Whether orch made an object."""
+    return (item["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "orch"
 
 
 def _ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState | None, str]:
@@ -127,12 +165,13 @@ class _Ledger:
             log.debug("no goodput: %s", error)
 
 
-def _events(cluster: Cluster, name: str, pods: list[Manifest]) -> list[Manifest]:
+def _events(cluster: Cluster, job: Manifest, pods: list[Manifest]) -> list[Manifest]:
     troubled = [pod["metadata"]["name"] for pod in pods if "running" not in container_status(pod).get("state", {})]
+    sources = event_sources(job)[: _GROUPS + 1] + [("Pod", pod) for pod in troubled[:_TROUBLED]]
+    events: list[Manifest] = []
     try:
-        events = cluster.select("Event", fields=f"involvedObject.kind=Job,involvedObject.name={name}")
-        for pod in troubled[:_TROUBLED]:
-            events += cluster.select("Event", fields=f"involvedObject.kind=Pod,involvedObject.name={pod}")
+        for kind, name in sources:
+            events += cluster.select("Event", fields=f"involvedObject.kind={kind},involvedObject.name={name}")
     except Forbidden:
         return []  # they explain more, but nothing depends on them
     return events

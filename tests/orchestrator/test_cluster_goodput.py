@@ -19,6 +19,7 @@ class OneJob:
 
     def __init__(self, directory: str) -> None:
         self.job: dict[str, Any] = {
+            "kind": "Job",
             "metadata": {
                 "name": "digits",
                 "uid": "one",

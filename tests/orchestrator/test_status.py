@@ -35,6 +35,7 @@ FIELDS = {
 def job(*conditions: tuple[str, str], suspend: bool = False, message: str = "") -> Manifest:
     entries = [{"type": kind, "status": "True", "reason": reason, "message": message} for kind, reason in conditions]
     return {
+        "kind": "Job",
         "metadata": {"name": "digits", "uid": "job-1", "annotations": {"orch/run-directory": RUN}},
         "spec": {"parallelism": 2, "suspend": suspend},
         "status": {"conditions": entries},
