@@ -7,11 +7,14 @@ object sent is exactly the object rendered. What it raises is for a person: whic
 import contextlib
 import json
 import logging
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, urlencode
 
+from orchestrator.known import Change, trim
 from trainer.errors import OrchError
 
 Manifest = dict[str, Any]
@@ -20,6 +23,11 @@ log = logging.getLogger(__name__)
 _CONNECT_S = 5.0
 _READ_S = 30.0
 _PAGE = 500
+_BUSY_TRIES = 4
+_BUSY_S = 30.0
+"""How often, and in all for how long, a server that says when to come again is asked again."""
+_QUIET_S = 100.0
+"""A watch brings a bookmark about once a minute; one that is silent for longer hangs on a dead connection."""
 
 
 class ClusterError(OrchError):
@@ -28,6 +36,14 @@ class ClusterError(OrchError):
 
 class ClusterUnreachable(ClusterError):
     """No cluster is configured, or its API server does not answer. Another try may help."""
+
+
+class ServerTrouble(ClusterUnreachable):
+    """The API server answers, with an error of its own making: overloaded, starting, a webhook that is away."""
+
+
+class Gone(ClusterError):
+    """A resource version is too old for the server: list anew."""
 
 
 class Forbidden(ClusterError):
@@ -89,14 +105,6 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class WatchEvent:
-    """One change of an object."""
-
-    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
-    item: Manifest
-
-
 class Cluster:
     """One namespace of one cluster; kinds that have no namespace are those of the whole cluster.
 
@@ -116,8 +124,10 @@ class Cluster:
 
         config: Any = kube_config  # its functions carry no types
         configuration: Any = client.Configuration()
+        # The client itself looks at KUBECONFIG once, when it is imported.
+        paths = os.environ.get("KUBECONFIG") or None
         try:
-            contexts, active = config.list_kube_config_contexts()
+            contexts, active = config.list_kube_config_contexts(paths)
             chosen = active if context is None else next((item for item in contexts if item["name"] == context), None)
             if chosen is None:
                 names = ", ".join(item["name"] for item in contexts) or "none"
@@ -125,7 +135,7 @@ class Cluster:
                     f"the kubeconfig has no context {context}",
                     remedy=f"choose one of: {names} (kubectl config get-contexts)",
                 )
-            config.load_kube_config(context=chosen["name"], client_configuration=configuration)
+            config.load_kube_config(paths, context=chosen["name"], client_configuration=configuration)
             self.context: str = chosen["name"]
             default_namespace = chosen["context"].get("namespace") or "default"
         except ConfigException as error:
@@ -176,18 +186,34 @@ class Cluster:
             return self.get(kind, name)
         return None
 
-    def select(self, kind: str, *, labels: str = "", fields: str = "") -> list[Manifest]:
-        """All objects that match, page by page."""
-        return self._list(kind, labels, fields)[0]
+    def select(self, kind: str, *, labels: str = "", fields: str = "", all_namespaces: bool = False) -> list[Manifest]:
+        """All objects that match, page by page, of this namespace or of all; trimmed (see known.trim)."""
+        return self.listed(kind, labels=labels, fields=fields, all_namespaces=all_namespaces)[0]
 
-    def watch(self, kind: str, *, labels: str = "", fields: str = "", timeout_s: int = 300) -> Iterator[WatchEvent]:
-        """What is there, as ADDED, then each change. Ends after `timeout_s`, or when the server ends it: call again.
+    def listed(
+        self, kind: str, *, labels: str = "", fields: str = "", all_namespaces: bool = False
+    ) -> tuple[list[Manifest], str]:
+        """The same, and the resource version of the list: where a watch goes on.
 
-        The caller sees every object anew with each call, so a call that ended early loses nothing.
+        Raises:
+            NotFound: the cluster has no such kind.
         """
-        items, version = self._list(kind, labels, fields)
-        for item in items:
-            yield WatchEvent("ADDED", item)
+        for _ in range(_BUSY_TRIES):
+            with contextlib.suppress(Gone):  # between two pages, which belong to one moment
+                return self._pages(kind, _selectors(labels, fields), all_namespaces=all_namespaces)
+        raise ServerTrouble(f"cannot list {KINDS[kind].resource}: too much changes between two pages")
+
+    def changes(
+        self, kind: str, version: str, *, labels: str = "", fields: str = "", timeout_s: int = 300
+    ) -> Iterator[Change]:
+        """What changes after a resource version, bookmarks included. The call returns when the server has begun to answer;
+        the iterator ends after `timeout_s`, or when the connection breaks.
+
+        To go on, ask again from the version of the last change; watching.py does.
+
+        Raises:
+            Gone: the version is too old by now; the iterator may raise it too.
+        """
         query = {
             "watch": "true",
             "resourceVersion": version,
@@ -195,14 +221,33 @@ class Cluster:
             "allowWatchBookmarks": "true",
         }
         query |= _selectors(labels, fields)
-        response = self._send("GET", self._path(kind), f"watch {kind}", query=query, read_s=timeout_s + 10.0)
+        what = f"watch {KINDS[kind].resource}"
+        return self._changes_of(self._send("GET", self._path(kind), what, query=query, read_s=_QUIET_S), what)
+
+    def _changes_of(self, response: Any, what: str) -> Iterator[Change]:
         with contextlib.closing(response):
             for line in _lines(response):
-                event = json.loads(line)
-                if event["type"] == "ERROR":  # 410 Gone: too old by now; the next call lists again
-                    return
-                if event["type"] != "BOOKMARK":
-                    yield WatchEvent(event["type"], event["object"])
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    return  # the end of a connection that broke in the middle of a line
+                item = event["object"]
+                if event["type"] == "ERROR":
+                    raise self._refusal(int(item.get("code") or 500), json.dumps(item).encode(), what)
+                yield Change(event["type"], trim(item))
+
+    def watch(self, kind: str, *, labels: str = "", fields: str = "", timeout_s: int = 300) -> Iterator[Change]:
+        """What is there, as ADDED, then each change. Ends after `timeout_s`, or when the server ends it: call again.
+
+        The caller sees every object anew with each call, so a call that ended early loses nothing.
+        """
+        items, version = self.listed(kind, labels=labels, fields=fields)
+        for item in items:
+            yield Change("ADDED", item)
+        with contextlib.suppress(Gone):
+            for change in self.changes(kind, version, labels=labels, fields=fields, timeout_s=timeout_s):
+                if change.type != "BOOKMARK":
+                    yield change
 
     def patch(self, kind: str, name: str, patch: Manifest, *, subresource: str = "") -> Manifest:
         """A merge patch (RFC 7386). Raises NotFound, Rejected."""
@@ -331,28 +376,29 @@ class Cluster:
 
     # --- HTTP
 
-    def _path(self, kind: str, name: str = "") -> str:
+    def _path(self, kind: str, name: str = "", *, all_namespaces: bool = False) -> str:
         where = KINDS[kind]
         version = where.version or self._preferred_version(where.group)
         root = f"/apis/{where.group}/{version}" if where.group else f"/api/{version}"
-        place = f"/namespaces/{quote(self.namespace)}" if where.namespaced else ""
-        path = f"{root}{place}/{where.plural}"
+        scope = f"/namespaces/{quote(self.namespace)}" if where.namespaced and not all_namespaces else ""
+        path = f"{root}{scope}/{where.plural}"
         return f"{path}/{quote(name)}" if name else path
 
     def _preferred_version(self, group: str) -> str:
         answer = self._json("GET", f"/apis/{group}", f"find the API {group}")
         return str(answer["preferredVersion"]["version"])
 
-    def _list(self, kind: str, labels: str, fields: str) -> tuple[list[Manifest], str]:
-        query = {"limit": str(_PAGE)} | _selectors(labels, fields)
+    def _pages(self, kind: str, selectors: dict[str, str], *, all_namespaces: bool) -> tuple[list[Manifest], str]:
+        query = {"limit": str(_PAGE)} | selectors
+        path = self._path(kind, all_namespaces=all_namespaces)
         items: list[Manifest] = []
         while True:
-            page = self._json("GET", self._path(kind), f"list {KINDS[kind].resource}", query=query)
+            page = self._json("GET", path, f"list {KINDS[kind].resource}", query=query)
             # Items of a list carry no kind of their own.
-            items += [{"apiVersion": page["apiVersion"], "kind": kind} | item for item in page["items"]]
+            items += [trim({"apiVersion": page["apiVersion"], "kind": kind} | item) for item in page["items"]]
             more = page["metadata"].get("continue")
             if not more:
-                return items, page["metadata"]["resourceVersion"]
+                return items, str(page["metadata"]["resourceVersion"])
             query["continue"] = more
 
     def _json(
@@ -392,27 +438,39 @@ class Cluster:
         if body is not None:
             headers["Content-Type"] = content
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        try:
-            response = self._pool.request(
-                method,
-                url,
-                body=json.dumps(body).encode() if body is not None else None,
-                headers=headers,
-                preload_content=False,
-                # Only reading may be repeated: a second POST would meet the object that the first one made.
-                retries=urllib3.Retry(2, backoff_factor=0.2) if method == "GET" else False,
-                timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise ClusterUnreachable(
-                f"the API server {self._configuration.host} does not answer: {_first_line(error)}",
-                remedy=f"check the network and the context {self.context} (kubectl cluster-info)",
-            ) from None
-        if response.status < 400:
-            return response
-        with contextlib.closing(response):
-            data = response.read()
-        raise self._refusal(response.status, data, what)
+        data = json.dumps(body).encode() if body is not None else None
+        waited_s = 0.0
+        for tries_left in reversed(range(_BUSY_TRIES)):
+            try:
+                response = self._pool.request(
+                    method,
+                    url,
+                    body=data,
+                    headers=headers,
+                    preload_content=False,
+                    # Only reading may be repeated: a second POST would meet the object that the first one made.
+                    retries=urllib3.Retry(2, backoff_factor=0.2, respect_retry_after_header=False)
+                    if method == "GET"
+                    else False,
+                    timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
+                )
+            except urllib3.exceptions.HTTPError as error:
+                raise ClusterUnreachable(
+                    f"the API server {self._configuration.host} does not answer: {_first_line(error)}",
+                    remedy=f"check the network and the context {self.context} (kubectl cluster-info)",
+                ) from None
+            if response.status < 400:
+                return response
+            with contextlib.closing(response):
+                answer = response.read()
+            # 429: the server took no notice of the request and says when to come again; so any verb may be repeated.
+            pause_s = _retry_after_s(response.headers.get("Retry-After")) if response.status == 429 else None
+            if pause_s is None or not tries_left or waited_s + pause_s > _BUSY_S:
+                raise self._refusal(response.status, answer, what)
+            log.debug("%s: busy, again in %.0f s", what, pause_s)
+            time.sleep(pause_s)
+            waited_s += pause_s
+        raise AssertionError("the last try returns or raises")
 
     def _refusal(self, status: int, data: bytes, what: str) -> ClusterError:
         try:
@@ -434,15 +492,17 @@ class Cluster:
             )
         if status == 404:
             return NotFound(f"cannot {what} in namespace {self.namespace}: {message}")
+        if status == 410:
+            return Gone(f"cannot {what}: {message}")
         if status == 409:
             return AlreadyExists(f"cannot {what} in namespace {self.namespace}: {message}")
         if "failed calling webhook" in message:
-            return ClusterUnreachable(
+            return ServerTrouble(
                 f"cannot {what}: an admission webhook of the cluster does not answer: {message}",
                 remedy="try again in a moment; if it stays, whoever runs that add-on (such as Kueue) must look at it",
             )
         if status in (429, 500, 502, 503, 504) and "admission webhook" not in message:
-            return ClusterUnreachable(
+            return ServerTrouble(
                 f"cannot {what}: the API server answers {status}: {message}", remedy="try again in a moment"
             )
         return Rejected(f"cannot {what}: {message}")
@@ -454,6 +514,11 @@ def _called(item: Manifest) -> str:
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:
     return {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds of a Retry-After header; None where there is none, or it names a date: no API server sends one."""
+    return float(header) if header is not None and header.strip().isdecimal() else None
 
 
 def _lines(response: Any) -> Iterator[str]:

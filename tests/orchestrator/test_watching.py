@@ -1,0 +1,165 @@
+"""One list and one watch a view, whatever the API server does: it ends watches, forgets versions, is busy, is away."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support_api import Answer, Script, api_server, listed, pod, refused
+
+from orchestrator import watching
+from orchestrator.kube import Cluster, Forbidden, ServerTrouble
+from orchestrator.watching import Pauses, View, Watch
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "FIRST_PAUSE_S", 0.01)
+
+
+@contextmanager
+def cluster_of(
+    answers: list[Answer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Script, Cluster]]:
+    with api_server(answers, folder) as (script, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        yield script, Cluster()
+
+
+def until(watch: Watch, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        watch.wait(0.2)
+
+
+def added(name: str, version: str) -> dict[str, object]:
+    return {"type": "ADDED", "object": {"kind": "Pod"} | pod(name, version)}
+
+
+def bookmark(version: str) -> dict[str, object]:
+    return {"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": version}}}
+
+
+def gone() -> dict[str, object]:
+    return {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old resource version"}}
+
+
+def names(watch: Watch) -> list[str]:
+    return sorted(item["metadata"]["name"] for item in watch.items("Pod"))
+
+
+def test_a_watch_that_ended_goes_on_from_the_last_bookmark_without_another_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [
+        listed("10", pod("a", "3")),
+        Answer(lines=[added("b", "11"), bookmark("50")]),
+        Answer(lines=[added("c", "51")], stays=True),
+    ]
+    with cluster_of(answers, tmp_path, monkeypatch) as (script, cluster), Watch(cluster, [View("Pod")]) as watch:
+        until(watch, lambda: names(watch) == ["a", "b", "c"])
+        assert [asked.get("resourceVersion") for asked in script.asked] == [None, "10", "50"]
+        assert script.asked[1]["allowWatchBookmarks"] == "true"
+        assert "managedFields" not in watch.items("Pod")[0]["metadata"]
+
+
+def test_after_410_it_lists_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        listed("10", pod("a", "3")),
+        Answer(lines=[gone()]),
+        listed("90", pod("b", "80")),
+        refused(410, "too old"),
+        listed("95", pod("c", "92")),
+        Answer(lines=[], stays=True),
+    ]
+    with cluster_of(answers, tmp_path, monkeypatch) as (script, cluster), Watch(cluster, [View("Pod")]) as watch:
+        until(watch, lambda: names(watch) == ["c"])
+        until(watch, lambda: len(script.asked) == len(answers))
+        assert [asked.get("resourceVersion") for asked in script.asked] == [None, "10", None, "90", None, "95"]
+
+
+def test_a_server_in_trouble_is_told_and_what_was_known_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        listed("10", pod("a", "3")),
+        refused(500, "etcd is away"),
+        # What was granted before and is refused now: an API server that has just started.
+        refused(403, 'pods is forbidden: RBAC: role "orch-submitter" not found'),
+        Answer(lines=[added("b", "11")], stays=True),
+    ]
+    with cluster_of(answers, tmp_path, monkeypatch) as (script, cluster), Watch(cluster, [View("Pod")]) as watch:
+        told = set()
+
+        def over() -> bool:
+            told.add(watch.away)
+            return names(watch) == ["a", "b"] and not watch.away
+
+        until(watch, over)
+        assert script.asked[-1]["resourceVersion"] == "10"
+
+
+def test_a_refusal_at_the_beginning_is_an_error_but_of_an_optional_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        cluster_of([refused(403, "no")], tmp_path, monkeypatch) as (_, cluster),
+        Watch(cluster, [View("Pod")]) as watch,
+    ):
+        with pytest.raises(Forbidden):
+            until(watch, lambda: False)
+    answers = [refused(403, "no")]
+    with cluster_of(answers, tmp_path, monkeypatch) as (_, cluster):
+        with Watch(cluster, [View("Event", optional=True)]) as watch:
+            until(watch, lambda: watch.ready)
+            assert watch.items("Event") == []
+
+
+def test_an_api_server_that_is_away_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with cluster_of([listed("10", pod("a", "3")), Answer(lines=[])], tmp_path, monkeypatch) as (_, cluster):
+        watch = Watch(cluster, [View("Pod")])
+        watch.__enter__()
+        until(watch, lambda: names(watch) == ["a"])
+    until(watch, lambda: "does not answer" in watch.away)
+    assert names(watch) == ["a"]
+    watch.__exit__(None, None, None)
+
+
+def test_pauses_double_up_to_a_bound_and_begin_anew() -> None:
+    pauses = Pauses()
+    assert [pauses.next_s() for _ in range(4)] == [0.01, 0.02, 0.04, 0.08]
+    assert Pauses(failures=50).next_s() == watching.LAST_PAUSE_S
+    pauses.reset()
+    assert pauses.next_s() == 0.01
+
+
+def test_a_busy_server_is_asked_again_when_it_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("orchestrator.kube.time.sleep", slept.append)
+    busy = refused(429, "too many requests", **{"Retry-After": "3"})
+    created = Answer({"kind": "Job", "metadata": {"name": "digits"}})
+    item = {"kind": "Job", "metadata": {"name": "digits"}}
+    with cluster_of([busy, busy, created], tmp_path, monkeypatch) as (_, cluster):
+        assert cluster.create(item)["metadata"]["name"] == "digits"
+    assert slept == [3.0, 3.0]
+    slept.clear()
+    with cluster_of([refused(429, "no", **{"Retry-After": "3600"})], tmp_path, monkeypatch) as (_, cluster):
+        with pytest.raises(ServerTrouble, match="429"):
+            cluster.create(item)
+    assert slept == [], "an hour is not waited for"
+
+
+def test_a_list_comes_in_pages_and_begins_anew_when_its_moment_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [
+        listed("10", pod("a", "3"), more="next"),
+        refused(410, "the provided continue parameter is too old"),
+        listed("20", pod("a", "3"), more="next"),
+        listed("20", pod("b", "4")),
+    ]
+    with cluster_of(answers, tmp_path, monkeypatch) as (script, cluster):
+        items, version = cluster.listed("Pod", labels="app=x")
+    assert ([item["metadata"]["name"] for item in items], version) == (["a", "b"], "20")
+    assert [asked.get("continue") for asked in script.asked] == [None, "next", None, "next"]
+    assert {asked["labelSelector"] for asked in script.asked} == {"app=x"}
