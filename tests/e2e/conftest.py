@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support_cluster import Room, close_room, open_room, what_is_missing
+from support_cluster_faults import Faults, why_no_faults
 
 
 @pytest.fixture
@@ -21,6 +22,19 @@ def room(tmp_path: Path) -> Iterator[Room]:
     opened = open_room(tmp_path)
     yield opened
     close_room(opened)
+
+
+@pytest.fixture
+def faults(room: Room) -> Iterator[Faults]:
+    """Faults of the cluster; all that a test leaves are ended after it."""
+    missing = why_no_faults()
+    if missing:
+        pytest.skip(missing)
+    given = Faults(room.api)
+    if len(given.nodes) < 2:
+        pytest.skip(f"two nodes that take pods are needed, there is {len(given.nodes)}")
+    yield given
+    given.restore()
 
 
 @pytest.hookimpl(wrapper=True)
