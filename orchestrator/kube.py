@@ -5,6 +5,7 @@ object sent is exactly the object rendered. What it raises is for a person: whic
 """
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ _BUSY_S = 30.0
 """How often, and in all for how long, a server that says when to come again is asked again."""
 _QUIET_S = 100.0
 """A watch brings a bookmark about once a minute; one that is silent for longer hangs on a dead connection."""
+_CONNECTIONS = 24
+"""Preflight asks much at once; connections beyond this number are closed after use."""
 
 
 class ClusterError(OrchError):
@@ -93,6 +96,16 @@ KINDS = {
     "PersistentVolumeClaim": Kind("", "v1", "persistentvolumeclaims"),
     "ResourceQuota": Kind("", "v1", "resourcequotas"),
     "LimitRange": Kind("", "v1", "limitranges"),
+    "DaemonSet": Kind("apps", "v1", "daemonsets"),
+    "EndpointSlice": Kind("discovery.k8s.io", "v1", "endpointslices"),
+    "Namespace": Kind("", "v1", "namespaces", namespaced=False),
+    "StorageClass": Kind("storage.k8s.io", "v1", "storageclasses", namespaced=False),
+    "ValidatingWebhookConfiguration": Kind(
+        "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", namespaced=False
+    ),
+    "MutatingWebhookConfiguration": Kind(
+        "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", namespaced=False
+    ),
     "Node": Kind("", "v1", "nodes", namespaced=False),
     "PersistentVolume": Kind("", "v1", "persistentvolumes", namespaced=False),
     "PriorityClass": Kind("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False),
@@ -152,6 +165,7 @@ class Cluster:
             self.context = "in-cluster"
             default_namespace = _own_namespace()
         self.namespace = namespace or default_namespace
+        configuration.connection_pool_maxsize = _CONNECTIONS
         self._configuration = configuration
         self._pool = RESTClientObject(configuration).pool_manager
 
@@ -165,6 +179,29 @@ class Cluster:
         answer = self._json("GET", "/version", "get the version of the cluster")
         minor = "".join(character for character in str(answer.get("minor", "0")) if character.isdigit())
         return int(answer.get("major", "0")), int(minor or "0")
+
+    def user(self) -> str:
+        """The name by which the API server knows the user (SelfSubjectReview)."""
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = self._json("POST", path, "ask who the user is", body=review)
+        return str(answer.get("status", {}).get("userInfo", {}).get("username", ""))
+
+    def api_groups(self) -> dict[str, list[str]]:
+        """The API groups that are served, add-ons' too, each with its versions, the preferred one first."""
+        answer = self._json("GET", "/apis", "list the APIs of the cluster")
+        found = {}
+        for group in answer["groups"]:
+            preferred = group["preferredVersion"]["version"]
+            others = [item["version"] for item in group["versions"] if item["version"] != preferred]
+            found[group["name"]] = [preferred, *others]
+        return found
+
+    def elsewhere(self, namespace: str) -> "Cluster":
+        """The same cluster, another namespace."""
+        other = copy.copy(self)
+        other.namespace = namespace
+        return other
 
     def create(self, item: Manifest, *, dry_run: bool = False) -> Manifest:
         """Create an object by POST, never onto an existing one. Unknown fields are refused by the server.
@@ -363,16 +400,6 @@ class Cluster:
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         answer = self._json("POST", path, "ask for the user's permissions", body=review)
         return bool(answer.get("status", {}).get("allowed"))
-
-    def namespace_exists(self) -> bool | None:
-        """Whether the namespace exists; None where the user may not look."""
-        try:
-            self._json("GET", f"/api/v1/namespaces/{quote(self.namespace)}", f"get namespace {self.namespace}")
-        except NotFound:
-            return False
-        except Forbidden:
-            return None
-        return True
 
     # --- HTTP
 

@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 
 
-def context_namespace() -> str:
-    """The namespace of the current context; `default` where none is named or no kubeconfig can be read."""
+def current(context: str | None = None) -> tuple[str, str]:
+    """The name and the namespace of a context, by default of the current one; `none` and `default` where none is named or
+    no kubeconfig can be read."""
     paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    current: str | None = None
     contexts: dict[str, Any] = {}
     for path in filter(None, paths.split(os.pathsep)):
         try:
@@ -20,7 +20,12 @@ def context_namespace() -> str:
         if not isinstance(content, dict):
             continue
         # As kubectl merges several files: the first one that names something wins.
-        current = current or content.get("current-context")
+        context = context or content.get("current-context")
         for entry in content.get("contexts") or []:
             contexts.setdefault(entry.get("name"), entry.get("context") or {})
-    return contexts.get(current or "", {}).get("namespace") or "default"
+    return context or "none", contexts.get(context or "", {}).get("namespace") or "default"
+
+
+def context_namespace() -> str:
+    """The namespace of the current context."""
+    return current()[1]

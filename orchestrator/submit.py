@@ -2,17 +2,30 @@
 
 import contextlib
 import logging
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TypeVar
 
-from orchestrator.kube import AlreadyExists, Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import TOKEN_PLACEHOLDER, render, selector_of, token_name
-from orchestrator.preflight import bucket_notices, check_cluster, check_run_directory
+from orchestrator.carrier import owner_reference
+from orchestrator.interrupts import held_back
+from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, NotFound
+from orchestrator.manifests import RUN_DIRECTORY, TOKEN_PLACEHOLDER, render, selector_of, token_name
+from orchestrator.observe import find_carriers, is_ours
+from orchestrator.preflight import Check, Subject, errors, preflight, said
+from orchestrator.preflight.names import is_over
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
+from trainer.errors import ConfigError
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+SUBMISSION = "orch/submission"
+"""The annotation by which a submit knows the Job that it made, also when the answer to its request was lost."""
+_UNDO_S = 20.0
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
 """What belongs to a job besides its Job and its pods."""
@@ -33,90 +46,173 @@ class Submitted:
     """Whether Kueue decides when it starts."""
 
 
-def check(cluster: Cluster, spec: JobSpec, config: TrainConfig, *, say: Say, bucket: bool = True) -> list[Manifest]:
-    """Preflight, and every object past the API server's own validation, admission and quota, without creating one.
+def check(
+    cluster: Cluster, spec: JobSpec, config: TrainConfig, *, skip: Collection[str] = (), replace: bool = False
+) -> tuple[list[Check], list[Manifest]]:
+    """Preflight: what holds and what does not, and the objects, with a placeholder for the token. Nothing is created.
 
-    Returns:
-        The objects, with a placeholder for the token.
+    Args:
+        skip: checks to leave out, by name (preflight.NAMES).
+        replace: whether a job of this name that orch made is no trouble.
 
     Raises:
-        OrchError: what does not hold.
+        ClusterUnreachable, Forbidden: the cluster does not answer at all. ConfigError: the job cannot be rendered.
     """
     objects = render(spec, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)
-    check_cluster(cluster, spec, config)
-    if bucket:
-        check_run_directory(config)
-        for notice in bucket_notices(config):
-            say(f"note: {notice}")
-    for item in objects:
-        with _name_taken_told(item, spec.name):
-            cluster.create(item, dry_run=True)
-    say(f"checked: the cluster takes {', '.join(item['kind'] for item in objects)}")
-    return objects
+    return preflight(cluster, Subject(spec, config, objects, replace, version("orch")), skip=skip), objects
+
+
+def require(checks: Collection[Check], *, say: Say) -> None:
+    """Say the warnings.
+
+    Raises:
+        ConfigError: there are errors; all of them.
+    """
+    for text in said(checks):
+        say(text)
+    wrong = errors(checks)
+    if len(wrong) == 1:
+        raise ConfigError(wrong[0].text, remedy=wrong[0].remedy)
+    if wrong:
+        raise ConfigError("\n".join(f"{item.name}: {item.text}; {item.remedy}".rstrip("; ") for item in wrong))
 
 
 def submit(
-    cluster: Cluster, spec: JobSpec, config: TrainConfig, *, token: str, say: Say, bucket: bool = True
+    cluster: Cluster,
+    spec: JobSpec,
+    config: TrainConfig,
+    *,
+    token: str,
+    say: Say,
+    skip: Collection[str] = (),
+    replace: bool = False,
 ) -> Submitted:
-    """Check, create the Job suspended, its dependents owned by it, then let it go.
+    """Check, create the Job (or JobSet) suspended, its dependents owned by it, then let it go.
 
-    Whatever interrupts this, Ctrl-C too, what was created is removed again.
+    Whatever interrupts this, what was created is removed again: a refusal, an API server that goes away, Ctrl-C, SIGTERM.
+
+    Args:
+        token: of the agents' HTTP.
+        skip: checks to leave out.
+        replace: stop and remove a job of this name that orch made, first, once all checks have passed.
 
     Raises:
         OrchError: what does not hold, or which object was refused.
     """
-    check(cluster, spec, config, say=say, bucket=bucket)
-    *dependents, job = render(spec, config, namespace=cluster.namespace, token=token)
-    queued = bool(job["spec"].get("suspend"))
+    checks, _ = check(cluster, spec, config, skip=skip, replace=replace)
+    require(checks, say=say)
+    objects = render(spec, config, namespace=cluster.namespace, token=token)
+    if replace:
+        _remove_predecessor(cluster, spec.name, config, say)
+    with held_back() as raise_if_interrupted:
+        done = _create(cluster, objects, config, say, raise_if_interrupted)
+        say(f"submitted: job {done.name}, {done.workers} worker{'s' if done.workers > 1 else ''}")
+    return done
+
+
+def _create(
+    cluster: Cluster, objects: list[Manifest], config: TrainConfig, say: Say, raise_if_interrupted: Callable[[], None]
+) -> Submitted:
+    *dependents, carrier = objects
+    queued = bool(carrier["spec"].get("suspend"))
+    mark = secrets.token_hex(8)
+    marked = carrier["metadata"] | {"annotations": carrier["metadata"].get("annotations", {}) | {SUBMISSION: mark}}
     created: list[Manifest] = []
     try:
-        with _name_taken_told(job, spec.name):
-            owner = cluster.create(job | {"spec": job["spec"] | {"suspend": True}})
+        raise_if_interrupted()
+        with _name_taken_told(carrier):
+            owner = cluster.create(carrier | {"metadata": marked, "spec": carrier["spec"] | {"suspend": True}})
         created.append(owner)
-        uid = owner["metadata"]["uid"]
-        reference = {"apiVersion": "batch/v1", "kind": "Job", "name": spec.name, "uid": uid, "controller": True}
+        reference = owner_reference(carrier | {"metadata": owner["metadata"]})
         for item in dependents:
+            raise_if_interrupted()
             owned = item | {"metadata": item["metadata"] | {"ownerReferences": [reference]}}
-            with _name_taken_told(item, spec.name):
+            with _name_taken_told(item):
                 created.append(cluster.create(owned))
+        raise_if_interrupted()
         if not queued:
-            cluster.patch("Job", spec.name, {"spec": {"suspend": False}})
+            cluster.patch(carrier["kind"], carrier["metadata"]["name"], {"spec": {"suspend": False}})
     except BaseException:
-        _undo(cluster, created, say)
+        _undo(cluster, carrier, mark, created, say)
         raise
     return Submitted(
-        name=spec.name,
+        name=carrier["metadata"]["name"],
         namespace=cluster.namespace,
         context=cluster.context,
-        uid=uid,
+        uid=owner["metadata"]["uid"],
         workers=config.workers,
         run_directory=config.run_directory,
         queued=queued,
     )
 
 
+def _remove_predecessor(cluster: Cluster, name: str, config: TrainConfig, say: Say) -> None:
+    before = next((item for item in find_carriers(cluster, name) if is_ours(item)), None)
+    if before is None:
+        with contextlib.suppress(NotFound):  # what a job of this name left behind, if there is anything
+            delete(cluster, name, say=say)
+        return
+    state = "which has ended" if is_over(before) else "which is stopped with a checkpoint first"
+    say(f"replacing job {name}, {state}")
+    directory = (before["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+    delete(cluster, name, say=say)
+    if directory.rstrip("/") == config.run_directory.rstrip("/"):
+        say(f"removed; its run directory {directory} stays, and the new job goes on from there")
+    else:
+        say(f"removed; its run directory {directory} stays; the new job has another one: {config.run_directory}")
+
+
 @contextlib.contextmanager
-def _name_taken_told(item: Manifest, job: str) -> Iterator[None]:
+def _name_taken_told(item: Manifest) -> Iterator[None]:
     try:
         yield
     except AlreadyExists:
         kind, name = item["kind"], item["metadata"]["name"]
         raise AlreadyExists(
-            f"{kind} {name} exists already in namespace {item['metadata']['namespace']}",
-            remedy=f"if it was left behind by a job of this name, `orch delete {job}` removes it; "
-            "if it is another's, choose another name for the job",
+            f"{kind} {name} exists already in namespace {item['metadata']['namespace']}: it was created while this submit "
+            "was checked",
+            remedy="choose another name for the job",
         ) from None
 
 
-def _undo(cluster: Cluster, created: list[Manifest], say: Say) -> None:
-    for item in reversed(created):
-        kind, name = item["kind"], item["metadata"]["name"]
+def _undo(cluster: Cluster, carrier: Manifest, mark: str, created: list[Manifest], say: Say) -> None:
+    """Remove what was created, also what was created without our hearing of it.
+
+    The Job goes last: should this break off, whatever is left belongs to a Job that `orch delete` knows.
+    """
+    kind, name = carrier["kind"], carrier["metadata"]["name"]
+    left: list[str] = []
+    for item in reversed(created[1:]):
         try:
-            cluster.delete(kind, name, uid=item["metadata"]["uid"])
+            _while_away(lambda item=item: cluster.delete(*_named(item), uid=item["metadata"]["uid"]))  # type: ignore[misc]
         except ClusterError as error:
-            say(f"could not remove {kind} {name} again: {error.message}")
-    if created:
+            left.append(f"{item['kind']} {item['metadata']['name']} ({error.message})")
+    try:
+        found = _while_away(lambda: cluster.find(kind, name))
+        if found is not None and (found["metadata"].get("annotations") or {}).get(SUBMISSION) == mark:
+            _while_away(lambda: cluster.delete(kind, name, uid=found["metadata"]["uid"]))
+    except ClusterError as error:
+        left.append(f"{kind} {name}, suspended, if it was created ({error.message})")
+    if left:
+        say(f"could not be removed again: {'; '.join(left)}. orch delete {name} removes it when the cluster is back")
+    else:
         say("nothing was submitted: what had been created is removed again")
+
+
+def _named(item: Manifest) -> tuple[str, str]:
+    return item["kind"], item["metadata"]["name"]
+
+
+def _while_away(act: Callable[[], T]) -> T:
+    """`act`, tried for a while where the API server does not answer: what made a submit fail may be over in a moment."""
+    deadline = time.monotonic() + _UNDO_S
+    while True:
+        try:
+            return act()
+        except ClusterUnreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def delete(cluster: Cluster, name: str, *, say: Say, timeout_s: float = 600.0) -> list[str]:

@@ -27,7 +27,8 @@ class Entry(NamedTuple):
 COMMANDS = {
     "init": Entry("jobfile", "Write a commented job.yaml and task.py to begin with."),
     "run": Entry("run", "Train on this machine, as the cluster would."),
-    "submit": Entry("cluster", "Train on the cluster of your kubectl context."),
+    "submit": Entry("submit", "Train on the cluster of your kubectl context."),
+    "check": Entry("submit", "Check all that a submit needs, without submitting."),
     "status": Entry("watch", "Show how a job is doing, and what is wrong."),
     "logs": Entry("watch", "Show what the workers print, through restarts."),
     "goodput": Entry("goodput", "Show where the time of a job went."),

@@ -4,11 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from trainer.errors import OrchError
+
+if TYPE_CHECKING:
+    from orchestrator.preflight.check import Check
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,6 +41,21 @@ def print_bug(error: Exception, *, debug: bool) -> None:
 def print_json(value: Any) -> None:
     """One JSON object, the last thing on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_checks(checks: "list[Check]", output: str, **more: Any) -> None:
+    """One line a check, its remedy below; or JSON, with `more` beside the checks."""
+    from orchestrator.preflight.check import Level, errors, lines
+
+    if output == "json":
+        print_json(more | {"ok": not errors(checks), "checks": [check.to_json() for check in checks]})
+        return
+    colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in lines(checks):
+        level = line.partition(" ")[0]
+        colour = colours[Level(level)] if coloured and level else None
+        click.echo(click.style(level, fg=colour) + line[len(level) :] if colour else line)
 
 
 def output_option(command: Command) -> Command:

@@ -8,7 +8,8 @@ import pytest
 from support_gcs import FakeGcs, Proxy
 from support_run import OrchRun
 
-from orchestrator.preflight import bucket_notices
+from orchestrator.preflight.check import Level
+from orchestrator.preflight.storage import bucket
 from trainer.config import TrainConfig
 from trainer.rundir.bucket import BucketPolicy, DeleteRule, notices, of_run_directory
 from trainer.rundir.store import open_store
@@ -122,9 +123,10 @@ def test_preflight_passes_the_notices_on(answering: Callable[..., str]) -> None:
     config = TrainConfig.model_validate(
         {"name": "digits", "run_directory": url, "train": {"task": "trainer.tasks.digits:Digits", "steps": 1}}
     )
-    (notice,) = bucket_notices(config)
-    assert "for 1 day (soft delete)" in notice
-    assert bucket_notices(config.model_copy(update={"run_directory": "some/path"})) == []
+    check = bucket(config)
+    assert check.level is Level.WARNING
+    assert "for 1 day (soft delete)" in check.text
+    assert bucket(config.model_copy(update={"run_directory": "/some/path"})).level is Level.OK
 
 
 @pytest.mark.slow

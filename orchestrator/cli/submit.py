@@ -1,0 +1,175 @@
+"""`orch submit` and `orch check`: a job file, and the cluster that is to take it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from orchestrator.cli.output import cluster_options, output_option, print_checks, print_json, say, set_option
+from orchestrator.preflight.check import SKIPPABLE
+
+if TYPE_CHECKING:
+    from orchestrator.kube import Cluster
+    from orchestrator.spec import JobSpec
+
+Command = TypeVar("Command")
+
+_skip_option = click.option(
+    "--skip",
+    multiple=True,
+    metavar="CHECK",
+    type=click.Choice(["all", *SKIPPABLE]),
+    help="Leave a check out, by its name in `orch check`; all: leave out every one that can be. Repeatable.",
+)
+
+
+@click.command()
+@click.argument("job_file", type=click.Path(path_type=Path), metavar="JOB.YAML")
+@set_option
+@cluster_options
+@click.option(
+    "--dry-run",
+    type=click.Choice(["client", "server"]),
+    help="client: print the objects, ask no cluster. server: let the cluster check all of it, create nothing.",
+)
+@click.option("--wait", "waits", is_flag=True, help="Wait until the job has ended; leave with its exit code.")
+@click.option("--follow", "-f", is_flag=True, help="The same, and show what the workers print.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Stop a job of the same name with a checkpoint, remove it, and submit this one in its place.",
+)
+@_skip_option
+@output_option
+def submit(
+    job_file: Path,
+    overrides: tuple[str, ...],
+    context: str | None,
+    namespace: str | None,
+    dry_run: str | None,
+    waits: bool,
+    follow: bool,
+    replace: bool,
+    skip: tuple[str, ...],
+    output: str,
+) -> int:
+    """Train on the cluster of your kubectl context.
+
+    All is checked before anything is created (`orch check` shows each check), and what was created is removed when a later
+    step is refused, or when you interrupt it.
+
+    --replace touches nothing that orch did not make for a job of this name. Nothing of the old job is removed before the
+    checks of the new one have passed; run directories always stay.
+
+    \b
+    Examples:
+      orch submit job.yaml
+      orch submit job.yaml --follow
+      orch submit job.yaml --replace
+      orch submit job.yaml --set resources.workers=8 -n research
+      orch submit job.yaml --dry-run=server
+      orch submit job.yaml --skip image --skip bucket
+    """
+    import secrets
+
+    from orchestrator import submit as submitting
+    from orchestrator.jobfile import load, resolve_for_cluster
+    from orchestrator.manifests import TOKEN_PLACEHOLDER, render
+    from orchestrator.yamltext import to_yaml
+
+    spec = load(job_file, overrides).spec
+    _check_image(spec)
+    config = resolve_for_cluster(spec)
+    if dry_run == "client":
+        from orchestrator.kubecontext import current
+
+        name, default = current(context)
+        where = namespace or spec.scheduling.namespace or default
+        say(f"context {name}, namespace {where} (dry run: no cluster is asked)")
+        click.echo(to_yaml(render(spec, config, namespace=where, token=TOKEN_PLACEHOLDER)), nl=False)
+        return 0
+    cluster = _connect(context, namespace or spec.scheduling.namespace)
+    if dry_run == "server":
+        checks, objects = submitting.check(cluster, spec, config, skip=skip, replace=replace)
+        submitting.require(checks, say=say)
+        say(f"the cluster takes {', '.join(item['kind'] for item in objects)}")
+        say("dry run: nothing was created")
+        if output == "json":
+            print_json({"objects": objects, "checks": [item.to_json() for item in checks]})
+        return 0
+    done = submitting.submit(
+        cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=replace
+    )
+    say(f"run directory: {done.run_directory}")
+    if done.queued:
+        say(f"queue {spec.scheduling.queue} decides when it starts")
+    if waits or follow:
+        from orchestrator.cli.watch import follow_to_the_end
+
+        return follow_to_the_end(cluster, done.name, with_logs=follow, output=output)
+    if output == "json":
+        print_json(vars(done))
+    else:
+        say(f"next: orch status {done.name}   orch logs -f {done.name}   orch delete {done.name}")
+    return 0
+
+
+@click.command()
+@click.argument("job_file", type=click.Path(path_type=Path), metavar="JOB.YAML")
+@set_option
+@cluster_options
+@click.option("--replace", is_flag=True, help="As for `orch submit --replace`: a job of this name is no trouble.")
+@_skip_option
+@output_option
+def check(
+    job_file: Path,
+    overrides: tuple[str, ...],
+    context: str | None,
+    namespace: str | None,
+    replace: bool,
+    skip: tuple[str, ...],
+    output: str,
+) -> int:
+    """Check all that a submit needs, without submitting: cluster, permissions, names, quota, nodes, image, bucket, time.
+
+    One line a check: ok, warning or error, with what to do. The exit code is 0 when there is no error, else 78. Nothing is
+    changed but a probe in the run directory, which is removed again.
+
+    \b
+    Examples:
+      orch check job.yaml
+      orch check job.yaml --set resources.workers=64 -n research
+      orch check job.yaml -o json | jq '.checks[] | select(.level != "ok")'
+    """
+    from orchestrator import submit as submitting
+    from orchestrator.jobfile import load, resolve_for_cluster
+    from orchestrator.preflight.check import errors
+    from trainer.exit_codes import ExitCode
+
+    spec = load(job_file, overrides).spec
+    _check_image(spec)
+    config = resolve_for_cluster(spec)
+    cluster = _connect(context, namespace or spec.scheduling.namespace)
+    checks, _ = submitting.check(cluster, spec, config, skip=skip, replace=replace)
+    print_checks(checks, output, name=spec.name)
+    return ExitCode.CONFIGURATION if errors(checks) else 0
+
+
+def _connect(context: str | None, namespace: str | None) -> "Cluster":
+    from orchestrator.kube import Cluster
+
+    cluster = Cluster(context, namespace)
+    say(f"context {cluster.context}, namespace {cluster.namespace}")
+    return cluster
+
+
+def _check_image(spec: "JobSpec") -> None:
+    from trainer.errors import ConfigError
+
+    if spec.image.ref is None and spec.image.build is not None:
+        where = spec.image.repository or "REPOSITORY"
+        raise ConfigError(
+            f"job {spec.name}: image.build is not built by orch yet",
+            remedy=f"build it from the project's Dockerfile (docker build -t {where} {spec.image.build}), push it, "
+            f"and name it: image: {{ref: {where}@sha256:...}}",
+        )

@@ -1,0 +1,97 @@
+"""The image, asked of its registry: is it there, for the nodes' architecture, and of which orch."""
+
+from collections.abc import Callable
+
+from orchestrator.kube import Manifest
+from orchestrator.preflight.check import Check, error, ok, warning
+from orchestrator.preflight.facts import Unknown
+from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryError
+from orchestrator.spec import JobSpec
+from trainer.errors import OrchError
+
+VERSION_LABEL = "orch.version"
+_ARCHITECTURE = "kubernetes.io/arch"
+
+
+def image(
+    spec: JobSpec,
+    nodes: list[Manifest] | Unknown,
+    selector: dict[str, str],
+    version: str,
+    *,
+    describe: Callable[..., ImageInfo],
+) -> Check:
+    """Whether nodes can pull and run the image.
+
+    The nodes pull with credentials and ways of their own: only a registry that says "there is no such image" is believed at
+    once, and not even that where a node has the image already.
+    """
+    name, ref = "image", spec.image.ref
+    if ref is None:
+        return ok(name, f"is built from {spec.image.build} and pushed to {spec.image.repository} by the submit")
+    wanted = architectures(nodes, selector)
+    try:
+        found = describe(ref, platform=f"linux/{wanted[0]}")
+    except ImageNotFound as problem:
+        if spec.image.pull_policy != "Always" and on_a_node(ref, nodes):
+            return ok(name, f"{ref}: a node has it already; its registry does not know it")
+        if spec.image.pull_policy == "Never":
+            return warning(name, f"{ref}: no node is known to have it, and image.pull_policy is Never")
+        return error(name, problem.message, problem.remedy or "build and push it, or correct image.ref")
+    except RegistryDenied as problem:
+        return warning(
+            name,
+            f"not known from here: {problem.message}",
+            "log in (docker login) to have it checked; the nodes use their own credentials, or image.pull_secrets",
+        )
+    except RegistryError as problem:
+        return warning(name, f"not known: {problem.message}", "nothing is wrong if the nodes reach the registry")
+    except OrchError as problem:
+        return error(name, problem.message, problem.remedy)
+    return _fits(ref, found, wanted, version)
+
+
+def _fits(ref: str, found: ImageInfo, wanted: list[str], version: str) -> Check:
+    has = [platform.split("/")[1] for platform in found.platforms if platform.count("/") >= 1]
+    missing = [architecture for architecture in wanted if architecture not in has]
+    if found.platforms and len(missing) == len(wanted):
+        return error(
+            "image",
+            f"{ref} is for {', '.join(found.platforms)}, the nodes are {', '.join(wanted)}",
+            f"build it for linux/{wanted[0]} (docker build --platform linux/{wanted[0]})",
+        )
+    text = f"{ref}: {found.size_bytes / 1e6:.0f} MB for {', '.join(found.platforms)}, {found.digest[:19]}"
+    if missing:
+        return warning(
+            "image",
+            f"{text}; some nodes are {', '.join(missing)}",
+            f"scheduling.node_selector: {{{_ARCHITECTURE}: {has[0]}}} keeps the workers off them",
+        )
+    built = found.labels.get(VERSION_LABEL, "")
+    if built and built != version:
+        return warning(
+            "image", f"{text}; built with orch {built}, this is {version}", "build the image anew with this version"
+        )
+    return ok("image", f"{text}{f', orch {built}' if built else ''}")
+
+
+def architectures(nodes: list[Manifest] | Unknown, selector: dict[str, str]) -> list[str]:
+    """Of the nodes that workers may go to; amd64 where nothing is known."""
+    if _ARCHITECTURE in selector:
+        return [selector[_ARCHITECTURE]]
+    known = [] if isinstance(nodes, Unknown) else nodes
+    labels = [node["metadata"].get("labels") or {} for node in known]
+    found = {of[_ARCHITECTURE] for of in labels if _ARCHITECTURE in of and selector.items() <= of.items()}
+    return sorted(found) or ["amd64"]
+
+
+def on_a_node(ref: str, nodes: list[Manifest] | Unknown) -> bool:
+    """Whether a node says that it has the image: loaded by hand (kind load), as a rule. Nodes name their 50 largest."""
+    known = [] if isinstance(nodes, Unknown) else nodes
+    names = {
+        name
+        for node in known
+        for item in (node.get("status") or {}).get("images") or []
+        for name in item.get("names") or []
+    }
+    return any(name == ref or name.endswith(f"/{ref}") for name in names)

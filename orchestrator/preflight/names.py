@@ -1,0 +1,196 @@
+"""Names and what the job file refers to: is a name free, is the run directory in use, is what is named there."""
+
+from dataclasses import dataclass
+
+from orchestrator.carrier import CARRIERS
+from orchestrator.kube import KINDS, AlreadyExists, Cluster, ClusterError, Forbidden, Manifest, NotFound
+from orchestrator.manifests import RUN_DIRECTORY
+from orchestrator.observe import list_jobs
+from orchestrator.preflight.check import Check, error, ok
+from orchestrator.spec import JobSpec
+from trainer.config import TrainConfig
+
+_OURS = "app.kubernetes.io/managed-by"
+_JOB = "app.kubernetes.io/instance"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An object that has a name the job needs."""
+
+    kind: str
+    name: str
+    job: str
+    """The job of orch that it belongs to; empty: orch did not make it."""
+    over: bool = False
+    """Of a Job or JobSet: whether it has ended."""
+
+
+def taken(cluster: Cluster, objects: list[Manifest]) -> list[Taken]:
+    """Which names of the objects are taken, those of other carriers of the same name included.
+
+    What the user may not read (Secrets, most often) is left to the server-side dry run.
+    """
+    carrier = objects[-1]
+    wanted: list[tuple[str, str]] = [(kind, carrier["metadata"]["name"]) for kind in CARRIERS]
+    wanted += [(item["kind"], item["metadata"]["name"]) for item in objects[:-1]]
+    found = []
+    for kind, name in wanted:
+        try:
+            item = cluster.find(kind, name)
+        except Forbidden:
+            continue
+        if item is not None:
+            labels = item["metadata"].get("labels") or {}
+            found.append(Taken(kind, name, labels.get(_JOB, "") if labels.get(_OURS) == "orch" else "", is_over(item)))
+    return found
+
+
+def name_free(found: list[Taken], job: str, namespace: str, *, replace: bool) -> Check:
+    """Whether a job of this name can be created, or, with `replace`, takes the place of one that orch made."""
+    name = "name"
+    strangers = [item for item in found if item.job != job]
+    if strangers:
+        told = "; ".join(
+            f"{item.kind} {item.name} exists already in namespace {namespace}, and "
+            + (f"belongs to job {item.job}" if item.job else "orch did not make it")
+            for item in strangers
+        )
+        kind = f"the name {job} is taken: " if any(item.kind in CARRIERS for item in strangers) else ""
+        return error(
+            name, f"{kind}{told}", "choose another name for the job; orch touches nothing that it did not make for it"
+        )
+    carrier = next((item for item in found if item.kind in CARRIERS), None)
+    if not found or replace:
+        return ok(name, f"{job} is free" if not found else f"{job} is taken by a job of orch, which will be replaced")
+    if carrier is None:
+        left = ", ".join(f"{item.kind} {item.name}" for item in found)
+        return error(
+            name,
+            f"{left} exists already in namespace {namespace}, left behind by a job of this name",
+            f"orch delete {job} removes what is left; or submit with --replace",
+        )
+    state = "has ended" if carrier.over else "is still there"
+    return error(
+        name,
+        f"the name {job} is taken: a job of that name {state} in namespace {namespace}",
+        f"orch submit --replace stops it with a checkpoint, removes it and creates this one (run directories stay); "
+        f"orch delete {job} only removes it; or choose another name",
+    )
+
+
+def dry_run(cluster: Cluster, objects: list[Manifest], found: list[Taken], job: str) -> Check:
+    """Every object past the API server's own validation, admission and quota, without creating one."""
+    known = {(item.kind, item.name) for item in found}
+    taken_unseen, refused = [], []
+    for item in objects:
+        kind, name = item["kind"], item["metadata"]["name"]
+        try:
+            cluster.create(item, dry_run=True)
+        except AlreadyExists:
+            # The name is the last that is looked at: all else was in order.
+            if (kind, name) not in known:
+                taken_unseen.append(f"{kind} {name}")
+        except NotFound as problem:
+            refused.append(problem.message)
+        except ClusterError as problem:
+            refused.append(f"{problem.message}{'; ' + problem.remedy if problem.remedy else ''}")
+    if refused:
+        return error("dry-run", "; ".join(refused))
+    if taken_unseen and not any(item.job == job for item in found):
+        return error(
+            "dry-run",
+            f"{', '.join(taken_unseen)} exists already in namespace {cluster.namespace}",
+            f"if it was left behind by a job of this name, orch delete {job} removes it; "
+            "if it is another's, choose another name for the job",
+        )
+    return ok("dry-run", f"the cluster takes {', '.join(item['kind'] for item in objects)}")
+
+
+def run_directory_free(cluster: Cluster, job: str, config: TrainConfig) -> Check:
+    """Whether another job that has not ended writes to the same run directory."""
+    name = "run-directory"
+    for other in list_jobs(cluster):
+        same = (other["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "").rstrip("/")
+        if same == config.run_directory.rstrip("/") and not is_over(other) and other["metadata"]["name"] != job:
+            return error(
+                name,
+                f"{config.run_directory} is in use by job {other['metadata']['name']}, which has not ended",
+                "give this job a run.directory of its own",
+            )
+    return ok(name, f"{config.run_directory} is used by no other job of the namespace")
+
+
+def is_over(carrier: Manifest) -> bool:
+    """Whether a Job or JobSet has ended, for good or ill."""
+    conditions = carrier.get("status", {}).get("conditions") or []
+    return any(item["type"] in ("Complete", "Completed", "Failed") and item["status"] == "True" for item in conditions)
+
+
+def references(cluster: Cluster, spec: JobSpec, config: TrainConfig) -> Check:
+    """Whether the namespace has what the job file names, fit for its use. Where the user may not look, it shows later."""
+    name = "references"
+    wanted = [("Secret", secret.name, "secrets") for secret in spec.secrets]
+    wanted += [("Secret", secret, "image.pull_secrets") for secret in spec.image.pull_secrets]
+    wanted += [("ConfigMap", volume.config_map, "volumes") for volume in spec.volumes if volume.config_map]
+    wanted += [("PersistentVolumeClaim", volume.claim, "volumes") for volume in spec.volumes if volume.claim]
+    if spec.scheduling.service_account:
+        wanted.append(("ServiceAccount", spec.scheduling.service_account, "scheduling.service_account"))
+    if spec.scheduling.queue:
+        wanted.append(("LocalQueue", spec.scheduling.queue, "scheduling.queue"))
+    if spec.scheduling.priority:
+        kind = "WorkloadPriorityClass" if spec.scheduling.queue else "PriorityClass"
+        wanted.append((kind, spec.scheduling.priority, "scheduling.priority"))
+    problems, unseen = [], []
+    for kind, object_name, field in wanted:
+        try:
+            found = cluster.get(kind, object_name)
+        except NotFound as problem:
+            if "could not find the requested resource" in problem.message:
+                continue  # no such kind: the add-ons' line says so
+            where = f" in namespace {cluster.namespace}" if KINDS[kind].namespaced else ""
+            problems.append(f"{field}: there is no {kind} {object_name}{where}")
+        except ClusterError:
+            unseen.append(f"{kind} {object_name}")
+        else:
+            problems += [f"{field}: {text}" for text in (_unfit(found, spec, config),) if text]
+    if problems:
+        return error(name, "; ".join(problems), "create what is missing, or correct the name in the job file")
+    if unseen:
+        return ok(
+            name, f"{len(wanted) - len(unseen)} there; you may not look at {', '.join(unseen)}: the pods will tell"
+        )
+    return ok(
+        name, "all that the job file names is there" if wanted else "the job file names nothing else of the namespace"
+    )
+
+
+def _unfit(found: Manifest, spec: JobSpec, config: TrainConfig) -> str:
+    """Why an object that is there is of no use to the job; empty when it is."""
+    name = found["metadata"]["name"]
+    if found["kind"] == "LocalQueue":
+        for condition in found.get("status", {}).get("conditions") or []:
+            if condition["type"] == "Active" and condition["status"] != "True":
+                return f"LocalQueue {name} is not active: {condition.get('message', condition.get('reason', ''))}"
+    if found["kind"] == "PersistentVolumeClaim":
+        return _unfit_claim(found, spec, config)
+    return ""
+
+
+def _unfit_claim(claim: Manifest, spec: JobSpec, config: TrainConfig) -> str:
+    """A volume that only one node may write holds up the workers on all others."""
+    name = claim["metadata"]["name"]
+    modes = set(claim.get("spec", {}).get("accessModes") or [])
+    volume = next(item for item in spec.volumes if item.claim == name)
+    mount = volume.mount.rstrip("/")
+    holds_run = config.run_directory == mount or config.run_directory.startswith(mount + "/")
+    if config.workers > 1 and holds_run and "ReadWriteMany" not in modes:
+        return (
+            f"claim {name} holds the run directory and is {', '.join(sorted(modes)) or 'of no access mode'}; "
+            f"{config.workers} workers on several nodes need ReadWriteMany (or a gs:// run directory)"
+        )
+    if config.workers > 1 and modes and not modes & {"ReadWriteMany", "ReadOnlyMany"}:
+        return (
+            f"claim {name} is {', '.join(sorted(modes))}, which {config.workers} workers on several nodes cannot share"
+        )
+    return ""

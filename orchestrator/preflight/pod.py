@@ -1,0 +1,68 @@
+"""One worker's pod before the API server: Pod Security, LimitRange, webhooks and classes, by a dry run of the pod itself.
+
+The Job controller creates the pods later, and what refuses them then shows in status only; so it is asked now.
+"""
+
+from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, Rejected
+from orchestrator.preflight.check import Check, error, ok, warning
+from orchestrator.preflight.facts import Facts, Unknown
+
+_LEVEL = "pod-security.kubernetes.io/enforce"
+_TOLD_BY_OTHERS = ("exceeded quota", "usage per ", "limit to request ratio per ")
+"""What the lines `quota` and `limits` say, with figures."""
+
+
+def worker_pod(template: Manifest, job: str, namespace: str) -> Manifest:
+    """Worker 0's pod, as the Job controller would create it."""
+    metadata = template["metadata"] | {"name": f"{job}-0-check", "namespace": namespace}
+    annotations = (metadata.get("annotations") or {}) | {"batch.kubernetes.io/job-completion-index": "0"}
+    labels = (metadata.get("labels") or {}) | {"batch.kubernetes.io/controller-uid": "check"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata | {"annotations": annotations, "labels": labels}}
+    return pod | {"spec": template["spec"]}
+
+
+def admitted(cluster: Cluster, facts: Facts, pod: Manifest) -> Check:
+    """Whether the namespace would take such a pod."""
+    name = "pod"
+    level = security_level(facts)
+    try:
+        cluster.create(pod, dry_run=True)
+    except AlreadyExists:
+        pass  # admission came first, and let it pass
+    except Forbidden as refusal:
+        if "is forbidden: violates PodSecurity" not in refusal.message:
+            if "User " in refusal.message or "cannot create resource" in refusal.message:
+                return warning(
+                    name,
+                    "not tried: you may not create pods, so not even a dry run of one",
+                    "the role orch-submitter (k8s/setup) allows it: who may create Jobs runs pods already",
+                )
+            if any(told in refusal.message for told in _TOLD_BY_OTHERS):
+                return ok(name, f"{level}; its resources are another line's matter")
+            return error(name, _reason(refusal), "see who refuses it, or ask an administrator of the namespace")
+        return error(
+            name,
+            _reason(refusal),
+            f"take out of kubernetes.pod or volumes what {level} forbids, or use a namespace with another level",
+        )
+    except ClusterUnreachable:
+        raise
+    except Rejected as refusal:
+        if any(told in refusal.message for told in _TOLD_BY_OTHERS):
+            return ok(name, f"{level}; its resources are another line's matter")
+        return error(name, _reason(refusal))
+    except ClusterError as refusal:
+        return error(name, _reason(refusal))
+    return ok(name, f"a worker's pod is admitted; {level}")
+
+
+def security_level(facts: Facts) -> str:
+    """The Pod Security level of the namespace, in words."""
+    if facts.namespace_object is None or isinstance(facts.namespace_object, Unknown):
+        return "Pod Security: level not known"
+    level = (facts.namespace_object["metadata"].get("labels") or {}).get(_LEVEL)
+    return f"Pod Security: {level}" if level else "Pod Security: no level is enforced"
+
+
+def _reason(refusal: ClusterError) -> str:
+    return refusal.message.partition(" is forbidden: ")[2] or refusal.message

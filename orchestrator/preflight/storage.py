@@ -1,0 +1,156 @@
+"""The run directory: can it be used, and what an earlier life of the job in it tells of checkpoints, memory and time.
+
+Reading is in `read_run`, the bucket's probe in `bucket`; what follows from what was read is pure.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+from orchestrator.jobfile import SPOT_GRACE_S
+from orchestrator.preflight.check import Check, error, ok, warning
+from orchestrator.spec import JobSpec
+from trainer.config import TrainConfig
+from trainer.errors import OrchError, StoreDenied
+from trainer.rundir.attempts import AttemptRecord, read_records
+from trainer.rundir.bucket import of_run_directory
+from trainer.rundir.commits import Commit, list_commits, read_commit
+from trainer.rundir.lineage import line
+from trainer.rundir.signs import TooMany, read_signs
+from trainer.rundir.store import open_store
+
+TENSORFLOW_BYTES = 600_000_000
+"""What TensorFlow takes before there is any model."""
+_STORE_S = 15.0
+_ATTEMPTS = 3
+"""Save times are taken from so many attempts: older ones were other machines, or another model."""
+_SEGMENTS_MAX = 128
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What lies in the run directory already."""
+
+    commit: Commit | None = None
+    """The checkpoint that the job would go on from."""
+    save_s: float | None = None
+    """The longest of the saves that were told lately, from the copy to the commit."""
+    block_s: float = 0.0
+    """The longest of the blocks that were told lately."""
+
+
+def bucket(config: TrainConfig) -> Check:
+    """Write, list and delete a probe in the run directory, as the user; and what its bucket does by itself.
+
+    The pods have an identity of their own, but what the user may not reach is most often misspelled.
+    """
+    name, directory = "bucket", config.run_directory
+    if not directory.startswith("gs://"):
+        return ok(name, f"{directory} lies on a volume, which cannot be tried from here")
+    probe = f"tmp/preflight-{secrets.token_hex(8)}"
+    try:
+        store = open_store(directory, timeout_s=_STORE_S)
+        store.put_if_absent(probe, b"orch writes, reads, lists and deletes this before a submit\n")
+        store.get(probe)
+        found = any(entry.name == probe for entry in store.list(probe))
+        store.delete(probe)
+    except OrchError as problem:
+        refused = isinstance(problem, StoreDenied)
+        return error(
+            name,
+            f"run.directory {directory} {'refuses' if refused else 'cannot be used'}: {problem.message}",
+            "correct run.directory, or get the role storage.objectUser on the bucket; "
+            "--skip bucket submits all the same (the pods have an identity of their own)",
+        )
+    if not found:
+        return error(name, f"run.directory {directory} does not list what was just written")
+    try:
+        notices = of_run_directory(directory, timeout_s=_STORE_S)
+    except OrchError:
+        notices = []
+    if notices:
+        return warning(name, f"{directory} can be written, read, listed and deleted from; {' '.join(notices)}")
+    return ok(name, f"{directory} can be written, read, listed and deleted from")
+
+
+def read_run(config: TrainConfig) -> EarlierRun:
+    """What an earlier life of the job left; nothing where it cannot be read from here."""
+    if not config.run_directory.startswith("gs://"):
+        return EarlierRun()
+    try:
+        store = open_store(config.run_directory, timeout_s=_STORE_S)
+        records = read_records(store)
+        commits = line(records, list_commits(store))
+        commit = read_commit(store, commits[0]) if commits else None
+        newest = [record for record in records if isinstance(record, AttemptRecord)][-_ATTEMPTS:]
+        signs = [
+            sign for of_attempt in read_signs(store, newest, segments_max=_SEGMENTS_MAX).values() for sign in of_attempt
+        ]
+    except (OrchError, TooMany):
+        return EarlierRun()
+    saves = [sign.seconds for sign in signs if sign.type == "saved"]
+    blocks = [sign.seconds for sign in signs if sign.type == "block"]
+    return EarlierRun(commit, max(saves, default=None), max(blocks, default=0.0))
+
+
+def checkpoints(config: TrainConfig, run: EarlierRun) -> Check:
+    """How large checkpoints are, and what that comes to in the bucket."""
+    name = "checkpoints"
+    if config.train.command is not None:
+        return ok(name, "a command's own")
+    if run.commit is None:
+        return ok(name, "their size is not known before the first one")
+    size = run.commit.size_bytes
+    at_most = size * (config.checkpoint.keep + 1)
+    return ok(
+        name,
+        f"{_size(size)} each ({run.commit.ref.name}, from which the job goes on); "
+        f"{config.checkpoint.keep} are kept, {_size(at_most)} at most at a time",
+    )
+
+
+def memory(config: TrainConfig, run: EarlierRun) -> Check:
+    """The memory limit against what a worker needs at least: state, one copy of it, one shard in upload, TensorFlow."""
+    name, limit = "memory", config.memory_limit_bytes
+    if limit is None:
+        return ok(name, "no limit (resources.memory): the node's memory is the limit")
+    remedy = "raise resources.memory; gradients, activations and data come on top"
+    if run.commit is None:
+        if limit < TENSORFLOW_BYTES:
+            return warning(
+                name, f"{_size(limit)} is less than TensorFlow takes alone ({_size(TENSORFLOW_BYTES)})", remedy
+            )
+        return ok(name, f"{_size(limit)}; what the model needs is not known before its first checkpoint")
+    state = run.commit.size_bytes
+    shard = min(config.checkpoint.shard_size_mb * 1_000_000, state)
+    least = 2 * state + shard + TENSORFLOW_BYTES
+    needs = f"a worker needs at least {_size(least)}: state {_size(state)}, its copy, a shard, TensorFlow"
+    if limit < least:
+        return error(name, f"the limit is {_size(limit)}; {needs}", remedy)
+    return ok(name, f"{_size(limit)}; {needs}, and what the steps take")
+
+
+def grace(spec: JobSpec, config: TrainConfig, run: EarlierRun) -> Check:
+    """Whether a preempted job has the time to save: end of the block, copy, upload."""
+    name = "grace"
+    if spec.resources.capacity == "spot" and config.grace_s > SPOT_GRACE_S:
+        return warning(
+            name,
+            f"preemption.grace is {config.grace_s:.0f} s; GKE gives pods on Spot VMs {SPOT_GRACE_S:.0f} s, whatever they ask for",
+            "leave it at auto; where a save takes longer, save more often (checkpoint.every)",
+        )
+    if run.save_s is None:
+        return ok(name, f"{config.grace_s:.0f} s; how long a save takes is not known before the first one")
+    needed_s = run.block_s + run.save_s
+    told = f"a save took up to {run.save_s:.1f} s, after a block of up to {run.block_s:.1f} s"
+    if needed_s > config.grace_s:
+        remedy = (
+            "save more often (checkpoint.every): what was done since the last save is done again"
+            if spec.resources.capacity == "spot"
+            else f"preemption.grace: {needed_s * 1.5:.0f}s, or save more often (checkpoint.every)"
+        )
+        return warning(name, f"{config.grace_s:.0f} s are too short to save at a preemption: {told}", remedy)
+    return ok(name, f"{config.grace_s:.0f} s; {told}")
+
+
+def _size(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
