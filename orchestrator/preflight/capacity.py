@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.kube import Manifest
+from orchestrator.kube import Manifest, quantity
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 
@@ -24,14 +24,6 @@ class Wanted:
     """One worker's pod, of which `spec` is read."""
     objects: Mapping[str, int]
     """Resource as quotas count it (jobs.batch, services) -> how many the job has."""
-
-
-def quantity(value: Any) -> Decimal:
-    """A Kubernetes quantity as a number: 1500m is 1.5, 2Gi is 2147483648."""
-    from kubernetes.utils import quantity as quantities
-
-    library: Any = quantities  # its functions carry no types
-    return Decimal(library.parse_quantity(str(value)))
 
 
 def requests(pod: Manifest) -> Amounts:

@@ -55,7 +55,7 @@ def _in_params(value: Any, where: str) -> Iterator[str]:
 
 
 def _in_command(command: list[str]) -> Iterator[str]:
-    for argument, following in zip(command, [*command[1:], ""], strict=True):
+    for argument, following in pairwise([*command, ""]):
         flag = _FLAG.fullmatch(argument)
         if flag and looks_secret(flag[1]) and not _is_harmless(flag[2] if flag[2] is not None else following):
             yield f"train.command {argument.partition('=')[0]}"

@@ -42,7 +42,7 @@ class Room:
     image: str
     run_root: str
     kubeconfig: Path
-    """Of the submitter: the role of k8s/setup and nothing else."""
+    """Of the submitter: the roles of k8s/setup and nothing else."""
     folder: Path
     api: client.CoreV1Api
     batch: client.BatchV1Api
@@ -203,8 +203,15 @@ def open_room(folder: Path) -> Room:
     api.create_namespace(body)
     rbac.create_namespaced_role(namespace, yaml.safe_load((setup / "role-submitter.yaml").read_text()))
     binding = yaml.safe_load((setup / "binding-submitters.yaml").read_text())
-    binding["subjects"] = [{"kind": "ServiceAccount", "name": "submitter", "namespace": namespace}]
+    submitter = {"kind": "ServiceAccount", "name": "submitter", "namespace": namespace}
+    binding["subjects"] = [submitter]
     rbac.create_namespaced_role_binding(namespace, binding)
+    # Under a name of this room: another test, or the cluster's owner, may have the role under its own.
+    reader = yaml.safe_load((setup / "role-reader.yaml").read_text())
+    rbac.create_cluster_role(reader | {"metadata": {"name": namespace}})
+    binding = yaml.safe_load((setup / "binding-readers.yaml").read_text())
+    binding["metadata"]["name"] = binding["roleRef"]["name"] = namespace
+    rbac.create_cluster_role_binding(binding | {"subjects": [submitter]})
     api.create_namespaced_service_account(namespace, {"metadata": {"name": "submitter"}})
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}}
     token = api.create_namespaced_service_account_token("submitter", namespace, request).status.token
@@ -226,6 +233,9 @@ def open_room(folder: Path) -> Room:
 def close_room(room: Room) -> None:
     """Delete the namespace, and with it whatever a failed test left."""
     room.api.delete_namespace(room.namespace)
+    rbac = client.RbacAuthorizationV1Api()
+    rbac.delete_cluster_role_binding(room.namespace)
+    rbac.delete_cluster_role(room.namespace)
 
 
 def _kubeconfig(configuration: Any, namespace: str, token: str) -> Manifest:

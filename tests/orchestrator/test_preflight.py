@@ -1,0 +1,453 @@
+"""What preflight says of a cluster's facts: quotas, limits, nodes, engines, secrets, memory and time."""
+
+import os
+import signal
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from orchestrator.interrupts import held_back
+from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
+from orchestrator.preflight import image as images
+from orchestrator.preflight.capacity import Wanted
+from orchestrator.preflight.check import SKIPPABLE, Check, Level, lines, ok, warning
+from orchestrator.preflight.facts import Facts, Unknown
+from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryUnreachable
+from orchestrator.spec import JobSpec
+from trainer.config import TrainConfig
+from trainer.rundir.commits import Commit, Shard
+
+Manifest = dict[str, Any]
+UNKNOWN = Unknown("you may not")
+
+
+def worker(cpu: str = "2", memory: str = "4Gi", workers: int = 4, **spec: Any) -> Wanted:
+    resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}}
+    container = {"name": "trainer", "resources": resources}
+    return Wanted(workers, {"spec": {"containers": [container]} | spec}, {"jobs.batch": 1, "services": 1})
+
+
+def quota(hard: dict[str, str], used: dict[str, str] | None = None, **spec: Any) -> Manifest:
+    return {"metadata": {"name": "team"}, "spec": {"hard": hard} | spec, "status": {"hard": hard, "used": used or {}}}
+
+
+def node(
+    name: str = "n", labels: dict[str, str] | None = None, taints: list[Manifest] | None = None, **has: str
+) -> Manifest:
+    allocatable = {"cpu": "4", "memory": "16Gi", "pods": "110"} | has
+    return {
+        "metadata": {"name": name, "labels": {"kubernetes.io/arch": "amd64"} | (labels or {})},
+        "spec": {"taints": taints or []},
+        "status": {"allocatable": allocatable},
+    }
+
+
+def facts(**changes: Any) -> Facts:
+    whole: dict[str, Any] = {
+        "context": "c",
+        "namespace": "ns",
+        "server": "https://c",
+        "version": (1, 34),
+        "user": "me",
+        "namespace_object": {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
+        "groups": {},
+        "nodes": [],
+        "daemon_sets": [],
+        "quotas": [],
+        "limit_ranges": [],
+    }
+    return Facts(**whole | changes)
+
+
+def job(**changes: Any) -> JobSpec:
+    base: Manifest = {
+        "name": "digits",
+        "image": {"ref": "registry.example/trainer:1"},
+        "train": {"task": "trainer.tasks.digits:Digits", "steps": 10},
+        "run": {"directory": "gs://acme/digits"},
+    }
+    return JobSpec.model_validate(base | changes, context={"job_file": True})
+
+
+def config(**changes: Any) -> TrainConfig:
+    base: Manifest = {
+        "name": "digits",
+        "train": {"task": "a:B", "steps": 10},
+        "run_directory": "gs://acme/digits",
+        "workers": 2,
+        "grace_s": 60.0,
+    }
+    return TrainConfig.model_validate(base | changes)
+
+
+# --- quota
+
+
+def test_a_quota_that_can_never_hold_all_workers_is_an_error_with_both_figures() -> None:
+    check = capacity.quota([quota({"requests.memory": "8Gi", "pods": "10"})], worker())
+    assert check.level is Level.ERROR
+    assert check.text == "requests.memory: the job needs 16Gi, quota team allows 8Gi"
+
+
+def test_a_quota_that_others_use_is_a_warning() -> None:
+    check = capacity.quota([quota({"pods": "5"}, {"pods": "3"})], worker())
+    assert check.level is Level.WARNING
+    assert "the job needs 4, quota team allows 5, of which 3 are in use" in check.text
+
+
+@pytest.mark.parametrize(
+    ("hard", "fits"),
+    [
+        ({"cpu": "8"}, True),
+        ({"cpu": "7999m"}, False),
+        ({"limits.cpu": "8"}, True),
+        ({"count/jobs.batch": "0"}, False),
+        ({"services": "0"}, False),
+        ({"count/services": "1"}, True),
+        ({"requests.nvidia.com/gpu": "0"}, True),
+    ],
+)
+def test_quotas_count_requests_limits_pods_and_objects(hard: dict[str, str], fits: bool) -> None:
+    assert (capacity.quota([quota(hard)], worker()).level is Level.OK) is fits
+
+
+HIGH = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}
+
+
+@pytest.mark.parametrize(
+    ("scope", "priority", "counts"),
+    [
+        ({"scopes": ["BestEffort"]}, "", False),
+        ({"scopes": ["NotBestEffort", "NotTerminating"]}, "", True),
+        ({"scopes": ["Terminating"]}, "", False),
+        ({"scopeSelector": HIGH}, "high", True),
+        ({"scopeSelector": HIGH}, "low", False),
+    ],
+)
+def test_a_quota_with_scopes_counts_the_pods_that_are_in_them(scope: Manifest, priority: str, counts: bool) -> None:
+    wanted = worker(priorityClassName=priority) if priority else worker()
+    check = capacity.quota([quota({"pods": "1"}, **scope)], wanted)
+    assert (check.level is Level.ERROR) is counts
+
+
+def test_what_may_not_be_looked_at_is_a_warning_and_not_an_error() -> None:
+    checks = [
+        capacity.quota(UNKNOWN, worker()),
+        capacity.limit_range(UNKNOWN, worker()),
+        capacity.nodes(UNKNOWN, worker()),
+    ]
+    assert [check.level for check in checks] == [Level.WARNING] * 3
+    assert all("may not" in check.text for check in checks)
+
+
+# --- limits
+
+
+def limit_range(**rule: Any) -> Manifest:
+    return {"metadata": {"name": "small"}, "spec": {"limits": [{"type": "Container"} | rule]}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"max": {"memory": "1Gi"}}, "a container has at most 1Gi of memory, not 4Gi"),
+        ({"min": {"cpu": "3"}}, "a container asks for at least 3 of cpu, not 2"),
+        ({"type": "Pod", "max": {"cpu": "1"}}, "a pod has at most 1 of cpu, not 2"),
+        ({"max": {"ephemeral-storage": "1Gi"}}, "a container must have a limit of ephemeral-storage, at most 1Gi"),
+    ],
+)
+def test_a_worker_outside_a_limit_range_is_told_with_both_figures(rule: Manifest, says: str) -> None:
+    check = capacity.limit_range([limit_range(**rule)], worker())
+    assert check.level is Level.ERROR
+    assert says in check.text
+
+
+def test_what_a_limit_range_fills_in_counts_as_given() -> None:
+    bare = Wanted(1, {"spec": {"containers": [{"name": "trainer", "resources": {"requests": {"cpu": "1"}}}]}}, {})
+    rule = limit_range(max={"memory": "2Gi"}, default={"memory": "1Gi"}, defaultRequest={"memory": "1Gi"})
+    assert capacity.limit_range([rule], bare).level is Level.OK
+
+
+# --- nodes
+
+
+def test_nodes_that_can_hold_all_workers_when_empty() -> None:
+    check = capacity.nodes([node("a"), node("b")], worker())
+    assert check.level is Level.OK
+    assert "4 of them in all" in check.text
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "says"),
+    [
+        ([], worker(), "the cluster has no nodes"),
+        ([node()], worker(nodeSelector={"gpu": "l4"}), "none of 1 nodes has the labels gpu=l4"),
+        ([node(cpu="1")], worker(), "cpu: a worker asks for 2, the largest node has 1"),
+        ([node()], worker(workers=5), "room for 2 of 5 workers on 1 nodes"),
+        ([node(taints=[{"key": "gpu", "value": "yes", "effect": "NoSchedule"}])], worker(), "taint gpu=yes:NoSchedule"),
+        ([node(taints=[{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}])], worker(), "cordoned"),
+    ],
+)
+def test_nodes_that_cannot_take_the_workers_are_a_warning_with_the_reason(
+    found: list[Manifest], wanted: Wanted, says: str
+) -> None:
+    check = capacity.nodes(found, wanted)
+    assert check.level is Level.WARNING
+    assert says in check.text
+
+
+def test_a_tolerated_taint_and_an_extended_resource() -> None:
+    taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+    wanted = worker(workers=1, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}])
+    wanted.pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "2"
+    assert capacity.nodes([node(taints=[taint], **{"nvidia.com/gpu": "2"})], wanted).level is Level.OK
+    assert "nvidia.com/gpu: a worker asks for 2" in capacity.nodes([node(taints=[taint])], wanted).text
+
+
+# --- add-ons
+
+
+@pytest.mark.parametrize("name", ["anetd", "cilium", "calico-node", "kube-router", "antrea-agent"])
+def test_engines_are_known_by_their_daemon_sets(name: str) -> None:
+    daemon_set = {"metadata": {"name": name}, "spec": {"template": {"spec": {"containers": []}}}}
+    assert addons.network_policy(facts(daemon_sets=[daemon_set])).level is Level.OK
+
+
+@pytest.mark.parametrize(("flag", "level"), [("true", Level.OK), ("false", Level.WARNING)])
+def test_an_engine_that_can_be_switched_off_is_looked_at(flag: str, level: Level) -> None:
+    containers = [{"args": [f"--enable-network-policy={flag}"]}]
+    daemon_set = {"metadata": {"name": "aws-node"}, "spec": {"template": {"spec": {"containers": containers}}}}
+    assert addons.network_policy(facts(daemon_sets=[daemon_set])).level is level
+
+
+def test_without_an_engine_everybody_reaches_the_workers_and_that_is_said() -> None:
+    check = addons.network_policy(facts())
+    assert check.level is Level.WARNING
+    assert "any pod of the cluster reaches" in check.text
+    assert addons.network_policy(facts(daemon_sets=UNKNOWN, groups={"cilium.io": ["v2"]})).level is Level.OK
+
+
+def test_add_ons_that_a_job_uses_must_be_there_in_a_known_version() -> None:
+    none = facts()
+    assert addons.addons(none, jobset=False, queue=None).level is Level.OK
+    assert "JobSet is not installed" in addons.addons(none, jobset=True, queue=None).text
+    assert "Kueue is not installed" in addons.addons(none, jobset=False, queue="team").text
+    other = facts(groups={addons.JOBSET: ["v1"]})
+    assert "orch speaks v1alpha2" in addons.addons(other, jobset=True, queue=None).text
+    both = facts(groups={addons.JOBSET: ["v1alpha2"], addons.KUEUE: ["v1beta1"]})
+    assert addons.addons(both, jobset=True, queue="team").text == "JobSet v1alpha2 and Kueue v1beta1: there"
+
+
+# --- access, names
+
+
+def test_an_old_kubernetes_and_a_namespace_that_is_not_there_are_errors() -> None:
+    assert access.cluster(facts()).level is Level.OK
+    assert "needs 1.31 or newer" in access.cluster(facts(version=(1, 30))).text
+    assert "no namespace ns" in access.namespace(facts(namespace_object=None)).text
+    gone = {"metadata": {}, "status": {"phase": "Terminating"}}
+    assert "being deleted" in access.namespace(facts(namespace_object=gone)).text
+    assert access.namespace(facts(namespace_object=UNKNOWN)).level is Level.OK
+
+
+def taken(kind: str, job: str, *, over: bool = False) -> names.Taken:
+    return names.Taken(kind, "digits", job, over)
+
+
+@pytest.mark.parametrize(
+    ("found", "replace", "level", "says"),
+    [
+        ([], False, Level.OK, "is free"),
+        ([taken("Job", "digits")], False, Level.ERROR, "a job of that name is still there"),
+        ([taken("Job", "digits", over=True)], False, Level.ERROR, "has ended"),
+        ([taken("Job", "digits"), taken("Service", "digits")], True, Level.OK, "will be replaced"),
+        ([taken("Job", "")], True, Level.ERROR, "orch did not make it"),
+        ([taken("JobSet", "")], False, Level.ERROR, "the name digits is taken: JobSet digits exists already"),
+        ([taken("Job", "digits"), taken("Service", "")], True, Level.ERROR, "Service digits exists already"),
+        ([taken("Service", "other")], True, Level.ERROR, "belongs to job other"),
+        ([taken("Service", "digits")], False, Level.ERROR, "left behind by a job of this name"),
+    ],
+)
+def test_a_taken_name_is_told_by_whom_and_only_a_job_of_orch_is_replaced(
+    found: list[names.Taken], replace: bool, level: Level, says: str
+) -> None:
+    check = names.name_free(found, "digits", "ns", replace=replace)
+    assert check.level is level
+    assert says in check.text
+
+
+def claim(*modes: str) -> Manifest:
+    return {"kind": "PersistentVolumeClaim", "metadata": {"name": "runs"}, "spec": {"accessModes": list(modes)}}
+
+
+@pytest.mark.parametrize(
+    ("modes", "workers", "fits"),
+    [
+        (["ReadWriteMany"], 2, True),
+        (["ReadWriteOnce"], 2, False),
+        (["ReadWriteOnce"], 1, True),
+        (["ReadOnlyMany"], 2, False),
+    ],
+)
+def test_a_run_directory_on_a_claim_needs_many_writers(modes: list[str], workers: int, fits: bool) -> None:
+    spec = job(volumes=[{"name": "runs", "mount": "/runs", "claim": "runs"}], run={"directory": "/runs/digits"})
+    problem = names._unfit_claim(claim(*modes), spec, config(run_directory="/runs/digits", workers=workers))
+    assert (problem == "") is fits
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "DB_PASSWORD", "awsSecretAccessKey", "client-secret"])
+def test_names_of_secrets_are_known(name: str) -> None:
+    assert exposure.looks_secret(name)
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "KEY", "MONKEY", "MAX_TOKENS", "LOG_LEVEL", "KEYBOARD"])
+def test_other_names_are_left_alone(name: str) -> None:
+    assert not exposure.looks_secret(name)
+
+
+def test_secrets_written_out_in_the_job_file_are_a_warning_that_does_not_show_them() -> None:
+    spec = job(
+        env={"HF_TOKEN": "hf_abc", "GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json", "USE_TOKEN": "true"},
+        train={"task": "a:B", "steps": 1, "params": {"store": {"password": "hunter2"}, "max_tokens": 5}},
+    )
+    check = exposure.secrets_by_reference(spec)
+    assert check.level is Level.WARNING
+    assert check.text.startswith("env.HF_TOKEN, train.params.store.password: ")
+    assert "hf_abc" not in check.text + check.remedy
+    command = job(train={"command": ["python", "t.py", "--api-key", "abc", "--token=xyz", "--tokens", "9"]})
+    assert exposure.secrets_by_reference(command).text.startswith("train.command --api-key, train.command --token: ")
+    assert exposure.secrets_by_reference(job()).level is Level.OK
+
+
+# --- image
+
+
+def described(*platforms: str, **labels: str) -> Any:
+    info = ImageInfo("sha256:" + "0" * 64, platforms, 445_000_000, labels)
+    return lambda ref, *, platform: info
+
+
+def refusing(problem: Exception) -> Any:
+    def describe(ref: str, *, platform: str) -> ImageInfo:
+        raise problem
+
+    return describe
+
+
+def image_check(describe: Any, spec: JobSpec | None = None, nodes: Any = UNKNOWN) -> Check:
+    return images.image(spec or job(), nodes, {}, "0.1.0", describe=describe)
+
+
+def test_an_image_is_told_with_size_and_platform() -> None:
+    check = image_check(described("linux/amd64"))
+    assert check.level is Level.OK
+    assert "445 MB for linux/amd64" in check.text
+
+
+def test_an_image_for_another_architecture_is_an_error() -> None:
+    check = image_check(described("linux/arm64/v8"), nodes=[node()])
+    assert check.level is Level.ERROR
+    assert "is for linux/arm64/v8, the nodes are amd64" in check.text
+    mixed = image_check(described("linux/amd64"), nodes=[node(), node(labels={"kubernetes.io/arch": "arm64"})])
+    assert mixed.level is Level.WARNING
+
+
+def test_only_a_registry_that_knows_no_such_image_stops_a_submit() -> None:
+    assert image_check(refusing(ImageNotFound("no such image"))).level is Level.ERROR
+    assert image_check(refusing(RegistryDenied("log in"))).level is Level.WARNING
+    assert image_check(refusing(RegistryUnreachable("no answer"))).level is Level.WARNING
+    loaded = node() | {"status": {"images": [{"names": ["registry.example/trainer:1"]}]}}
+    assert image_check(refusing(ImageNotFound("no such image")), nodes=[loaded]).level is Level.OK
+
+
+def test_an_image_of_another_orch_is_a_warning() -> None:
+    assert image_check(described("linux/amd64", **{images.VERSION_LABEL: "0.0.9"})).level is Level.WARNING
+    assert image_check(described("linux/amd64", **{images.VERSION_LABEL: "0.1.0"})).level is Level.OK
+
+
+# --- checkpoints, memory, time
+
+
+def commit(size_bytes: int) -> Commit:
+    facts: Manifest = {
+        "step": 900,
+        "attempt": 1,
+        "nonce": "n",
+        "created": datetime(2026, 1, 1, tzinfo=UTC),
+        "epoch": 0,
+        "examples_seen": 0,
+        "seed": 0,
+        "global_batch_size": 1,
+        "world_size": 1,
+        "replicas": 1,
+        "shards": [Shard(name="s", generation=1, size_bytes=size_bytes, crc32c="")],
+        "tensors": [],
+    }
+    return Commit.model_validate(facts)
+
+
+def test_the_memory_limit_is_compared_with_what_a_worker_needs_at_least() -> None:
+    run = storage.EarlierRun(commit(1_000_000_000))
+    least = 2 * 1_000_000_000 + 128_000_000 + storage.TENSORFLOW_BYTES
+    assert storage.memory(config(memory_limit_bytes=least - 1), run).level is Level.ERROR
+    assert storage.memory(config(memory_limit_bytes=least), run).level is Level.OK
+    assert "not known before" in storage.memory(config(memory_limit_bytes=least), storage.EarlierRun()).text
+    assert storage.memory(config(memory_limit_bytes=500_000_000), storage.EarlierRun()).level is Level.WARNING
+    assert storage.memory(config(), run).level is Level.OK
+
+
+def test_a_grace_period_shorter_than_a_measured_save_is_a_warning() -> None:
+    run = storage.EarlierRun(commit(10), save_s=14.0, block_s=1.5)
+    spot = job(resources={"capacity": "spot"})
+    assert storage.grace(spot, config(grace_s=15.0), run).level is Level.WARNING
+    assert storage.grace(job(), config(grace_s=60.0), run).level is Level.OK
+    assert "not known before" in storage.grace(job(), config(), storage.EarlierRun()).text
+    assert "15 s, whatever" in storage.grace(spot, config(grace_s=60.0), run).text
+
+
+def test_the_size_of_checkpoints_is_that_of_the_one_the_job_goes_on_from() -> None:
+    check = storage.checkpoints(config(), storage.EarlierRun(commit(38_400_000)))
+    assert "38.4 MB each (step-900.attempt-1" in check.text
+    assert "153.6 MB at most" in check.text
+
+
+# --- pod, lines, signals
+
+
+def test_the_pod_that_is_tried_is_the_template_with_a_name() -> None:
+    template = {"metadata": {"labels": {"app.kubernetes.io/instance": "digits"}}, "spec": {"restartPolicy": "Never"}}
+    tried = pod.worker_pod(template, "digits", "ns")
+    assert tried["metadata"]["namespace"] == "ns"
+    assert tried["spec"] == template["spec"]
+    assert tried["metadata"]["annotations"] == {"batch.kubernetes.io/job-completion-index": "0"}
+
+
+def test_lines_stand_in_columns_with_the_remedy_below() -> None:
+    assert lines([ok("a", "fine"), warning("long", "look", "do this")]) == [
+        "ok       a     fine",
+        "warning  long  look",
+        "               -> do this",
+    ]
+    assert all(" " not in name for name in SKIPPABLE)
+
+
+@pytest.mark.parametrize(("number", "raises"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_signals_wait_until_they_are_asked_for(number: int, raises: type[BaseException]) -> None:
+    before = signal.getsignal(number)
+    done = []
+    with pytest.raises(raises), held_back() as raise_if_any:  # noqa: PT012
+        raise_if_any()
+        os.kill(os.getpid(), number)
+        done.append("whole")
+        raise_if_any()
+    assert done == ["whole"]
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_nobody_asked_for_is_delivered_at_the_end() -> None:
+    with pytest.raises(KeyboardInterrupt), held_back():
+        os.kill(os.getpid(), signal.SIGINT)
