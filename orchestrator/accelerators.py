@@ -14,6 +14,11 @@ from typing import Literal
 
 from trainer.errors import ConfigError
 
+TPU_LABEL = "cloud.google.com/gke-tpu-accelerator"
+TOPOLOGY_LABEL = "cloud.google.com/gke-tpu-topology"
+COUNT_LABEL = "cloud.google.com/gke-accelerator-count"
+GPU_LABEL = "cloud.google.com/gke-accelerator"
+
 _GIB = 1024**3
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -158,6 +163,7 @@ GPUS: Mapping[str, _Gpu] = MappingProxyType(
         "nvidia-h100-mega-80gb": _Gpu(80, 8),
         "nvidia-h200-141gb": _Gpu(141, 8),
         "nvidia-b200": _Gpu(180, 8),
+        "nvidia-rtx-pro-6000": _Gpu(96, 8),
     }
 )
 ANY_GPU = "gpu"
@@ -204,6 +210,29 @@ def every() -> Iterator[Accelerator]:
             yield _gpu(name, str(count))
 
 
+def from_labels(labels: Mapping[str, str], chips_per_host: int | None = None) -> Accelerator | None:
+    """What the nodes with these labels are, the other way round: also for the node selector of a pod.
+
+    Args:
+        labels: of a node, or a node selector.
+        chips_per_host: how many chips or GPUs the node has, or the pod asks for, where the labels leave it open. A GPU without
+            a count is taken as one.
+
+    Returns:
+        The entry of the table; None where the labels name none.
+    """
+    count = chips_per_host or (int(text) if (text := labels.get(COUNT_LABEL, "")).isdigit() else None)
+    if GPU_LABEL in labels:
+        name = labels[GPU_LABEL]
+        return _gpu(name, str(count or 1)) if name in GPUS and (count or 1) <= GPUS[name].most_per_host else None
+    generation = next((item for item in TPU_GENERATIONS if item.label == labels.get(TPU_LABEL)), None)
+    if generation is None:
+        return None
+    shapes = [shape for shape in generation.shapes if shape.topology == labels.get(TOPOLOGY_LABEL)]
+    fitting = [shape for shape in shapes if shape.chips_per_host == count] if count is not None else shapes
+    return _slice(generation, fitting[0]) if fitting else None
+
+
 def _gpu(name: str, count_text: str) -> Accelerator:
     gpu = GPUS.get(name)
     most = gpu.most_per_host if gpu else 16
@@ -221,7 +250,7 @@ def _gpu(name: str, count_text: str) -> Accelerator:
         topology=None,
         resource="nvidia.com/gpu",
         memory_per_chip_bytes=gpu.memory_gib * _GIB if gpu else None,
-        node_selector=MappingProxyType({"cloud.google.com/gke-accelerator": name} if gpu else {}),
+        node_selector=MappingProxyType({GPU_LABEL: name} if gpu else {}),
         tolerations=(MappingProxyType({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}),),
         note="" if gpu else "Any NVIDIA GPU of the cluster: no node label is asked for.",
     )
@@ -260,12 +289,10 @@ def _tpu(generation: _Generation, size: int | None, topology: str | None, worker
 
 
 def _slice(generation: _Generation, shape: _Shape) -> Accelerator:
-    # The label and the topology 2x4 fit two kinds of node pools; the count a host tells them apart.
-    labels = {
-        "cloud.google.com/gke-tpu-accelerator": generation.label,
-        "cloud.google.com/gke-tpu-topology": shape.topology,
-        "cloud.google.com/gke-accelerator-count": str(shape.chips_per_host),
-    }
+    labels = {TPU_LABEL: generation.label, TOPOLOGY_LABEL: shape.topology}
+    if sum(other.topology == shape.topology for other in generation.shapes) > 1:
+        # 2x4 is one host of 8 chips or two hosts of 4; the count a host tells their node pools apart.
+        labels[COUNT_LABEL] = str(shape.chips_per_host)
     return Accelerator(
         kind="tpu",
         name=generation.name(shape),

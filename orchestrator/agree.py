@@ -4,8 +4,12 @@ Pure. Each disagreement names the field that is to blame, so that a reader of th
 """
 
 import math
+from bisect import bisect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.capacity import FLEX_START_MAX_S, FLEX_START_TPUS
+from orchestrator.carrier import kind_of
 
 if TYPE_CHECKING:
     from orchestrator.spec import JobSpec
@@ -27,6 +31,7 @@ def disagreements(spec: "JobSpec") -> list[Disagreement]:
         *_params(spec.train.params, ("train", "params")),
         *_environment(spec),
         *_names_and_mounts(spec),
+        *_capacity(spec),
         *_kubernetes(spec),
     ]
 
@@ -104,11 +109,43 @@ def _mount(path: str, field: tuple[str | int, ...], taken: dict[str, str]) -> It
         yield field, f"{path} covers what orch itself mounts ({', '.join(_OWN_MOUNTS)}); choose another path"
 
 
+def _capacity(spec: "JobSpec") -> Iterator[Disagreement]:
+    hardware, limit = spec.resources.hardware(), spec.scheduling.max_runtime
+    if spec.resources.capacity != "flex-start":
+        return
+    if limit is not None and limit > FLEX_START_MAX_S:
+        yield ("scheduling", "max_runtime"), "capacity: flex-start lasts seven days at most; give 7d or less"
+    if hardware is not None and hardware.kind == "tpu" and not hardware.name.startswith(FLEX_START_TPUS):
+        yield (
+            ("resources", "capacity"),
+            f"there is no flex-start for {hardware.name}, only for {', '.join(FLEX_START_TPUS)}",
+        )
+
+
 def _kubernetes(spec: "JobSpec") -> Iterator[Disagreement]:
-    hardware = spec.resources.hardware()
-    if spec.kubernetes.kind == "Job" and hardware is not None and hardware.multi_host:
-        yield ("kubernetes", "kind"), f"{hardware.name} has {hardware.hosts} hosts, replaced together: JobSet (or auto)"
-    for section, patch in (("pod", spec.kubernetes.pod), ("job", spec.kubernetes.job)):
+    hardware, kubernetes, workers = spec.resources.hardware(), spec.kubernetes, spec.resources.worker_count()
+    if kubernetes.kind == "Job":
+        if hardware is not None and hardware.multi_host:
+            why = f"{hardware.name} has {hardware.hosts} hosts, replaced together: JobSet (or auto)"
+            yield ("kubernetes", "kind"), why
+        elif kubernetes.groups > 1 or kubernetes.exclusive_topology is not None:
+            field = "groups" if kubernetes.groups > 1 else "exclusive_topology"
+            yield ("kubernetes", field), "goes with kind: JobSet (or auto), not with kind: Job"
+    if kubernetes.groups > 1 and hardware is not None and hardware.kind == "tpu":
+        yield ("kubernetes", "groups"), f"{hardware.name} is one slice, which is one group; leave groups out"
+    elif workers % kubernetes.groups:
+        even = [count for count in range(1, workers + 1) if workers % count == 0]
+        near = [max(count for count in even if count < kubernetes.groups), *even[bisect(even, kubernetes.groups) :][:1]]
+        yield (
+            ("kubernetes", "groups"),
+            f"{workers} workers do not split into {kubernetes.groups} equal groups; nearest: {' or '.join(map(str, near))}",
+        )
+    if kubernetes.jobset and kind_of(spec) == "Job":
+        yield (
+            ("kubernetes", "jobset"),
+            "the workers are carried by a Job: patch it with kubernetes.job, or give kind: JobSet",
+        )
+    for section, patch in (("pod", kubernetes.pod), ("job", kubernetes.job), ("jobset", kubernetes.jobset)):
         for key in patch:
             if key not in _PATCH_KEYS:
                 yield (

@@ -5,7 +5,10 @@ A JobSet is read through a view that has the shape of a Job, so that status, log
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from orchestrator.spec import JobSpec
 
 Manifest = dict[str, Any]
 CarrierKind = Literal["Job", "JobSet"]
@@ -16,8 +19,19 @@ REPLICATED_JOB = "worker"
 """The one replicatedJob of a JobSet; its Jobs are NAME-worker-0, NAME-worker-1, ..."""
 GROUP_LABEL = "jobset.sigs.k8s.io/job-index"
 """Of a pod: the Job, and so the group of workers, that it belongs to. Set by JobSet."""
+JOBSET_UID_LABEL = "jobset.sigs.k8s.io/jobset-uid"
+"""Of a pod: the UID of the JobSet, which tells a launch from the next. Set by JobSet."""
 GROUP_WORKERS = "orch/workers-per-group"
 """The annotation of a pod that says how many workers a group has."""
+
+
+def kind_of(spec: "JobSpec") -> CarrierKind:
+    """Which of the two carries the workers of a job file."""
+    kubernetes, hardware = spec.kubernetes, spec.resources.hardware()
+    if kubernetes.kind != "auto":
+        return kubernetes.kind
+    grouped = kubernetes.groups > 1 or kubernetes.exclusive_topology is not None
+    return "JobSet" if grouped or (hardware is not None and hardware.multi_host) else "Job"
 
 
 def owner_reference(carrier: Manifest) -> Manifest:

@@ -97,6 +97,7 @@ def resolve_for_cluster(spec: JobSpec) -> TrainConfig:
             remedy="On a cluster, workers share nothing else: give run: {directory: gs://bucket/prefix}.",
         )
     resources = spec.resources
+    hardware = resources.hardware()
     return TrainConfig(
         name=spec.name,
         train=spec.train,
@@ -108,6 +109,7 @@ def resolve_for_cluster(spec: JobSpec) -> TrainConfig:
         memory_limit_bytes=memory_bytes(resources.memory) if resources.memory else None,
         cpu_limit=resources.cpu,
         log_all_workers=False,
+        tpu=hardware is not None and hardware.kind == "tpu",
     )
 
 

@@ -15,8 +15,11 @@ from typing import Any
 import yaml
 
 from orchestrator.accelerators import Accelerator
+from orchestrator.capacity import Capacity, capacity_of
+from orchestrator.carrier import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, REPLICATED_JOB, kind_of
 from orchestrator.patches import apply_patches
-from orchestrator.spec import JobSpec, SecretRef, Toleration, Volume
+from orchestrator.spec import JobSpec, Toleration
+from orchestrator.volumes import check_run_directory, secret_volume, volume_source
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
@@ -28,7 +31,11 @@ AGENT_PORT = 8471
 AGENT_PORT_TPU = 8491
 TOKEN_PLACEHOLDER = "drawn-at-submit"
 RUN_DIRECTORY = "orch/run-directory"
-"""The annotation of the Job that says where the job keeps what it leaves behind."""
+"""The annotation of the Job or JobSet that says where the job keeps what it leaves behind."""
+EXCLUSIVE_TOPOLOGY = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+"""The annotation of a JobSet that gives each group a node pool, a rack, ... of its own: by which label of the nodes."""
+NODE_POOL = "cloud.google.com/gke-nodepool"
+"""A slice of several hosts is a node pool of GKE."""
 
 
 def labels_of(name: str) -> dict[str, str]:
@@ -51,7 +58,7 @@ def token_name(name: str) -> str:
 
 
 def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) -> list[Manifest]:
-    """The objects of a job, in the order in which `kubectl apply` should see them; the Job is the last.
+    """The objects of a job, in the order in which `kubectl apply` should see them; the Job or JobSet is the last.
 
     Args:
         spec: the job file.
@@ -60,9 +67,9 @@ def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) ->
         token: the secret of the agents' HTTP. TOKEN_PLACEHOLDER in dry runs and golden files.
 
     Raises:
-        ConfigError: the job cannot be a Job of Kubernetes as it is described.
+        ConfigError: Kubernetes cannot run the job as it is described.
     """
-    accelerator = _accelerator(spec)
+    accelerator = spec.resources.hardware()
     config_map = _config_map(config)
     secret = _base("secret")
     secret["metadata"]["name"] = token_name(spec.name)
@@ -76,8 +83,10 @@ def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) ->
     policy["metadata"]["name"] = spec.name
     policy["spec"]["podSelector"]["matchLabels"] = labels_of(spec.name)
     policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] = labels_of(spec.name)
-    job = _job(spec, config, accelerator, config_map["metadata"]["name"], secret["metadata"]["name"])
-    objects = [secret, config_map, service, policy, job]
+    carrier = _job(spec, config, accelerator, config_map["metadata"]["name"], secret["metadata"]["name"])
+    if kind_of(spec) == "JobSet":
+        carrier = _jobset(spec, config, accelerator, carrier)
+    objects = [secret, config_map, service, policy, carrier]
     for item in objects:
         given = item["metadata"]
         item["metadata"] = {
@@ -85,7 +94,7 @@ def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) ->
             "namespace": namespace,
             "labels": labels_of(spec.name) | given.get("labels", {}),
         } | {key: value for key, value in given.items() if key == "annotations"}
-    objects[-1] = apply_patches(job, spec.kubernetes)
+    objects[-1] = apply_patches(carrier, spec.kubernetes)
     return objects
 
 
@@ -109,22 +118,6 @@ def _config_map(config: TrainConfig) -> Manifest:
     return base
 
 
-def _accelerator(spec: JobSpec) -> Accelerator | None:
-    if spec.kubernetes.kind == "JobSet":
-        raise ConfigError(
-            f"job {spec.name}: kubernetes.kind JobSet is not supported yet",
-            remedy="leave kubernetes.kind out: the workers become one Job",
-        )
-    accelerator = spec.resources.hardware()
-    if accelerator is not None and accelerator.multi_host:
-        raise ConfigError(
-            f"job {spec.name}: {accelerator.name} is a TPU slice of {accelerator.hosts} hosts, "
-            "which is not supported on Kubernetes yet",
-            remedy="use a slice of one host, such as v5litepod-8, or GPUs or CPUs with several workers",
-        )
-    return accelerator
-
-
 def _agent_port(accelerator: Accelerator | None) -> int:
     return AGENT_PORT_TPU if accelerator is not None and accelerator.kind == "tpu" else AGENT_PORT
 
@@ -134,7 +127,7 @@ def _job(spec: JobSpec, config: TrainConfig, accelerator: Accelerator | None, co
     scheduling = spec.scheduling
     metadata, body = job["metadata"], job["spec"]
     metadata["name"] = spec.name
-    metadata["annotations"] = {RUN_DIRECTORY: config.run_directory}
+    metadata["annotations"] = {RUN_DIRECTORY: config.run_directory} | dict(_capacity(spec).annotations)
     body["completions"] = body["parallelism"] = config.workers
     body["backoffLimitPerIndex"] = max(body["backoffLimitPerIndex"], spec.restarts.max)
     if scheduling.max_runtime is not None:
@@ -150,6 +143,51 @@ def _job(spec: JobSpec, config: TrainConfig, accelerator: Accelerator | None, co
     template["metadata"]["labels"] = labels_of(spec.name)
     _fill_pod(template, spec, config, accelerator, config_map, secret)
     return job
+
+
+def _jobset(spec: JobSpec, config: TrainConfig, accelerator: Accelerator | None, job: Manifest) -> Manifest:
+    """A JobSet around the Job: what is about the whole job moves outward, what is about one group stays in its Job."""
+    jobset = _base("jobset")
+    jobset["metadata"] = job["metadata"]
+    outer, child = jobset["spec"], job["spec"]
+    for key in ("suspend", "ttlSecondsAfterFinished"):
+        if key in child:
+            outer[key] = child.pop(key)
+    (replicated,) = outer["replicatedJobs"]
+    groups = replicated["replicas"] = spec.kubernetes.groups
+    replicated["template"]["spec"] = child
+    child["completions"] = child["parallelism"] = config.workers // groups
+    topology = spec.kubernetes.exclusive_topology
+    if accelerator is not None and accelerator.multi_host:
+        _replace_whole(outer, child, spec.restarts.max)
+        topology = topology or NODE_POOL
+    if topology is not None:
+        jobset["metadata"]["annotations"][EXCLUSIVE_TOPOLOGY] = topology
+    template = child["template"]
+    template["metadata"]["annotations"][GROUP_WORKERS] = str(config.workers // groups)
+    container = template["spec"]["containers"][0]
+    own = {entry["name"]: entry for entry in container["env"]}
+    port = _agent_port(accelerator)
+    own["ORCH_COORDINATOR"]["value"] = f"{spec.name}-{REPLICATED_JOB}-0-0.{spec.name}:{port}"
+    own["ORCH_LAUNCH"]["valueFrom"] = _label_of_pod(JOBSET_UID_LABEL)
+    place = list(own).index("ORCH_INDEX") + 1
+    container["env"][place:place] = [
+        {"name": "ORCH_GROUP", "valueFrom": _label_of_pod(GROUP_LABEL)},
+        {"name": "ORCH_GROUP_WORKERS", "value": str(config.workers // groups)},
+    ]
+    return jobset
+
+
+def _label_of_pod(label: str) -> Manifest:
+    return {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}
+
+
+def _replace_whole(jobset: Manifest, child: Manifest, restarts_max: int) -> None:
+    """The hosts of a slice start together or not at all: any pod that is lost fails the Job, and the JobSet makes it anew."""
+    jobset["failurePolicy"]["maxRestarts"] = restarts_max
+    child["backoffLimitPerIndex"] = 0
+    disrupted = child["podFailurePolicy"]["rules"][0]
+    disrupted["action"] = "FailJob"
 
 
 def _fill_pod(
@@ -179,8 +217,8 @@ def _fill_pod(
             volume["configMap"]["name"] = config_map
         if volume["name"] == "orch-token":
             volume["secret"]["secretName"] = secret
-    pod["volumes"] += [_volume_source(volume) for volume in spec.volumes]
-    pod["volumes"] += [_secret_volume(item) for item in spec.secrets if item.mount]
+    pod["volumes"] += [volume_source(volume) for volume in spec.volumes]
+    pod["volumes"] += [secret_volume(item) for item in spec.secrets if item.mount]
     if any(volume.gcs_bucket for volume in spec.volumes):
         template["metadata"]["annotations"]["gke-gcsfuse/volumes"] = "true"
     container = pod["containers"][0]
@@ -189,7 +227,7 @@ def _fill_pod(
         # NCCL passes buffers through /dev/shm, of which a container has 64 MiB by default.
         pod["volumes"].append({"name": "orch-shm", "emptyDir": {"medium": "Memory"}})
         container["volumeMounts"].append({"name": "orch-shm", "mountPath": "/dev/shm"})
-    _check_run_directory(spec, config)
+    check_run_directory(spec.name, config.run_directory, spec.volumes)
 
 
 def _fill_container(container: Manifest, spec: JobSpec, accelerator: Accelerator | None) -> None:
@@ -247,26 +285,26 @@ def _resources(spec: JobSpec, defaults: dict[str, str], accelerator: Accelerator
     return result
 
 
+def _capacity(spec: JobSpec) -> Capacity:
+    scheduling = spec.scheduling
+    return capacity_of(
+        spec.resources.capacity,
+        reservation=spec.resources.reservation,
+        queued=scheduling.queue is not None,
+        max_runtime_s=scheduling.max_runtime,
+    )
+
+
 def _node_selector(spec: JobSpec, accelerator: Accelerator | None) -> dict[str, str]:
     selector: dict[str, str] = dict(accelerator.node_selector) if accelerator is not None else {}
-    if spec.resources.capacity == "spot":
-        selector["cloud.google.com/gke-spot"] = "true"
-    if spec.resources.capacity == "flex-start":
-        selector["cloud.google.com/gke-flex-start"] = "true"
-    if spec.resources.capacity == "reservation":
-        selector["cloud.google.com/reservation-name"] = spec.resources.reservation or ""
-    return selector | spec.scheduling.node_selector
+    return selector | dict(_capacity(spec).node_selector) | spec.scheduling.node_selector
 
 
 def _tolerations(spec: JobSpec, accelerator: Accelerator | None) -> list[Manifest]:
     tolerations = [_toleration(item) for item in spec.scheduling.tolerations]
     if accelerator is not None:
         tolerations += [dict(item) for item in accelerator.tolerations]
-    if spec.resources.capacity == "spot":
-        tolerations.append(
-            {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-        )
-    return tolerations
+    return tolerations + [dict(item) for item in _capacity(spec).tolerations]
 
 
 def _toleration(item: Toleration) -> Manifest:
@@ -278,38 +316,3 @@ def _toleration(item: Toleration) -> Manifest:
         "tolerationSeconds": item.toleration_seconds,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _volume_source(volume: Volume) -> Manifest:
-    source: Manifest
-    if volume.claim is not None:
-        source = {"persistentVolumeClaim": {"claimName": volume.claim}}
-    elif volume.config_map is not None:
-        source = {"configMap": {"name": volume.config_map}}
-    elif volume.empty_dir is not None:
-        source = {"emptyDir": {"sizeLimit": volume.empty_dir}}
-    else:
-        source = {
-            "csi": {
-                "driver": "gcsfuse.csi.storage.gke.io",
-                "readOnly": volume.read_only,
-                "volumeAttributes": {"bucketName": volume.gcs_bucket},
-            }
-        }
-    return {"name": volume.name} | source
-
-
-def _secret_volume(item: SecretRef) -> Manifest:
-    return {"name": f"secret-{item.name}", "secret": {"secretName": item.name, "defaultMode": 0o440}}
-
-
-def _check_run_directory(spec: JobSpec, config: TrainConfig) -> None:
-    directory = config.run_directory
-    if "://" in directory:
-        return
-    mounts = [volume.mount.rstrip("/") for volume in spec.volumes if volume.claim is not None and not volume.read_only]
-    if not any(directory == mount or directory.startswith(mount + "/") for mount in mounts):
-        raise ConfigError(
-            f"run.directory {directory} lies on no volume that outlives the pods of job {spec.name}",
-            remedy="give gs://bucket/prefix, or add the volume (a claim that all workers can write) under volumes:",
-        )

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.accelerators import Accelerator, AcceleratorError, parse
 from orchestrator.agree import disagreements
+from orchestrator.capacity import CapacityName, reservation_labels
 from orchestrator.fields import (
     AbsolutePath,
     EnvName,
@@ -81,10 +82,11 @@ class ResourcesSection(Section):
     """The shape of a TPU slice, where the accelerator's name leaves a choice: 2x4."""
     slices: Annotated[int, Field(gt=0, strict=True)] = 1
     """TPU slices of the job. Only 1: TensorFlow trains on one slice a job."""
-    capacity: Literal["on-demand", "spot", "flex-start", "reservation"] = "on-demand"
-    """What kind of capacity to ask for."""
+    capacity: CapacityName = "on-demand"
+    """What kind of capacity to ask for, in GKE's words."""
     reservation: Text | None = None
-    """The reservation's name, with capacity: reservation."""
+    """With capacity: reservation, its name; of another project, projects/PROJECT/reservations/NAME. A block of it:
+    .../reservationBlocks/BLOCK."""
 
     @model_validator(mode="after")
     def _hardware_that_exists(self) -> Self:
@@ -105,6 +107,12 @@ class ResourcesSection(Section):
             raise misfit("capacity", "capacity: reservation needs the name of one: resources.reservation")
         if self.capacity != "reservation" and self.reservation is not None:
             raise misfit("reservation", f"goes with capacity: reservation; capacity is {self.capacity}")
+        if self.reservation is not None and reservation_labels(self.reservation) is None:
+            raise misfit(
+                "reservation",
+                f'"{self.reservation}" names no reservation; write NAME or projects/PROJECT/reservations/NAME, '
+                "where wanted with /reservationBlocks/BLOCK",
+            )
         return self
 
     def hardware(self) -> Accelerator | None:
@@ -220,11 +228,19 @@ class KubernetesSection(Section):
     """The escape hatch: merge patches (RFC 7386) over what is rendered."""
 
     kind: Literal["auto", "Job", "JobSet"] = "auto"
-    """Which object carries the workers. auto: JobSet for a TPU slice of several hosts, else Job."""
+    """Which object carries the workers. auto: JobSet for a TPU slice of several hosts and where groups or exclusive_topology
+    are given, else Job."""
+    groups: Annotated[int, Field(gt=0, le=1000, strict=True)] = 1
+    """Of a JobSet: into how many Jobs the workers are split, evenly. A TPU slice is one."""
+    exclusive_topology: Text | None = None
+    """Of a JobSet: a node label. Each group gets all nodes of one of its values for itself: a node pool, a rack. Default:
+    cloud.google.com/gke-nodepool for a TPU slice of several hosts, else none."""
     pod: dict[str, Any] = {}
     """Patch over the pod template."""
     job: dict[str, Any] = {}
-    """Patch over the Job (or JobSet)."""
+    """Patch over the Job; with a JobSet, over the template of its Jobs."""
+    jobset: dict[str, Any] = {}
+    """Patch over the JobSet."""
 
 
 class JobSpec(Section):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
 
-from orchestrator.carrier import owner_reference
+from orchestrator.carrier import as_job, child_selector, owner_reference
 from orchestrator.interrupts import held_back
 from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, NotFound
 from orchestrator.manifests import RUN_DIRECTORY, TOKEN_PLACEHOLDER, render, selector_of, token_name
@@ -28,7 +28,7 @@ SUBMISSION = "orch/submission"
 _UNDO_S = 20.0
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
-"""What belongs to a job besides its Job and its pods."""
+"""What belongs to a job besides its Job or JobSet, and its pods."""
 Say = Callable[[str], None]
 
 
@@ -99,6 +99,7 @@ def submit(
     Raises:
         OrchError: what does not hold, or which object was refused.
     """
+    _check_trainable(spec)
     checks, _ = check(cluster, spec, config, skip=skip, replace=replace)
     require(checks, say=say)
     objects = render(spec, config, namespace=cluster.namespace, token=token)
@@ -160,6 +161,18 @@ def _remove_predecessor(cluster: Cluster, name: str, config: TrainConfig, say: S
         say(f"removed; its run directory {directory} stays, and the new job goes on from there")
     else:
         say(f"removed; its run directory {directory} stays; the new job has another one: {config.run_directory}")
+
+
+def _check_trainable(spec: JobSpec) -> None:
+    """Raises ConfigError for what Kubernetes would run and the trainer cannot train."""
+    hardware = spec.resources.hardware()
+    if hardware is not None and hardware.multi_host:
+        raise ConfigError(
+            f"job {spec.name}: {hardware.name} is a TPU slice of {hardware.hosts} hosts, and training on several TPU hosts is "
+            "not built yet: each host would train alone",
+            remedy="use a slice of one host, such as v5litepod-8, or GPUs or CPUs with several workers; "
+            "`orch render` and --dry-run=server show what would be created",
+        )
 
 
 @contextlib.contextmanager
@@ -226,29 +239,29 @@ def delete(cluster: Cluster, name: str, *, say: Say, timeout_s: float = 600.0) -
         ClusterError: pods are still there after `timeout_s`, with where they are.
     """
     labels = selector_of(name)
-    found = cluster.select("Job", labels=labels)
+    carriers = [carrier for carrier in find_carriers(cluster, name) if is_ours(carrier)]
+    found = list(carriers)
     for kind in DEPENDENTS:
         try:
             found += cluster.select(kind, labels=labels)
         except Forbidden:
             # Who may list Secrets may read them all, so few may; the Job names the one that is its own.
-            found += [_named_by(job) for job in found if kind == "Secret" and job["kind"] == "Job"]
+            found += [_named_by(as_job(carrier)) for carrier in carriers if kind == "Secret"]
     # Pods of a Job that somebody else deleted already are waited for as well.
     if not found and not cluster.select("Pod", labels=labels):
         raise NotFound(
             f"nothing of a job {name} is in namespace {cluster.namespace} of context {cluster.context}",
-            remedy="`kubectl get jobs -A -l app.kubernetes.io/managed-by=orch` lists the jobs there are",
+            remedy="`kubectl get jobs,jobsets -A -l app.kubernetes.io/managed-by=orch` lists the jobs there are",
         )
-    jobs = [item for item in found if item["kind"] == "Job"]
-    removed = _remove(cluster, jobs)
+    removed = _remove(cluster, carriers)
     # Where the Job does not own the rest (kubectl apply), it stays until the pods have stopped: they still find each other.
     _wait_for_pods(cluster, name, say, timeout_s)
-    removed += _remove(cluster, [item for item in found if item["kind"] != "Job"])
+    removed += _remove(cluster, found[len(carriers) :])
     return removed
 
 
 def _named_by(job: Manifest) -> Manifest:
-    """The Secret that a Job mounts as its token, as far as needed to delete it."""
+    """The Secret that the pods mount as their token, as far as needed to delete it."""
     volumes = job["spec"]["template"]["spec"].get("volumes") or []
     name = next((item["secret"]["secretName"] for item in volumes if item["name"] == "orch-token"), "")
     return {"kind": "Secret", "metadata": {"name": name or token_name(job["metadata"]["name"])}}
@@ -260,13 +273,18 @@ def _remove(cluster: Cluster, items: list[Manifest]) -> list[str]:
     return [f"{item['kind']} {item['metadata']['name']}" for item in items]
 
 
+def _name_in_use(cluster: Cluster, name: str) -> bool:
+    """Whether the Job, or the JobSet and its Jobs, are still on their way out."""
+    children = cluster.select("Job", labels=child_selector(name))
+    return bool(children) or any(is_ours(carrier) for carrier in find_carriers(cluster, name))
+
+
 def _wait_for_pods(cluster: Cluster, name: str, say: Say, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     told: set[str] = set()
     while True:
-        # The Job's name is free only when the Job, too, is gone.
         pods = cluster.select("Pod", labels=selector_of(name))
-        if not pods and cluster.find("Job", name) is None:
+        if not pods and not _name_in_use(cluster, name):
             return
         names = {pod["metadata"]["name"] for pod in pods}
         if names and names != told:

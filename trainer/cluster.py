@@ -39,9 +39,10 @@ def identity(environment: Mapping[str, str] = os.environ) -> Identity:
     Raises:
         ConfigError: a variable is missing or makes no sense.
     """
-    index = _required(environment, "ORCH_INDEX", "JOB_COMPLETION_INDEX")
-    if not index.isdecimal():
-        raise ConfigError(f'ORCH_INDEX is "{index}", not a number')
+    index = _number(environment, "ORCH_INDEX", "JOB_COMPLETION_INDEX")
+    if environment.get("ORCH_GROUP"):
+        # In a JobSet the index counts within the group: the groups before this one hold the workers before these.
+        index += _number(environment, "ORCH_GROUP") * _number(environment, "ORCH_GROUP_WORKERS")
     host, _, port = _required(environment, "ORCH_COORDINATOR").rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f'ORCH_COORDINATOR is "{environment["ORCH_COORDINATOR"]}", not host:port')
@@ -52,7 +53,7 @@ def identity(environment: Mapping[str, str] = os.environ) -> Identity:
     except OSError as error:
         raise ConfigError(f"the token of the agents cannot be read: {error}") from None
     return Identity(
-        index=int(index),
+        index=index,
         uid=environment.get("ORCH_UID") or secrets.token_hex(8),
         launch=_required(environment, "ORCH_LAUNCH"),
         coordinator=(host, int(port)),
@@ -62,6 +63,13 @@ def identity(environment: Mapping[str, str] = os.environ) -> Identity:
         node=environment.get("ORCH_NODE") or socket.gethostname(),
         fresh=environment.get("ORCH_FRESH") == "1",
     )
+
+
+def _number(environment: Mapping[str, str], *names: str) -> int:
+    text = _required(environment, *names)
+    if not text.isdecimal():
+        raise ConfigError(f'{names[0]} is "{text}", not a number')
+    return int(text)
 
 
 def _required(environment: Mapping[str, str], *names: str) -> str:

@@ -46,13 +46,20 @@ def make_strategy(*, tpu: bool = False) -> Any:
         tpu: use this host's TPU, which is never chosen by itself.
 
     Raises:
-        ConfigError: a TPU is asked for and there is none; TF_CONFIG makes no sense.
+        ConfigError: a TPU is asked for and there is none, or there are several workers, which is not built yet; TF_CONFIG makes
+            no sense.
     """
+    workers = _workers_of_tf_config()
+    if tpu and workers > 1:
+        raise ConfigError(
+            f"this job has {workers} TPU hosts, and training on a slice of several hosts is not built yet: each host would "
+            "train alone",
+            remedy="Use a slice of one host, such as v5litepod-8.",
+        )
     import tensorflow as tf
 
     if tpu:
         return _tpu_strategy()
-    workers = _workers_of_tf_config()
     gpus = tf.config.list_logical_devices("GPU") if workers < 2 else []
     if workers > 1:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()

@@ -28,9 +28,10 @@ def delete(name: str, context: str | None, namespace: str | None, output: str) -
     from orchestrator import submit as submitting
     from orchestrator.kube import Cluster
     from orchestrator.manifests import RUN_DIRECTORY
+    from orchestrator.observe import find_carriers, is_ours
 
     cluster: Cluster = _connect(context, namespace)
-    job = cluster.find("Job", name)
+    job = next(filter(is_ours, find_carriers(cluster, name)), None)
     directory = ((job or {}).get("metadata", {}).get("annotations") or {}).get(RUN_DIRECTORY, "")
     removed = submitting.delete(cluster, name, say=say)
     if output == "json":

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from orchestrator.accelerators import GPUS, TPU_GENERATIONS, Accelerator, AcceleratorError, every, parse
+from orchestrator.accelerators import GPUS, TPU_GENERATIONS, Accelerator, AcceleratorError, every, from_labels, parse
 
 ENTRIES = list(every())
 TPUS = [entry for entry in ENTRIES if entry.kind == "tpu"]
@@ -28,8 +28,50 @@ def test_every_slice_has_as_many_chips_as_its_topology_and_its_hosts() -> None:
         assert entry.hosts is not None
         assert entry.chips == math.prod(map(int, entry.topology.split("x"))) == entry.hosts * entry.chips_per_host
         assert entry.node_selector["cloud.google.com/gke-tpu-topology"] == entry.topology
-        assert entry.node_selector["cloud.google.com/gke-accelerator-count"] == str(entry.chips_per_host)
         assert entry.resources == {"google.com/tpu": entry.chips_per_host}
+
+
+def test_no_two_slices_ask_for_the_same_nodes() -> None:
+    asked = [tuple(sorted(entry.node_selector.items())) for entry in TPUS]
+    assert len(asked) == len(set(asked))
+
+
+def test_every_entry_is_found_again_by_the_labels_of_its_nodes() -> None:
+    for entry in ENTRIES:
+        # Nodes have many labels more.
+        labels = dict(entry.node_selector) | {
+            "kubernetes.io/hostname": "node2",
+            "cloud.google.com/gke-nodepool": "pool",
+        }
+        assert from_labels(labels, entry.chips_per_host) == entry
+        if entry.kind == "tpu":
+            assert from_labels(labels) == entry
+
+
+@pytest.mark.parametrize(
+    "labels, count",
+    [
+        ({}, None),
+        ({"kubernetes.io/hostname": "node2"}, 4),
+        ({"cloud.google.com/gke-accelerator": "nvidia-mystery"}, 1),
+        ({"cloud.google.com/gke-accelerator": "nvidia-l4"}, 99),
+        ({"cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice"}, None),
+        ({"cloud.google.com/gke-tpu-accelerator": "tpu7x", "cloud.google.com/gke-tpu-topology": "2x2x1"}, 4),
+        ({"cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice", "cloud.google.com/gke-tpu-topology": "4x4"}, 3),
+    ],
+)
+def test_nodes_that_are_in_no_table_have_no_name(labels: dict[str, str], count: int | None) -> None:
+    assert from_labels(labels, count) is None
+
+
+def test_the_count_a_host_tells_the_two_kinds_of_eight_chips_apart() -> None:
+    labels = {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x4",
+    }
+    assert from_labels(labels, 8) == parse("v5litepod-8", workers=1)
+    assert from_labels(labels, 4) == parse("v5litepod-8", workers=2)
+    assert from_labels(labels | {"cloud.google.com/gke-accelerator-count": "4"}) == parse("v5litepod-8", workers=2)
 
 
 @pytest.mark.parametrize("generation", TPU_GENERATIONS, ids=lambda generation: generation.prefix)

@@ -22,6 +22,7 @@ from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode, code_of_exception, code_of_status, title_of
 from trainer.rundir.attempts import Member
 from trainer.rundir.store import open_store
+from trainer.strategy import make_strategy
 
 REPORT = AgentReport(launch="l", index=1, uid="u", address="127.0.0.1", port=20000, state="idle", attempt=0)
 STATE = JobState(
@@ -204,6 +205,25 @@ def test_identity_names_what_is_missing(tmp_path: Path) -> None:
             identity({key: value for key, value in whole.items() if key != name})
     with pytest.raises(ConfigError, match="not a number"):
         identity({**whole, "ORCH_INDEX": "one"})
+
+
+def test_workers_of_a_jobset_are_counted_through_its_groups(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t\n")
+    pod = {
+        "ORCH_INDEX": "1", "ORCH_COORDINATOR": "job-worker-0-0.job:8471", "ORCH_TOKEN_FILE": str(tmp_path / "token"),
+        "ORCH_LAUNCH": "l", "ORCH_ADDRESS": "10.0.0.1", "ORCH_GROUP": "2", "ORCH_GROUP_WORKERS": "3",
+    }  # fmt: skip
+    assert identity(pod).index == 7
+    with pytest.raises(ConfigError, match="ORCH_GROUP_WORKERS"):
+        identity({key: value for key, value in pod.items() if key != "ORCH_GROUP_WORKERS"})
+
+
+def test_several_tpu_hosts_are_refused_before_each_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [Member(index=index, uid=str(index), address=f"10.0.0.{index}", port=20000 + index) for index in (0, 1)]
+    monkeypatch.setenv("TF_CONFIG", tf_config(members, 0) or "")
+    with pytest.raises(ConfigError, match="2 TPU hosts") as caught:
+        make_strategy(tpu=True)
+    assert caught.value.code == ExitCode.CONFIGURATION
 
 
 def test_tf_config_lists_workers_by_index_and_a_single_worker_has_none() -> None:
