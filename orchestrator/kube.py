@@ -402,6 +402,13 @@ class Cluster:
         answer = self._json("POST", path, "ask for the user's permissions", body=review)
         return bool(answer.get("status", {}).get("allowed"))
 
+    def pending_workloads(self, queue: str) -> list[Manifest]:
+        """Who waits in a LocalQueue, in order, as Kueue's visibility API tells it. Raises NotFound where that is not served."""
+        group = "visibility.kueue.x-k8s.io"
+        path = f"/apis/{group}/{self._preferred_version(group)}/namespaces/{quote(self.namespace)}/localqueues/{quote(queue)}"
+        answer = self._json("GET", f"{path}/pendingworkloads", f"read who waits in queue {queue}")
+        return list(answer.get("items") or [])
+
     # --- HTTP
 
     def _path(self, kind: str, name: str = "", *, all_namespaces: bool = False) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 
+from orchestrator import surroundings
 from orchestrator.carrier import CARRIERS, as_job, child_selector, event_sources, failed
 from orchestrator.diagnose import container_status
 from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
@@ -51,22 +52,35 @@ def observe(cluster: Cluster, name: str, *, with_goodput: bool = False) -> Obser
     """
     job = find_job(cluster, name)
     pods = cluster.select("Pod", labels=selector_of(name))
-    newest = newest_pods(pods)
     ledger = _Ledger(job) if with_goodput else None
+    events = _events(cluster, job, list(newest_pods(pods).values()))
+    return look_around(cluster, job, pods, events, ledger)
+
+
+def look_around(
+    cluster: Cluster, job: Manifest, pods: list[Manifest], events: list[Manifest], ledger: "_Ledger | None" = None
+) -> Observation:
+    """Ask those that know more than the Job and its pods: the coordinator, else the run directory; what explains a wait."""
+    newest = newest_pods(pods)
     live, live_error = _ask_coordinator(cluster, newest.get(0))
     records: list[AttemptRecord | EndRecord] | None = None
     records_error = ""
     if live is None:
         records, records_error = _read_records(job)
+    workload, ahead = surroundings.queued(cluster, job)
     return Observation(
         job=job,
         pods=pods,
-        events=_events(cluster, job, list(newest.values())),
+        events=events,
         ledger=ledger.wait() if ledger else None,
         live=live,
         live_error=live_error,
         records=records,
         records_error=records_error,
+        nodes=surroundings.node_rooms(cluster, list(newest.values())),
+        workload=workload,
+        ahead=ahead,
+        said=surroundings.unheard(cluster, list(newest.values()), live),
     )
 
 

@@ -4,12 +4,23 @@ While a job lives its coordinator knows best; once it is over, the end record do
 the Job say must do.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from orchestrator.diagnose import Trouble, condition, container_status, diagnose, index_of
+from orchestrator.diagnose import (
+    NodeRoom,
+    Surroundings,
+    Trouble,
+    condition,
+    container_status,
+    diagnose,
+    index_of,
+    last_words,
+    time_of,
+)
+from orchestrator.diagnose.ending import out_of_memory
+from orchestrator.diagnose.training import of_end
 from orchestrator.manifests import RUN_DIRECTORY
 from orchestrator.runview import SAVE_REMEDY
 from trainer.agent.last_words import LastWords, general_remedy
@@ -38,6 +49,14 @@ class Observation:
     records_error: str = ""
     ledger: Ledger | None = None
     """Where the time went, where the run directory could tell it in time."""
+    nodes: Sequence[NodeRoom] = ()
+    """What the nodes offer, where a pod finds none and the user may look."""
+    workload: Manifest | None = None
+    """Kueue's object for a queued job."""
+    ahead: int | None = None
+    """How many jobs wait before it, where Kueue tells."""
+    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """UID of a pod that the coordinator does not hear -> the last lines of its log."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +73,10 @@ class WorkerStatus:
     rate: float = 0.0
     """Steps a second."""
     reason: str = ""
+    restarts: int = 0
+    """Restarts of this launch that began with this worker."""
+    last_event: str = ""
+    """What Kubernetes last said about its pod, where that was looked at."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,7 @@ class JobStatus:
             "save_error",
         )
         return {name: getattr(self, name) for name in names} | {
+            "troubles": [vars(trouble) | {"text": trouble.text} for trouble in self.troubles],
             "workers": [vars(worker) for worker in self.workers],
             "history": [restart.model_dump(mode="json") for restart in self.history],
         }
@@ -118,7 +142,15 @@ class JobStatus:
 def judge(seen: Observation) -> JobStatus:
     """The status of a job, from all that was seen of it."""
     newest = newest_pods(seen.pods)
-    troubles = diagnose(seen.job, list(newest.values()), seen.events)
+    around = Surroundings(
+        earlier=[pod for pod in seen.pods if pod is not newest.get(index_of(pod))],
+        nodes=seen.nodes,
+        workload=seen.workload,
+        ahead=seen.ahead,
+        live=seen.live,
+        said=seen.said,
+    )
+    troubles = diagnose(seen.job, list(newest.values()), seen.events, around)
     workers = _workers(seen, newest)
     common: dict[str, Any] = {
         "name": seen.job["metadata"]["name"],
@@ -131,7 +163,9 @@ def judge(seen: Observation) -> JobStatus:
     end = end_of_launch(seen)
     if end is not None:
         words = _culprit([(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None])
-        return _from_end(end, common, _remedy(words, end.code))
+        memory = [trouble for trouble in map(out_of_memory, newest.values()) if trouble is not None]
+        remedy = _remedy(words, end.code) or of_end(common["name"], end.reason)
+        return _from_end(end, common, remedy, memory[:1] if end.code else [])
     ended = condition(seen.job, "Failed") or condition(seen.job, "FailureTarget")
     if ended or condition(seen.job, "Complete"):
         return _from_job(seen, ended, newest, common, troubles)
@@ -162,24 +196,13 @@ def end_of_launch(seen: Observation) -> EndRecord | None:
     return None
 
 
-def last_words(pod: Manifest) -> LastWords | None:
-    """A pod's termination message, where its agent wrote one."""
-    message = str(container_status(pod).get("state", {}).get("terminated", {}).get("message") or "")
-    if not message.startswith("{"):
-        return None
-    try:
-        return LastWords.model_validate_json(message)
-    except ValidationError:
-        return None
-
-
 def _restarts(seen: Observation) -> list[Restart]:
     if seen.live is not None:
         return list(seen.live.history)
     return restarts_of(seen.records or [], seen.job["metadata"]["uid"])
 
 
-def _from_end(end: EndRecord, common: dict[str, Any], remedy: str) -> JobStatus:
+def _from_end(end: EndRecord, common: dict[str, Any], remedy: str, troubles: list[Trouble]) -> JobStatus:
     return JobStatus(
         state=end.state,
         code=end.code,
@@ -192,6 +215,7 @@ def _from_end(end: EndRecord, common: dict[str, Any], remedy: str) -> JobStatus:
         total_steps=end.total_steps,
         traceback=end.traceback,
         remedy=remedy,
+        troubles=troubles,
         **common,
     )
 
@@ -373,10 +397,24 @@ def _notes(seen: Observation) -> list[str]:
 def _workers(seen: Observation, newest: dict[int, Manifest]) -> list[WorkerStatus]:
     reports = {report.uid: report for report in (seen.live.workers if seen.live is not None else [])}
     over = end_of_launch(seen) is not None
-    return [_worker(index, pod, reports.get(pod["metadata"]["uid"]), over=over) for index, pod in newest.items()]
+    events = {event.get("involvedObject", {}).get("name"): event for event in sorted(seen.events, key=time_of)}
+    culprits = [restart.worker for restart in _restarts(seen)]
+    return [
+        _worker(
+            index,
+            pod,
+            reports.get(pod["metadata"]["uid"]),
+            over=over,
+            restarts=culprits.count(index),
+            event=events.get(pod["metadata"]["name"]),
+        )
+        for index, pod in newest.items()
+    ]
 
 
-def _worker(index: int, pod: Manifest, report: AgentReport | None, *, over: bool) -> WorkerStatus:
+def _worker(
+    index: int, pod: Manifest, report: AgentReport | None, *, over: bool, restarts: int, event: Manifest | None
+) -> WorkerStatus:
     state = container_status(pod).get("state", {})
     reason = ""
     said = last_words(pod)
@@ -406,4 +444,6 @@ def _worker(index: int, pod: Manifest, report: AgentReport | None, *, over: bool
         step=report.step if report else said.step if said else 0,
         rate=round(report.rate, 2) if report else 0.0,
         reason=reason,
+        restarts=restarts,
+        last_event=f"{event.get('reason', '')}: {event.get('message', '')}" if event else "",
     )

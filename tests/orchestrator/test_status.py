@@ -124,7 +124,7 @@ def attempt(launch: Launch = LAUNCH, chief: str = "earlier") -> AttemptRecord:
 
 def test_json_has_the_fields_of_a_local_run_and_the_workers() -> None:
     status = judge(Observation(job=job(), pods=[pod(0, {"running": {}})], live=live()))
-    assert set(status.to_json()) == FIELDS | {"workers"}
+    assert set(status.to_json()) == FIELDS | {"workers", "troubles"}
     json.dumps(status.to_json(), allow_nan=False)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from trainer.agent.child import Child, Lines
 from trainer.agent.link import CoordinatorClient
+from trainer.agent.memory import oom_kills
 from trainer.agent.output import LossyPipe, LossyQueue, Segments
 from trainer.agent.protocol import AgentReport, Directive, JobState, Phase
 from trainer.agent.server import AgentServer
@@ -261,3 +262,12 @@ def test_signals_are_shown_as_the_shell_shows_them() -> None:
     assert code_of_status(70) == 70
     assert title_of(137) == "killed (SIGKILL)"
     assert title_of(130) == "signal 2"
+
+
+def test_kills_for_want_of_memory_are_counted_by_both_versions_of_cgroups(tmp_path: Path) -> None:
+    first, second, absent = tmp_path / "memory.oom_control", tmp_path / "memory.events", tmp_path / "absent"
+    first.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    second.write_text("low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n")
+    assert oom_kills((absent, first)) == 3
+    assert oom_kills((second, first)) == 1
+    assert oom_kills((absent,)) is None

@@ -81,6 +81,15 @@ def test_lost_peers_and_plain_kills_are_no_loop_but_kills_with_full_memory_are()
     assert crash_loop([end_at(7, 137, memory_full=True)] * 3)
 
 
+def test_a_process_that_linux_killed_for_want_of_memory_is_told_so_whatever_was_measured() -> None:
+    report = ExitReport(
+        attempt=1, code=137, message="out of memory: Linux killed it when it had 1.0 GiB", out_of_memory=True
+    )
+    end = end_of_attempt(1, [Loss(1, 1.0, report)], memory_limit=4 * 2**30, at=AT)
+    assert end.memory_full
+    assert end.reason == "worker 1: killed (SIGKILL): out of memory: Linux killed it when it had 1.0 GiB"
+
+
 def test_only_barren_attempts_make_the_next_one_wait() -> None:
     barren = end_at(0, 75, blocks=False)
     assert [backoff_s([barren] * count) for count in range(10)] == [0, 0, 0, 1, 2, 4, 8, 16, 32, 60]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from trainer.agent.child import Child
+from trainer.agent.memory import in_words, oom_kills
 from trainer.agent.protocol import (
     AgentReport,
     Block,
@@ -106,6 +107,7 @@ class Attempt:
         self._stop_reason = ""
         self.stop_sent = False
         self._stall_s = 0.0
+        self._oom_kills = oom_kills()
         hang = config.restarts.hang_timeout
         self._watchdog = Watchdog(
             None if hang == "auto" else hang, last_save_timeout_s=config.checkpoint.last_save_timeout
@@ -374,6 +376,9 @@ class Attempt:
                 message += ", stopped by a signal (SIGSTOP)"
         elif self.stop_sent and code in (ExitCode.KILLED, ExitCode.LOST_PEER, ExitCode.SCRIPT_FAILED):
             code, message = ExitCode.STOPPED, self._stop_reason
+        out_of_memory = code == ExitCode.KILLED and not killed and (oom_kills() or 0) > (self._oom_kills or 0)
+        if out_of_memory:
+            message = f"out of memory: Linux killed it when it had {in_words(self.progress.memory_peak_bytes)}"
         silent_s = self._hung_s or 0.0
         if killed and self.phase is Phase.TRAIN:
             silent_s = self._killed_silent_s or 0.0
@@ -389,6 +394,7 @@ class Attempt:
             killed_by_agent=killed,
             bad_commit=failure.bad_commit if failure else None,
             memory_peak_bytes=self.progress.memory_peak_bytes,
+            out_of_memory=out_of_memory,
         )
 
     def fill(self, report: AgentReport, now: float) -> AgentReport:

@@ -68,7 +68,8 @@ def remedy_for(
     own = message.strip().splitlines()[1:]
     if code in (ExitCode.SAVE_REFUSED, ExitCode.CONFIGURATION) and own and not own[-1].startswith(" "):
         return own[-1]
-    if code == ExitCode.KILLED and memory_limit_bytes and memory_peak_bytes > 0.9 * memory_limit_bytes:
+    nearly = memory_limit_bytes is not None and memory_peak_bytes > 0.9 * memory_limit_bytes
+    if code == ExitCode.KILLED and (nearly or message.startswith("out of memory")):
         return _MEMORY
     return general_remedy(code)
 

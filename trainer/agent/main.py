@@ -44,6 +44,8 @@ PORTS = range(20000, 32768)
 """Training processes listen below the ephemeral range: no outgoing connection takes their port."""
 TICK_S = 0.2
 SUMMARY_S = 60.0
+UNREACHED_S = 5.0
+"""A name answers about a second late; whoever does not reach worker 0 for longer says so, and why."""
 DONE_S = 5.0
 """After the end record of a success, how long a process may take to exit by itself."""
 HOLD_S = 15.0
@@ -85,6 +87,8 @@ class Agent:
         self._end_since: float | None = None
         self._waiting_reason = ""
         self._next_summary = time.monotonic() + SUMMARY_S
+        self._unreached_said = False
+        self._peak_written_bytes = 0
         self._report = self._make_report(time.monotonic())
         self._pipe = LossyPipe(1)
         self._store = open_store(config.run_directory)
@@ -147,6 +151,7 @@ class Agent:
             self._report = self._make_report(now)
             self._link.obeyed()
             self._summarise(now)
+            self._remember_memory()
             self._sign_of_life(now)
             if self._attempt is not None or self._leaving is None:
                 continue
@@ -417,6 +422,11 @@ class Agent:
         return report
 
     def _summarise(self, now: float) -> None:
+        silent_since = self._link.silent_since
+        unreached = silent_since is not None and now - silent_since > UNREACHED_S
+        if unreached and not self._unreached_said and silent_since is not None:
+            log.warning("worker 0 is not reached for %.0f s: %s", now - silent_since, self._link.error)
+        self._unreached_said = unreached
         if now < self._next_summary:
             return
         self._next_summary = now + SUMMARY_S
@@ -457,6 +467,8 @@ class Agent:
         if code is None and report is not None:
             code = report.code
         peak = report.memory_peak_bytes if report else 0
+        if self._attempt is not None:
+            peak = self._peak_written_bytes = self._attempt.progress.memory_peak_bytes
         own = report.message if report and report.code == code else ""
         words = LastWords(
             code=code,
@@ -471,6 +483,14 @@ class Agent:
         )
         with contextlib.suppress(OSError):
             Path(path).write_bytes(words.encode())
+
+    def _remember_memory(self) -> None:
+        """Where memory grows its peak is written ahead: with cgroup v2 an out-of-memory kill takes this agent too."""
+        attempt = self._attempt
+        if attempt is None or self._leaving is not None or self._end is not None:
+            return
+        if attempt.progress.memory_peak_bytes > 1.02 * self._peak_written_bytes:
+            self._terminal(f"attempt {attempt.record.number} runs")
 
     def _free_port(self) -> int:
         """A port that is free now and was not used by this agent's last attempt."""

@@ -280,6 +280,8 @@ class ExitReport(Wire):
     killed_by_agent: bool = False
     bad_commit: str | None = None
     memory_peak_bytes: int = 0
+    out_of_memory: bool = False
+    """Linux killed it for want of memory, and spared its agent."""
 
 
 class AgentReport(Wire):

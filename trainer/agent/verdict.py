@@ -68,7 +68,8 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
         worker=culprit.worker,
         step=step,
         blocks=blocks,
-        memory_full=bool(memory_limit) and report.memory_peak_bytes > 0.9 * (memory_limit or 0),
+        memory_full=report.out_of_memory
+        or (bool(memory_limit) and report.memory_peak_bytes > 0.9 * (memory_limit or 0)),
         at=at,
     )
 

@@ -1,0 +1,104 @@
+"""What was seen of a job -> what is wrong in words, and what a person can do about it. Pure: no cluster, no clock.
+
+Each function of this package knows one kind of trouble by what Kubernetes, Kueue or the coordinator says about it, and
+returns None where it is not that: admission.py (before there are pods), scheduling.py (no node), starting.py (no
+container), ending.py (ended, lost, taken away), training.py (agents run, training does not).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.carrier import event_sources
+from orchestrator.diagnose import admission, ending, scheduling, starting, training
+from orchestrator.diagnose.scheduling import NodeRoom
+from orchestrator.diagnose.trouble import (
+    Manifest,
+    Trouble,
+    condition,
+    container_status,
+    gathered,
+    index_of,
+    last_words,
+    running,
+    time_of,
+    workers_text,
+)
+from trainer.agent.protocol import JobState
+
+__all__ = [
+    "NodeRoom",
+    "Surroundings",
+    "Trouble",
+    "condition",
+    "container_status",
+    "diagnose",
+    "index_of",
+    "last_words",
+    "running",
+    "time_of",
+    "workers_text",
+]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What explains a job's pods besides themselves and their events; each part may be missing."""
+
+    earlier: Sequence[Manifest] = ()
+    """Pods whose place another one took."""
+    nodes: Sequence[NodeRoom] = ()
+    """Where the user may look at them."""
+    workload: Manifest | None = None
+    """Kueue's object for the job."""
+    ahead: int | None = None
+    """How many jobs wait before it in its queue, where Kueue tells."""
+    live: JobState | None = None
+    """The coordinator's answer."""
+    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """UID of a pod -> the last lines of its log, for those that run and that the coordinator does not hear."""
+
+
+def diagnose(
+    job: Manifest, pods: list[Manifest], events: list[Manifest], around: Surroundings | None = None
+) -> list[Trouble]:
+    """All that keeps a job from running, what a person must act on first.
+
+    Args:
+        job: the Job.
+        pods: the newest pod of each worker.
+        events: of the Job and of these pods, in any order.
+    """
+    around = around or Surroundings()
+    by_object: dict[str, list[Manifest]] = {}
+    for event in sorted(events, key=time_of):
+        by_object.setdefault(event.get("involvedObject", {}).get("name", ""), []).append(event)
+    of_job = [event for _, name in event_sources(job) for event in by_object.get(name, [])]
+    found = [admission.of_job(job, pods, of_job, around.workload, around.ahead)]
+    found += gathered(
+        Trouble(trouble.reason, trouble.remedy, (index_of(pod),))
+        for pod in pods
+        if (trouble := _of_pod(pod, by_object.get(pod["metadata"]["name"], []), around)) is not None
+    )
+    waiting = {index_of(pod) for pod in pods if not running(pod)}
+    found += gathered(ending.of_earlier(pod) for pod in around.earlier if index_of(pod) in waiting)
+    if around.live is not None:
+        found.append(training.of_restarts(job["metadata"]["name"], around.live))
+    return [trouble for trouble in found if trouble is not None and trouble.reason]
+
+
+def _of_pod(pod: Manifest, events: list[Manifest], around: Surroundings) -> Trouble | None:
+    for check in (
+        ending.node_lost,
+        ending.disrupted,
+        ending.evicted,
+        lambda pod, _: scheduling.unschedulable(pod, around.nodes),
+        starting.image,
+        starting.cannot_start,
+        starting.volume,
+        ending.ended_badly,
+        lambda pod, _: training.unheard(pod, around.said.get(pod["metadata"]["uid"], ())),
+    ):
+        trouble = check(pod, events)
+        if trouble is not None:
+            return trouble
+    return None

@@ -1,0 +1,85 @@
+"""Agents run and training does not: worker 0 is not found, attempts end alike, a process hangs or runs out of memory."""
+
+import re
+from collections.abc import Sequence
+
+from orchestrator.diagnose.ending import MEMORY_REMEDY
+from orchestrator.diagnose.trouble import Manifest, Trouble, job_of, running, size
+from trainer.agent.protocol import AgentReport, JobState
+from trainer.exit_codes import CRASH_CODES, ExitCode
+
+_UNREACHED = re.compile(r"worker 0 .*?: (gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError): (.*)")
+
+
+def unheard(pod: Manifest, lines: Sequence[str]) -> Trouble | None:
+    """A worker that runs and does not reach worker 0, by what its agent logs."""
+    if not running(pod):
+        return None
+    found = [match for line in lines if (match := _UNREACHED.search(line))]
+    if not found:
+        return None
+    name, (kind, message) = f"{job_of(pod)}-0.{job_of(pod)}", found[-1].groups()
+    if kind == "gaierror":
+        return Trouble(
+            f"the name of worker 0, {name}, is not resolved: {message}",
+            f"see whether the cluster's DNS runs (kubectl -n kube-system get pods -l k8s-app=kube-dns) and Service "
+            f"{job_of(pod)} is there; the job goes on by itself when the name is resolved",
+        )
+    return Trouble(
+        f"worker 0 is not reached at {name}: {message}",
+        "see whether a NetworkPolicy or a firewall stands between the nodes; the job goes on by itself when it is reached",
+    )
+
+
+def of_restarts(job: str, live: JobState) -> Trouble | None:
+    """What the last attempts of a living job ended with, where a person had better look before it gives up."""
+    last = live.last_end
+    if last is None or live.end is not None:
+        return None
+    memory = last.code == ExitCode.KILLED and last.memory_full
+    if not memory and last.code not in CRASH_CODES:
+        return None
+    alike = 0
+    for restart in reversed(live.history):
+        if (restart.code, restart.step) != (last.code, last.step):
+            break
+        alike += 1
+    if live.state == "running" and live.step > last.step:
+        return None  # it went past that
+    times = f"{alike} attempts ended alike at step {last.step}, a third such end ends the job: " if alike > 1 else ""
+    reason = last.reason
+    if memory and last.worker is not None:
+        reason = f"worker {last.worker} ran out of memory{_peak(live.workers, last.worker)} (step {last.step})"
+    return Trouble(f"{times}{reason}", remedy_of_code(job, int(last.code), last.worker, memory=memory))
+
+
+def _peak(workers: Sequence[AgentReport], index: int) -> str:
+    report = next((report.last_exit for report in workers if report.index == index), None)
+    return f" with {size(report.memory_peak_bytes)}" if report is not None and report.memory_peak_bytes else ""
+
+
+def remedy_of_code(job: str, code: int, worker: int | None, *, memory: bool = False) -> str:
+    """What to do about an end that comes again and again."""
+    logs = f"orch logs {job}" + (f" --worker {worker}" if worker is not None else "")
+    if memory:
+        return MEMORY_REMEDY
+    if code == ExitCode.HANG:
+        return f"{logs} shows the stacks of all threads at that moment: what the task waits for there (data, a lock, a peer)"
+    if code == ExitCode.SCRIPT_FAILED:
+        return f"{logs} shows why the script failed"
+    return f"{logs} shows the last lines before it; the same step of the same data ends it each time"
+
+
+_GIVEN_UP = re.compile(r"with code (\d+): (?:worker (\d+))?")
+
+
+def of_end(job: str, reason: str) -> str:
+    """What to do about a job that was given up (77), from the culprit's code that its reason names; empty without one."""
+    match = _GIVEN_UP.search(reason)
+    if match is None:
+        return ""
+    code, worker = int(match[1]), int(match[2]) if match[2] else None
+    memory = code == ExitCode.KILLED and "crash loop" in reason
+    if not memory and code not in CRASH_CODES:
+        return ""
+    return remedy_of_code(job, code, worker, memory=memory)

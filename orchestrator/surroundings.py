@@ -1,0 +1,77 @@
+"""Asks the cluster for what explains why a job waits: its place in a queue, the room on the nodes, what unheard workers say.
+
+Asked for only where something waits. The user may lack the permission for any of it: then that part is not told.
+"""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from orchestrator.diagnose import NodeRoom, running
+from orchestrator.diagnose.admission import QUEUE_LABEL
+from orchestrator.diagnose.scheduling import rooms
+from orchestrator.kube import Cluster, ClusterError, Manifest
+from orchestrator.manifests import CONTAINER
+from trainer.agent.protocol import JobState
+
+log = logging.getLogger(__name__)
+
+_NODES = 200
+"""In a larger cluster the pods of all nodes are too many to be added up for a status."""
+_UNHEARD = 3
+_LINES = 20
+
+
+def queued(cluster: Cluster, job: Manifest) -> tuple[Manifest | None, int | None]:
+    """Kueue's Workload of a job that is not admitted, and how many wait before it."""
+    queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
+    if not queue or not job["spec"].get("suspend"):
+        return None, None
+    try:
+        found = cluster.select("Workload", labels=f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
+    except ClusterError as error:
+        log.debug("no workload: %s", error)
+        return None, None
+    if not found:
+        return None, None
+    with contextlib.suppress(ClusterError):
+        for waiting in cluster.pending_workloads(queue):
+            if waiting["metadata"]["name"] == found[0]["metadata"]["name"]:
+                return found[0], int(waiting.get("positionInClusterQueue", 0))
+    return found[0], None
+
+
+def node_rooms(cluster: Cluster, pods: Sequence[Manifest]) -> list[NodeRoom]:
+    """What the nodes offer, where a pod finds none of them large enough."""
+    if not any(_lacks_room(pod) for pod in pods):
+        return []
+    try:
+        nodes = cluster.select("Node")
+    except ClusterError as error:
+        log.debug("no nodes: %s", error)
+        return []
+    everybody: list[Manifest] | None = None
+    if len(nodes) <= _NODES:
+        with contextlib.suppress(ClusterError):
+            everybody = cluster.select("Pod", fields="spec.nodeName!=", all_namespaces=True)
+    return rooms(nodes, everybody)
+
+
+def _lacks_room(pod: Manifest) -> bool:
+    return any(
+        entry["type"] == "PodScheduled" and entry["status"] == "False" and "Insufficient" in entry.get("message", "")
+        for entry in pod.get("status", {}).get("conditions") or []
+    )
+
+
+def unheard(cluster: Cluster, pods: Sequence[Manifest], live: JobState | None) -> dict[str, list[str]]:
+    """The last lines of a few workers that run and that the coordinator does not hear; pod's UID -> lines."""
+    if live is None or live.state not in ("waiting", "restarting"):
+        return {}
+    heard = {report.uid for report in live.workers}
+    found: dict[str, list[str]] = {}
+    for pod in [pod for pod in pods if running(pod) and pod["metadata"]["uid"] not in heard][:_UNHEARD]:
+        with contextlib.suppress(ClusterError):
+            lines = cluster.logs(pod["metadata"]["name"], container=CONTAINER, tail=_LINES)
+            found[pod["metadata"]["uid"]] = list(lines)
+    return found
