@@ -34,6 +34,7 @@ COMMANDS = {
     "goodput": Entry("goodput", "Show where the time of a job went."),
     "checkpoints": Entry("checkpoints", "List, verify and export the checkpoints of a run."),
     "delete": Entry("cluster", "Remove a job from the cluster; its run directory stays."),
+    "doctor": Entry("doctor", "Look a cluster over, once for all jobs."),
     "render": Entry("jobfile", "Print the Kubernetes objects of a job file."),
     "schema": Entry("jobfile", "Print the JSON Schema of job files, for editors."),
 }
