@@ -3,9 +3,9 @@
 Reading is at the top; what follows from it is pure. What no job needs is never an error here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.accelerators import from_labels
@@ -43,8 +43,8 @@ class NodeGroup:
     memory: str
     architecture: str
     taints: str
-    nodes: int
-    ready: int
+    nodes: int = 0
+    ready: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def examine(cluster: Cluster) -> Report:
     first = [access.cluster(facts), access.namespace(facts)]
     if errors(first):
         return Report(first, groups(facts.nodes))
-    pieces = [
+    pieces: list[tuple[str, Callable[[], Check]]] = [
         ("permissions", lambda: access.permissions(cluster, "Job")),
         ("pod", lambda: _try_pod(cluster, facts)),
         ("job", lambda: _try_job(cluster)),
@@ -100,10 +100,9 @@ def examine(cluster: Cluster) -> Report:
     return Report(first + checks, groups(facts.nodes))
 
 
-def _tried(name: str, piece: Any) -> Check:
+def _tried(name: str, piece: Callable[[], Check]) -> Check:
     try:
-        check: Check = piece()
-        return check
+        return piece()
     except OrchError as problem:
         return error(name, problem.message, problem.remedy)
 
@@ -151,7 +150,9 @@ def _jobset(cluster: Cluster, facts: Facts) -> Check:
             "https://jobset.sigs.k8s.io/docs/installation, if they are wanted",
         )
     found = addons.addons(facts, jobset=True, queue=None)
-    missing = access.refused(cluster, [Permission(verb, "JobSet", "", "submit") for verb in ("create", "patch", "delete")])
+    missing = access.refused(
+        cluster, [Permission(verb, "JobSet", "", "submit") for verb in ("create", "patch", "delete")]
+    )
     if missing:
         told = ", ".join(item.text for item in missing)
         return warning("jobset", f"installed, and you may not {told}", "ask for the role orch-submitter (k8s/setup)")
@@ -176,7 +177,9 @@ def _kueue(cluster: Cluster, facts: Facts) -> Check:
 def queues_in_words(queues: list[Manifest], version: str, namespace: str) -> Check:
     """The queues of the namespace, and those that admit nothing."""
     if not queues:
-        return warning("kueue", f"{addons.KUEUE} {version}; namespace {namespace} has no LocalQueue", "k8s/setup shows one")
+        return warning(
+            "kueue", f"{addons.KUEUE} {version}; namespace {namespace} has no LocalQueue", "k8s/setup shows one"
+        )
     stuck = [
         f"{queue['metadata']['name']}: {condition.get('message', condition.get('reason', 'not active'))}"
         for queue in queues
@@ -193,7 +196,9 @@ def _webhooks(cluster: Cluster) -> Check:
     """Whether every webhook that stands in the way of a job has somebody who answers."""
     try:
         configurations = [
-            item for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration") for item in cluster.select(kind)
+            item
+            for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
+            for item in cluster.select(kind)
         ]
         services = sorted({service for item in configurations for service in services_in_the_way(item)})
         silent = [service for service in services if not _answers(cluster, *service)]
@@ -252,7 +257,11 @@ def dns_in_words(slices: list[Manifest]) -> Check:
         )
     name = own[0]["metadata"]["labels"]["kubernetes.io/service-name"]
     if not has_ready_endpoint(own):
-        return error("dns", f"nobody answers for Service {name}: workers find each other by name", f"kubectl get pods -n {_SYSTEM}")
+        return error(
+            "dns",
+            f"nobody answers for Service {name}: workers find each other by name",
+            f"kubectl get pods -n {_SYSTEM}",
+        )
     return ok("dns", f"Service {name} has somebody who answers")
 
 
@@ -263,27 +272,29 @@ def groups(found: list[Manifest] | Unknown) -> list[NodeGroup]:
     """Nodes by what makes a difference to a job; those with accelerators first."""
     if isinstance(found, Unknown):
         return []
-    counted: dict[tuple[str, ...], list[bool]] = {}
+    alike: dict[NodeGroup, list[bool]] = {}
     for node in found:
-        labels = node["metadata"].get("labels") or {}
-        has = node.get("status", {}).get("allocatable") or {}
-        kind = next((word for label, word in _CAPACITY.items() if label in labels), "on-demand")
-        taints = [
-            f"{taint['key']}:{taint['effect']}"
-            for taint in (node.get("spec") or {}).get("taints") or []
-            if not taint["key"].startswith("node.kubernetes.io/")
-        ]
-        key = (
-            _accelerator(labels, has),
-            kind,
-            capacity.shown(quantity(has.get("cpu", "0")), "cpu"),
-            capacity.shown(quantity(has.get("memory", "0")), "memory"),
-            labels.get("kubernetes.io/arch", "?"),
-            ", ".join(sorted(taints)),
-        )
-        counted.setdefault(key, []).append(is_ready(node))
-    ordered = sorted(counted.items(), key=lambda item: (not item[0][0], item[0]))
-    return [NodeGroup(*key, nodes=len(ready), ready=sum(ready)) for key, ready in ordered]  # type: ignore[misc]
+        alike.setdefault(_group_of(node), []).append(is_ready(node))
+    counted = [replace(group, nodes=len(ready), ready=sum(ready)) for group, ready in alike.items()]
+    return sorted(counted, key=lambda group: (not group.accelerator, group.accelerator, group.capacity, group.cpu))
+
+
+def _group_of(node: Manifest) -> NodeGroup:
+    labels = node["metadata"].get("labels") or {}
+    has = node.get("status", {}).get("allocatable") or {}
+    taints = [
+        f"{taint['key']}:{taint['effect']}"
+        for taint in (node.get("spec") or {}).get("taints") or []
+        if not taint["key"].startswith("node.kubernetes.io/")
+    ]
+    return NodeGroup(
+        accelerator=_accelerator(labels, has),
+        capacity=next((word for label, word in _CAPACITY.items() if label in labels), "on-demand"),
+        cpu=capacity.shown(quantity(has.get("cpu", "0")), "cpu"),
+        memory=capacity.shown(quantity(has.get("memory", "0")), "memory"),
+        architecture=labels.get("kubernetes.io/arch", "?"),
+        taints=", ".join(sorted(taints)),
+    )
 
 
 def _accelerator(labels: dict[str, str], has: dict[str, str]) -> str:
@@ -325,7 +336,7 @@ def kinds_of_capacity(found: list[Manifest] | Unknown) -> Check:
     """Which values of resources.capacity have nodes now. None need be there: GKE makes such nodes when they are asked for."""
     if isinstance(found, Unknown):
         return ok("capacity", "you may not look at nodes")
-    there = {kind: 0 for kind in _CAPACITY.values()}
+    there = dict.fromkeys(_CAPACITY.values(), 0)
     for node in found:
         for label, kind in _CAPACITY.items():
             there[kind] += label in (node["metadata"].get("labels") or {})
@@ -382,7 +393,9 @@ def _account(cluster: Cluster) -> Check:
     try:
         cluster.get("ServiceAccount", "default")
     except NotFound:
-        return error("account", "the namespace has no service account `default`: no pod can be created", "wait, or recreate it")
+        return error(
+            "account", "the namespace has no service account `default`: no pod can be created", "wait, or recreate it"
+        )
     except Forbidden:
         return ok("account", "you may not look at service accounts")
     return ok("account", "the service account `default` is there; its token is not mounted into the workers")
@@ -394,7 +407,9 @@ def _storage(cluster: Cluster) -> Check:
     except Forbidden:
         return ok("storage", "you may not look at storage classes; only claims need them")
     mark = "storageclass.kubernetes.io/is-default-class"
-    default = [item["metadata"]["name"] for item in found if (item["metadata"].get("annotations") or {}).get(mark) == "true"]
+    default = [
+        item["metadata"]["name"] for item in found if (item["metadata"].get("annotations") or {}).get(mark) == "true"
+    ]
     if not default:
         return ok("storage", "no default StorageClass: claims must name one; a run directory in a bucket needs none")
     return ok("storage", f"default StorageClass {', '.join(default)}; a run directory on a claim needs ReadWriteMany")
@@ -406,7 +421,16 @@ def table(found: Sequence[NodeGroup]) -> list[str]:
         return []
     titles = ("nodes", "ready", "accelerator", "capacity", "cpu", "memory", "arch", "taints")
     rows = [titles] + [
-        (str(of.nodes), str(of.ready), of.accelerator or "-", of.capacity, of.cpu, of.memory, of.architecture, of.taints or "-")
+        (
+            str(of.nodes),
+            str(of.ready),
+            of.accelerator or "-",
+            of.capacity,
+            of.cpu,
+            of.memory,
+            of.architecture,
+            of.taints or "-",
+        )
         for of in found
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]

@@ -1,5 +1,6 @@
 """Names and what the job file refers to: is a name free, is the run directory in use, is what is named there."""
 
+import contextlib
 from dataclasses import dataclass
 
 from orchestrator.carrier import CARRIERS
@@ -8,6 +9,7 @@ from orchestrator.manifests import RUN_DIRECTORY
 from orchestrator.observe import list_jobs
 from orchestrator.preflight.check import Check, error, ok
 from orchestrator.spec import JobSpec
+from orchestrator.volumes import claim_problem, volume_of_run_directory
 from trainer.config import TrainConfig
 
 _OURS = "app.kubernetes.io/managed-by"
@@ -153,7 +155,7 @@ def references(cluster: Cluster, spec: JobSpec, config: TrainConfig) -> Check:
         except ClusterError:
             unseen.append(f"{kind} {object_name}")
         else:
-            problems += [f"{field}: {text}" for text in (_unfit(found, spec, config),) if text]
+            problems += [f"{field}: {text}" for text in (_unfit(cluster, found, spec, config),) if text]
     if problems:
         return error(name, "; ".join(problems), "create what is missing, or correct the name in the job file")
     if unseen:
@@ -165,7 +167,7 @@ def references(cluster: Cluster, spec: JobSpec, config: TrainConfig) -> Check:
     )
 
 
-def _unfit(found: Manifest, spec: JobSpec, config: TrainConfig) -> str:
+def _unfit(cluster: Cluster, found: Manifest, spec: JobSpec, config: TrainConfig) -> str:
     """Why an object that is there is of no use to the job; empty when it is."""
     name = found["metadata"]["name"]
     if found["kind"] == "LocalQueue":
@@ -173,24 +175,27 @@ def _unfit(found: Manifest, spec: JobSpec, config: TrainConfig) -> str:
             if condition["type"] == "Active" and condition["status"] != "True":
                 return f"LocalQueue {name} is not active: {condition.get('message', condition.get('reason', ''))}"
     if found["kind"] == "PersistentVolumeClaim":
-        return _unfit_claim(found, spec, config)
+        holds_run = volume_of_run_directory(config.run_directory, spec.volumes)
+        if holds_run is not None and holds_run.claim == name:
+            return claim_problem(found, config.workers, _volume_behind(cluster, found))
+        return unshared_claim(found, config.workers)
     return ""
 
 
-def _unfit_claim(claim: Manifest, spec: JobSpec, config: TrainConfig) -> str:
-    """A volume that only one node may write holds up the workers on all others."""
+def _volume_behind(cluster: Cluster, claim: Manifest) -> Manifest | None:
+    """The PersistentVolume of a bound claim, where the user may look."""
+    volume = claim["spec"].get("volumeName")
+    if not volume:
+        return None
+    with contextlib.suppress(Forbidden):
+        return cluster.find("PersistentVolume", volume)
+    return None
+
+
+def unshared_claim(claim: Manifest, workers: int) -> str:
+    """Why several workers cannot share a claim with data: pods on other nodes would wait for it for ever."""
+    modes = claim.get("status", {}).get("accessModes") or claim["spec"].get("accessModes") or []
+    if workers == 1 or not modes or {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
+        return ""
     name = claim["metadata"]["name"]
-    modes = set(claim.get("spec", {}).get("accessModes") or [])
-    volume = next(item for item in spec.volumes if item.claim == name)
-    mount = volume.mount.rstrip("/")
-    holds_run = config.run_directory == mount or config.run_directory.startswith(mount + "/")
-    if config.workers > 1 and holds_run and "ReadWriteMany" not in modes:
-        return (
-            f"claim {name} holds the run directory and is {', '.join(sorted(modes)) or 'of no access mode'}; "
-            f"{config.workers} workers on several nodes need ReadWriteMany (or a gs:// run directory)"
-        )
-    if config.workers > 1 and modes and not modes & {"ReadWriteMany", "ReadOnlyMany"}:
-        return (
-            f"claim {name} is {', '.join(sorted(modes))}, which {config.workers} workers on several nodes cannot share"
-        )
-    return ""
+    return f"claim {name} is {', '.join(modes)}: {workers} workers on several nodes cannot share it"

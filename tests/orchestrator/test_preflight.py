@@ -277,23 +277,18 @@ def test_a_taken_name_is_told_by_whom_and_only_a_job_of_orch_is_replaced(
     assert says in check.text
 
 
-def claim(*modes: str) -> Manifest:
-    return {"kind": "PersistentVolumeClaim", "metadata": {"name": "runs"}, "spec": {"accessModes": list(modes)}}
-
-
 @pytest.mark.parametrize(
     ("modes", "workers", "fits"),
     [
         (["ReadWriteMany"], 2, True),
         (["ReadWriteOnce"], 2, False),
         (["ReadWriteOnce"], 1, True),
-        (["ReadOnlyMany"], 2, False),
+        (["ReadOnlyMany"], 2, True),
     ],
 )
-def test_a_run_directory_on_a_claim_needs_many_writers(modes: list[str], workers: int, fits: bool) -> None:
-    spec = job(volumes=[{"name": "runs", "mount": "/runs", "claim": "runs"}], run={"directory": "/runs/digits"})
-    problem = names._unfit_claim(claim(*modes), spec, config(run_directory="/runs/digits", workers=workers))
-    assert (problem == "") is fits
+def test_a_claim_with_data_for_several_workers_must_be_shared(modes: list[str], workers: int, fits: bool) -> None:
+    claim = {"metadata": {"name": "data"}, "spec": {"accessModes": modes}}
+    assert (names.unshared_claim(claim, workers) == "") is fits
 
 
 # --- secrets
