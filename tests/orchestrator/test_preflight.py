@@ -3,11 +3,14 @@
 import os
 import signal
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.interrupts import held_back
+from orchestrator.kube import KINDS
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.capacity import Wanted
@@ -446,3 +449,39 @@ def test_signals_wait_until_they_are_asked_for(number: int, raises: type[BaseExc
 def test_a_signal_that_nobody_asked_for_is_delivered_at_the_end() -> None:
     with pytest.raises(KeyboardInterrupt), held_back():
         os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- k8s/setup
+
+SETUP = Path(__file__).parents[2] / "k8s" / "setup"
+
+
+def granted(role: str) -> set[tuple[str, str, str]]:
+    """(API group, resource, verb) of each thing that a role allows."""
+    rules = yaml.safe_load((SETUP / role).read_text())["rules"]
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.mark.parametrize("carrier", ["Job", "JobSet"])
+def test_the_submitters_role_grants_what_preflight_asks_for(carrier: str) -> None:
+    asked = [*access.needed(carrier), *access.wanted()]
+    wanted = {
+        (kind.group, kind.plural + (f"/{item.subresource}" if item.subresource else ""), item.verb)
+        for item in asked
+        for kind in (KINDS[item.kind],)
+    }
+    assert wanted <= granted("role-submitter.yaml")
+
+
+def test_the_roles_read_no_secret_and_write_nothing_outside_the_namespace() -> None:
+    submitter, reader = granted("role-submitter.yaml"), granted("role-reader.yaml")
+    assert {verb for _, resource, verb in submitter if resource == "secrets"} == {"create", "delete"}
+    assert not any("*" in part for rule in submitter | reader for part in rule)
+    assert {verb for _, _, verb in reader} <= {"get", "list", "watch"}
+    assert not any(resource == "secrets" for _, resource, _ in reader)
