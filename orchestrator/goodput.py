@@ -1,12 +1,13 @@
 """Reads what the ledger needs from a run directory, and puts a ledger and a history of restarts into words and JSON."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.progress import duration
 from trainer.agent.output import SEGMENT_S
+from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord
 from trainer.rundir.commits import list_commits
 from trainer.rundir.history import Restart, lost_in_words
@@ -121,16 +122,37 @@ def for_status(share: float | None, steps_lost: int | None, target: str) -> str:
     return f"goodput {known}{lost} (orch goodput {target} shows where the time went)"
 
 
-def history_lines(history: Sequence[Restart], restarts: int) -> list[str]:
-    """A line for each restart: when, who, why, what was lost. Newest last, ten at most, and a count of the rest."""
+def history_lines(history: Sequence[Restart], restarts: int, target: str) -> list[str]:
+    """A line for each restart: when, who, why, what was lost, and where to look. Newest last, ten at most, and a count of
+    the rest. `target`: what `orch logs` calls the job."""
     shown = list(history)[-HISTORY_LINES:]
     earlier = max(restarts, len(history)) - len(shown)
     days = {item.at.astimezone(UTC).date() for item in shown if item.at is not None}
     form = "%H:%M:%S UTC" if len(days) <= 1 else "%Y-%m-%d %H:%M:%S UTC"
     lines = [f"... and {earlier} earlier restart{'s' if earlier > 1 else ''}"] if shown and earlier else []
     return lines + [
-        f"{_clock(item.at, form)} attempt {item.attempt}: {item.reason}; {lost_in_words(item)}" for item in shown
+        f"{_clock(item.at, form)} attempt {item.attempt}: {item.reason}; {lost_in_words(item)}{_where_to_look(item, target)}"
+        for item in shown
     ]
+
+
+def _where_to_look(restart: Restart, target: str) -> str:
+    if restart.code == ExitCode.HANG and restart.worker is not None and "SIGSTOP" not in restart.reason:
+        return f"; its stacks: orch logs {target} --worker {restart.worker}"
+    return ""
+
+
+def save_lines(troubles: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`saves met trouble 3 times, 1 was given up; the last time at 12:00:07 UTC: No space left on device`."""
+    if not troubles:
+        return []
+    failed = sum(bool(trouble["failed"]) for trouble in troubles)
+    times = "once" if len(troubles) == 1 else f"{len(troubles)} times"
+    given_up = f", {failed} {'was' if failed == 1 else 'were'} given up" if failed else ""
+    last = troubles[-1]
+    at = _clock(datetime.fromtimestamp(last["time"], UTC), "%H:%M:%S UTC")
+    reason = (last["error"].splitlines() or [""])[0]
+    return [f"saves met trouble {times}{given_up}; the last time at {at}, step {last['step']}: {reason}"]
 
 
 def _clock(at: datetime | None, form: str) -> str:

@@ -4,7 +4,6 @@ It keeps agents alive as the Job controller keeps pods, asks them to stop on Ctr
 """
 
 import contextlib
-import hashlib
 import http.client
 import os
 import re
@@ -13,10 +12,8 @@ import selectors
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,19 +24,20 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.progress import Printer
+from orchestrator.runlock import private_folder, run_lock, write_live
 from orchestrator.runview import RunView, read_run
 from trainer.agent.child import Lines
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.protocol import JobState
+from trainer.agent.stillness import STOPPED_S, Stopped
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, OrchError, StoreError
 from trainer.exit_codes import FINAL_CODES, ExitCode, code_of_status, title_of
 from trainer.lifeline import PARENT_VARIABLE
-from trainer.rundir.attempts import AttemptRecord, now
+from trainer.rundir.attempts import AttemptRecord
 from trainer.rundir.history import lost_in_words
 from trainer.rundir.store import open_store
 
-LOCK_WAIT_S = 5.0
 JOB_FILE_S = 5.0
 """How long job.json, which is for people only, may take: agents wait for a store, not this."""
 STATE_S = 0.5
@@ -50,6 +48,8 @@ HEALTH_S = 1.0
 UNANSWERED_MAX = 4
 """An agent that lives and leaves so many questions in a row unanswered, one in two seconds, stands still, and is ended.
 Questions are counted, not time: after Ctrl-Z and fg it is not the agents that stood still."""
+START_QUESTIONS = 60
+"""So many more may go unanswered while it starts."""
 END_S = 5.0
 """After the first agent left with the end record's code, how long the others may take before they are asked to."""
 
@@ -71,8 +71,10 @@ class _Agent:
     final_code: int | None = None
     hurried: bool = False
     port: int = 0
-    unanswered: int | None = None
-    """Questions after its health in a row that it left unanswered; None before its first answer."""
+    unanswered: int = 0
+    """Questions after its health in a row that it left unanswered; below 0 while it starts."""
+    stopped: Stopped | None = None
+    """Whether a signal has stopped it."""
 
 
 @dataclass(frozen=True)
@@ -93,49 +95,6 @@ class LocalResult:
     def as_json(self) -> dict[str, Any]:
         """The same as a dict."""
         return dict(self.__dict__)
-
-
-@contextlib.contextmanager
-def run_lock(directory: str, name: str) -> Iterator[None]:
-    """Hold the run directory; a second `orch run` waits a little, then says who holds it.
-
-    Raises:
-        ConfigError: somebody else holds it.
-    """
-    import fcntl
-
-    if directory.startswith("gs://"):
-        path = _own_folder() / f"{_digest(directory)}.lock"
-    else:
-        path = Path(directory) / "lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run directory {directory} cannot be made: {error.strerror}") from None
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"run directory {directory} cannot be written: {error.strerror}") from None
-    try:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
-                    raise ConfigError(
-                        f"run directory {directory} is held by {holder}",
-                        remedy="Wait for it, stop it with Ctrl-C, or give another --directory.",
-                    ) from None
-                time.sleep(0.1)
-        os.ftruncate(descriptor, 0)
-        who = f"`orch run` of job {name}: process {os.getpid()} on {socket.gethostname()}, since {now():%H:%M:%S} UTC\n"
-        os.pwrite(descriptor, who.encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class LocalRun:
@@ -176,7 +135,7 @@ class LocalRun:
         """
         with run_lock(self._config.run_directory, self._config.name), self._private_folder() as folder:
             self._environment = self._agent_environment(folder)
-            watcher = threading.Thread(target=self._watch, args=(self._client(),), daemon=True)
+            watcher = threading.Thread(target=self._watch, args=(self._client(), folder), daemon=True)
             doctor = threading.Thread(target=self._ask_for_health, daemon=True)
             with self._signals():
                 try:
@@ -195,22 +154,29 @@ class LocalRun:
 
     @contextlib.contextmanager
     def _private_folder(self) -> Iterator[Path]:
-        # A fixed place, used under the run's lock: what a killed `orch run` left there goes with the next one.
-        folder = _own_folder() / _digest(self._config.run_directory)
+        folder = private_folder(self._config.run_directory)
         shutil.rmtree(folder, ignore_errors=True)
-        (folder / "tmp").mkdir(parents=True, mode=0o700)
         try:
-            token = folder / "token"
-            descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(32))
-            (folder / "config.json").write_text(self._config.model_dump_json())
+            try:
+                self._fill(folder)
+            except OSError as error:
+                raise ConfigError(
+                    f"{folder} cannot be written: {error.strerror}",
+                    remedy="Free space there, or set TMPDIR to another folder.",
+                ) from None
             with contextlib.suppress(OrchError):
                 store = open_store(self._config.run_directory, timeout_s=JOB_FILE_S)
                 store.put("job.json", self._config.model_dump_json(indent=2).encode())
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _fill(self, folder: Path) -> None:
+        (folder / "tmp").mkdir(parents=True, mode=0o700)
+        descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        (folder / "config.json").write_text(self._config.model_dump_json())
 
     def _agent_environment(self, folder: Path) -> dict[str, str]:
         self._port = _free_port()
@@ -235,7 +201,7 @@ class LocalRun:
     def _start(self, agent: _Agent) -> None:
         # Only the first worker's port must be known to others; the rest serve health and figures on any free one.
         agent.port = self._port if agent.index == 0 else _free_port()
-        agent.unanswered = None
+        agent.unanswered = -START_QUESTIONS
         agent.hurried = False
         environment = {
             **self._environment,
@@ -243,19 +209,24 @@ class LocalRun:
             "ORCH_UID": secrets.token_hex(8),
             "ORCH_PORT": str(agent.port),
         }
-        agent.process = subprocess.Popen(
-            [self._python, "-P", "-m", "trainer.agent"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        agent.started_s = time.monotonic()
+        try:
+            agent.process = subprocess.Popen(
+                [self._python, "-P", "-m", "trainer.agent"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory, too many processes: perhaps not for long
+            self._died(agent, f"cannot be started: {error.strerror}")
+            return
+        agent.stopped = Stopped(agent.process.pid)
         assert agent.process.stdout is not None
         os.set_blocking(agent.process.stdout.fileno(), False)
         self._selector.register(agent.process.stdout, selectors.EVENT_READ, agent)
         agent.lines = Lines()
-        agent.started_s = time.monotonic()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -336,33 +307,38 @@ class LocalRun:
 
     def _keep_alive(self, agent: _Agent) -> None:
         time_s = time.monotonic()
+        stopping = self._stop_signal is not None
         if agent.process is None:
-            if agent.final_code is None and time_s >= agent.restart_at_s:
+            if agent.final_code is None and stopping:
+                agent.final_code = ExitCode.STOPPED
+            elif agent.final_code is None and time_s >= agent.restart_at_s:
                 self._start(agent)
             return
         status = agent.process.poll()
         if status is None:
-            if agent.unanswered is not None and agent.unanswered >= UNANSWERED_MAX:
+            stopped_s = agent.stopped.seconds(time_s) if agent.stopped else 0.0
+            if agent.unanswered >= UNANSWERED_MAX or stopped_s > STOPPED_S:
                 self._printer.line(f"[worker {agent.index}] its agent stands still: it is ended")
-                agent.unanswered = None
                 agent.process.kill()
             return
         self._read(agent)
         self._forget(agent)
         code = code_of_status(status)
-        stopping = self._stop_signal is not None
         if code in FINAL_CODES or code == ExitCode.DONE or stopping:
             agent.final_code = code
             self._first_final_s = self._first_final_s or time_s
             return
+        self._died(agent, f"ended ({title_of(code)})")
+
+    def _died(self, agent: _Agent, how: str) -> None:
+        """Start it again, later each time; after too many deaths in a row give up."""
+        time_s = time.monotonic()
         agent.deaths = 1 if time_s - agent.started_s > STABLE_S else agent.deaths + 1
         if agent.deaths > DEATHS_MAX:
-            self._gave_up = (
-                f"the agent of worker {agent.index} died {agent.deaths} times in a row, last with code {code}"
-            )
+            self._gave_up = f"the agent of worker {agent.index} died {agent.deaths} times in a row; the last one {how}"
             return
         agent.restart_at_s = time_s + min(0.1 * 2 ** (agent.deaths - 1), 10.0)
-        self._printer.line(f"[worker {agent.index}] its agent ended ({title_of(code)}); another one takes its place")
+        self._printer.line(f"[worker {agent.index}] its agent {how}; another one takes its place")
 
     def _forget(self, agent: _Agent) -> None:
         process, agent.process = agent.process, None
@@ -386,13 +362,12 @@ class LocalRun:
         """What no Job controller does for us here: find agents that live and stand still."""
         while not self._over:
             for agent in self._agents:
-                if _healthy(agent.port):
-                    agent.unanswered = 0
-                elif agent.unanswered is not None:
-                    agent.unanswered += 1
+                process, healthy = agent.process, _healthy(agent.port)
+                if process is agent.process:
+                    agent.unanswered = 0 if healthy else agent.unanswered + 1
             time.sleep(HEALTH_S)
 
-    def _watch(self, client: CoordinatorClient) -> None:
+    def _watch(self, client: CoordinatorClient, folder: Path) -> None:
         while not self._over:
             try:
                 state = client.state()
@@ -401,6 +376,7 @@ class LocalRun:
                 continue
             self._tell_restarts(state)
             self._last_state = state
+            write_live(folder, state)
             self._printer.progress(state)
             time.sleep(STATE_S)
 
@@ -455,7 +431,9 @@ def result_of(
         "restarts": max(len(own) - 1, 0),
     }
     end = view.end
-    if end is not None and (end.launch.id == launch or not own) and not gave_up and stop_signal is None:
+    # An end of this launch stands whatever was asked for meanwhile; another one's answers only who did not ask to stop.
+    ours = end is not None and (end.launch.id == launch or (not own and stop_signal is None))
+    if end is not None and ours and not gave_up:
         return LocalResult(
             state=end.state,
             code=ExitCode.TASK_ERROR if end.code == ExitCode.SCRIPT_FAILED else end.code,
@@ -476,26 +454,6 @@ def result_of(
     told = last.reason if last and code in FINAL_CODES else ""
     reason = told or f"the agents left: {title_of(int(code or 0))}"
     return LocalResult(state="failed", code=int(code or 0), reason=reason, **facts)
-
-
-def _own_folder() -> Path:
-    """A folder of this user's alone among the temporary files.
-
-    Raises:
-        ConfigError: somebody else made one of that name.
-    """
-    folder = Path(tempfile.gettempdir()) / f"orch-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise ConfigError(
-            f"{folder} is not a folder of yours alone", remedy="Remove it, or set TMPDIR to a folder of your own."
-        )
-    return folder
-
-
-def _digest(directory: str) -> str:
-    return hashlib.sha256(directory.encode()).hexdigest()[:16]
 
 
 def _healthy(port: int) -> bool:

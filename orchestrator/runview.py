@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import goodput
+from orchestrator.runlock import holder, read_live
 from trainer.agent.last_words import general_remedy
 from trainer.errors import ConfigError, ObjectNotFound, StoreError
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
@@ -85,26 +86,6 @@ def _name(store: Store) -> str:
         return store.url.rstrip("/").rpartition("/")[2]
 
 
-def holder(directory: str) -> str:
-    """Who runs in a local run directory at this moment, or an empty string."""
-    import fcntl
-    import os
-
-    if directory.startswith("gs://"):
-        return ""
-    try:
-        descriptor = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
-    finally:
-        os.close(descriptor)
-    return ""
-
-
 def no_run(directory: str) -> ConfigError:
     """The error for a run directory in which nothing ever ran."""
     return ConfigError(
@@ -149,11 +130,17 @@ def status(directory: str) -> dict[str, Any]:
         "goodput": None,
         "steps_lost": None,
         "save_error": save_error(newest) if end is None else "",
+        "save_troubles": _save_troubles(signs or {}, {record.number for record in own}),
     }
     if end is None:
         at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         facts["reason"] = f"{running}; {at}" if running else f"stopped without an end ({at}); run it again to go on"
         facts |= last_figures(newest) if running else {}
+        live = read_live(view.directory)
+        if live is not None:
+            # The coordinator's own words: a run directory that takes nothing any more cannot hold them.
+            facts |= {"step": max(facts["step"], live.step), "metrics": live.metrics or facts["metrics"]}
+            facts["save_error"] = next((report.save_error for report in live.workers if report.save_error), "")
         if running:
             facts["save_error"] = facts["save_error"] or _unwritten(newest)
     if signs is not None:
@@ -161,6 +148,16 @@ def status(directory: str) -> dict[str, Any]:
         if ledger is not None:
             facts |= {"goodput": ledger.goodput, "steps_lost": ledger.steps_lost}
     return facts
+
+
+def _save_troubles(signs: dict[int, list[Sign]], attempts: set[int]) -> list[dict[str, Any]]:
+    """What went wrong with saves in these attempts, oldest first: saves given up, and troubles that another try ended."""
+    return [
+        {"time": sign.time, "step": sign.step, "error": sign.error, "failed": sign.type == "save_failed"}
+        for number in sorted(attempts)
+        for sign in signs.get(number, [])
+        if sign.type in ("save_failed", "save_trouble")
+    ]
 
 
 def history_of(view: RunView, signs: dict[int, list[Sign]] | None = None) -> list[Restart]:
@@ -205,7 +202,8 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
     history = [Restart.model_validate(restart) for restart in facts["history"]]
     if history:
         lines.append("  restarts of this launch:")
-        lines += [f"    {text}" for text in goodput.history_lines(history, facts["restarts"])]
+        lines += [f"    {text}" for text in goodput.history_lines(history, facts["restarts"], target)]
+    lines += [f"  {text}" for text in goodput.save_lines(facts["save_troubles"])]
     lines.append(f"  {goodput.for_status(facts['goodput'], facts['steps_lost'], target)}")
     lines.append(f"  run directory {facts['run_directory']}")
     return lines

@@ -26,10 +26,11 @@ def goodput(target: str, context: str | None, namespace: str | None, output: str
     """
     from orchestrator import goodput as ledgers
     from orchestrator import runview
+    from orchestrator.runlock import holder
 
     directory, running = directory_of(target, context, namespace)
     view = runview.read_run(directory)
-    ledger = ledgers.read_ledger(view.store, view.records, running=running or bool(runview.holder(directory)))
+    ledger = ledgers.read_ledger(view.store, view.records, running=running or bool(holder(directory)))
     if ledger is None:
         raise runview.no_run(directory)
     if output == "json":

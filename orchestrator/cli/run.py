@@ -1,7 +1,6 @@
 """`orch run`: parse, run, print the result."""
 
 import contextlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +57,8 @@ def run(
         held_out = {name: value for name, value in result.metrics.items() if name.startswith("val_")}
         for name, value in (held_out or result.metrics).items():
             click.echo(f"{'test' if held_out else 'train'} {name.removeprefix('val_')} {value:.4f}")
+    if result.state == "failed":
+        _print_traceback(result.run_directory)
     click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
     click.echo(f"run directory: {_short(result.run_directory)}")
     if result.restarts:
@@ -84,25 +85,38 @@ def _short(directory: str) -> str:
 
 def _print_restarts(directory: str, restarts: int) -> None:
     from orchestrator import goodput, runview
+    from trainer.errors import StoreError
     from trainer.rundir.history import Restart
 
-    facts = runview.status(directory)
-    history = [Restart.model_validate(restart) for restart in facts["history"]]
     click.echo(f"{restarts} restart{'s' if restarts > 1 else ''}:")
-    for line in goodput.history_lines(history, restarts):
+    try:
+        facts = runview.status(directory)
+    except StoreError as error:  # the result stands; what led to it cannot be read just now
+        click.echo(f"  cannot be read now: {error.message}")
+        return
+    history = [Restart.model_validate(restart) for restart in facts["history"]]
+    target = _short(directory)
+    for line in goodput.history_lines(history, restarts, target):
         click.echo(f"  {line}")
-    click.echo(goodput.for_status(facts["goodput"], facts["steps_lost"], _short(directory)))
+    for line in goodput.save_lines(facts["save_troubles"]):
+        click.echo(line)
+    click.echo(goodput.for_status(facts["goodput"], facts["steps_lost"], target))
+
+
+def _print_traceback(directory: str) -> None:
+    """The culprit's traceback, before anything else is said."""
+    from orchestrator.runview import read_run
+    from trainer.errors import StoreError
+
+    with contextlib.suppress(StoreError):  # the result is told all the same, with the store away
+        end = read_run(directory).end
+        if end is not None and end.traceback:
+            click.echo(end.traceback.rstrip(), err=True)
 
 
 def _print_failure(directory: str, code: int) -> None:
-    from orchestrator.runview import read_run
     from trainer.agent.last_words import general_remedy
-    from trainer.errors import StoreError
     from trainer.exit_codes import title_of
 
-    with contextlib.suppress(StoreError):  # the result was told already, with the store away
-        end = read_run(directory).end
-        if end is not None and end.traceback:
-            print(end.traceback.rstrip(), file=sys.stderr)
     click.echo(f"what to do: {general_remedy(code)}")
     click.echo(f"exit code {code}: {title_of(code)}; `orch logs {_short(directory)}` shows what the workers printed")

@@ -139,7 +139,7 @@ def print_status(found: "JobStatus") -> None:
         click.echo(f"  weights_sha256 {found.weights_sha256}")
     if found.history:
         click.echo("  restarts of this launch:")
-        for line in history_lines(found.history, found.restarts):
+        for line in history_lines(found.history, found.restarts, found.name):
             click.echo(f"    {line}")
     if found.goodput is not None:
         click.echo(f"  {for_status(found.goodput, found.steps_lost, found.name)}")

@@ -53,8 +53,14 @@ def restored_step(run: Disturbed, attempt: int) -> int:
     return int(record["restore"]["step"]) if record["restore"] else 0
 
 
+# Who is told to leave after the last save still reports the result: nothing comes after that.
 @pytest.mark.parametrize(
-    "phases", [[PHASES[0], PHASES[4], PHASES[6]], pytest.param(PHASES, marks=pytest.mark.soak)], ids=["some", "all"]
+    "phases",
+    [
+        [PHASES[0], PHASES[4], PHASES[6]],
+        *(pytest.param(phases, marks=pytest.mark.soak) for phases in (PHASES[:-2], PHASES[-2:-1], PHASES[-1:])),
+    ],
+    ids=["some", "all until the last save", "last save", "export"],
 )
 def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
     start: Callable[..., Disturbed], phases: list[tuple[str, int]]

@@ -105,7 +105,10 @@ def test_status_tells_the_last_ten_restarts_the_goodput_and_saves_that_fail(
     assert lines[first + 10] == (
         "00:02:10 UTC attempt 13: worker 1: killed (SIGKILL); went on from the start, 7 steps lost"
     )
-    assert lines[first + 11] == "goodput 0.0 %, 98 steps lost (orch goodput restless shows where the time went)"
+    assert lines[first + 11] == (
+        "saves met trouble 14 times, 14 were given up; the last time at 00:02:19 UTC, step 7: no space left"
+    )
+    assert lines[first + 12] == "goodput 0.0 %, 98 steps lost (orch goodput restless shows where the time went)"
     assert "saves fail: no space left" in lines
     assert any(line.startswith("what to do: training goes on") for line in lines)
 

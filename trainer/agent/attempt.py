@@ -39,8 +39,9 @@ from trainer.agent.protocol import (
     from_process,
     from_writer,
 )
+from trainer.agent.stillness import STOPPED_S
 from trainer.agent.watchdog import Watchdog
-from trainer.agent.writing import STOPPED_S, Writing
+from trainer.agent.writing import Writing
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
 from trainer.exit_codes import ExitCode

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from trainer.agent.protocol import encode
+from trainer.agent.stillness import Stopped
 from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import Wire
 
@@ -89,7 +90,7 @@ class Child:
         self._lines = Lines()
         self._messages = Lines(line_max_bytes=1 << 26)
         self._unsent = b""
-        self._stopped: tuple[float, tuple[str, str]] | None = None
+        self._stopped = Stopped(self.pid)
 
     @classmethod
     def module(cls, name: str, environment: Mapping[str, str], *, inherit: Sequence[int] = ()) -> "Child":
@@ -159,18 +160,7 @@ class Child:
 
     def stopped_s(self, now: float) -> float:
         """For how long it has stood still, stopped by a signal (SIGSTOP); 0 while it has not. Linux only."""
-        try:
-            with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as file:
-                fields = file.read().rpartition(") ")[2].split()
-        except OSError:
-            return 0.0
-        # One that is only slowed down, by stopping it again and again, uses processor time between two looks.
-        state, used = fields[0], (fields[11], fields[12])
-        if state != "T" or self.status is not None:
-            self._stopped = None
-        elif self._stopped is None or self._stopped[1] != used:
-            self._stopped = (now, used)
-        return now - self._stopped[0] if self._stopped is not None else 0.0
+        return self._stopped.seconds(now) if self.status is None else 0.0
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process alone."""

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 
 from trainer.agent.child import Child
 from trainer.agent.protocol import LastSave, SaveFailed, SaveTrouble, Snapshot, WriterStart
+from trainer.agent.stillness import STOPPED_S
 from trainer.agent.watchdog import LAST_SAVE_S, SAVE_BYTES_PER_S
 from trainer.exit_codes import title_of
 
 log = logging.getLogger(__name__)
 
-STOPPED_S = 5.0
-"""A process that a signal has stopped (SIGSTOP) for so long is ended: nothing else will wake it."""
 AGAIN_S = 0.5
 WRITERS_MAX = 3
 """So many may die over one save; then it has failed, and the next one gets another."""
