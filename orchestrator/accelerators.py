@@ -210,6 +210,22 @@ def every() -> Iterator[Accelerator]:
             yield _gpu(name, str(count))
 
 
+def named(name: str) -> list[Accelerator]:
+    """All entries that a name may mean: of a generation or a GPU alone each size, of v5litepod-8 both shapes.
+
+    Raises:
+        AcceleratorError: there is none; says what there is.
+    """
+    wanted = _OTHER_NAMES.get(name, name)
+    kinds = [entry for entry in every() if wanted in (entry.name.rpartition("-")[0], entry.name.partition(":")[0])]
+    tpus = [entry for entry in kinds if entry.kind == "tpu"]
+    return tpus or [entry for entry in kinds if entry.name.startswith(f"{wanted}:")] or _of_size(parse(name))
+
+
+def _of_size(entry: Accelerator) -> list[Accelerator]:
+    return [other for other in every() if other.name == entry.name] or [entry]
+
+
 def from_labels(labels: Mapping[str, str], chips_per_host: int | None = None) -> Accelerator | None:
     """What the nodes with these labels are, the other way round: also for the node selector of a pod.
 

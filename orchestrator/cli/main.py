@@ -36,6 +36,7 @@ COMMANDS = {
     "delete": Entry("cluster", "Remove a job from the cluster; its run directory stays."),
     "doctor": Entry("doctor", "Look a cluster over, once for all jobs."),
     "render": Entry("jobfile", "Print the Kubernetes objects of a job file."),
+    "accelerators": Entry("accelerators", "List the GPUs and TPU slices that a job file may name."),
     "schema": Entry("jobfile", "Print the JSON Schema of job files, for editors."),
 }
 
