@@ -198,16 +198,4 @@ def unshared_claim(claim: Manifest, workers: int) -> str:
     if workers == 1 or not modes or {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
         return ""
     name = claim["metadata"]["name"]
-<<<<<<< HEAD
     return f"claim {name} is {', '.join(modes)}: {workers} workers on several nodes cannot share it"
-=======
-    holding = volume_of_run_directory(config.run_directory, spec.volumes)
-    if holding is not None and holding.claim == name:
-        return claim_problem(claim, config.workers)
-    modes = set(claim.get("spec", {}).get("accessModes") or [])
-    if config.workers > 1 and modes and not modes & {"ReadWriteMany", "ReadOnlyMany"}:
-        return (
-            f"claim {name} is {', '.join(sorted(modes))}, which {config.workers} workers on several nodes cannot share"
-        )
-    return ""
->>>>>>> 120f53e (orch accelerators; an example of queues for Kueue; preflight judges claims of the run directory with volumes.py)
