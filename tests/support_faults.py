@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from support_run import OrchRun
+from support_run import DEADLINE_S, OrchRun
 
 from trainer.checkpoint import restore
 from trainer.rundir.commits import list_commits
@@ -41,6 +41,7 @@ class Disturbed(OrchRun):
             hang: str = "auto",
             grace: str = "auto",
             environment: dict[str, str] | None = None,
+            deadline_s: float = DEADLINE_S,
         ) -> "Disturbed":
             text = job.format(
                 task=task, params=json.dumps(params or {}), steps=steps, budget=budget, hang=hang, grace=grace
@@ -53,6 +54,7 @@ class Disturbed(OrchRun):
                 *arguments,
                 cwd=folder,
                 environment={"ORCH_FAULTS": str(faults), **(environment or {})},
+                deadline_s=deadline_s,
             )
             run.faults, run.directory = faults, folder / "runs" / text.split("name: ")[1].split()[0]
             runs.append(run)

@@ -141,18 +141,23 @@ class OrchRun:
             self._check_deadline(what)
             time.sleep(0.02)
 
-    def figure(self, name: str) -> float:
-        """A figure of worker 0's /metrics; 0 while there is none."""
+    def figures(self) -> dict[str, float]:
+        """The figures of worker 0's /metrics, by name; empty while there are none."""
         agent = children_of(self.process.pid, "trainer.agent", 0)
         port = environment_of(agent).get("ORCH_PORT") if agent else None
         if port is None:
-            return 0.0
+            return {}
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
                 text = answer.read().decode()
-        except OSError:
-            return 0.0
-        return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + "{")), 0.0)
+        except (OSError, http.client.HTTPException):
+            return {}
+        lines = [line for line in text.splitlines() if "{" in line]
+        return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    def figure(self, name: str) -> float:
+        """A figure of worker 0's /metrics; 0 while there is none."""
+        return self.figures().get(name, 0.0)
 
     def state(self) -> JobState:
         """What the coordinator tells; waits for it."""

@@ -27,13 +27,31 @@ class Pause(keras.callbacks.Callback):
         time.sleep(self._seconds)
 
 
+class Hold(keras.callbacks.Callback):
+    """At the end of the block with `step` it waits until the file `go` is there."""
+
+    def __init__(self, step: int, go: str) -> None:
+        super().__init__()
+        self._step = step
+        self._go = Path(go)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        while batch + 1 >= self._step and not self._go.exists():
+            time.sleep(0.02)
+
+
 class Paced(Digits):
-    def __init__(self, pause_s: float = 0.05) -> None:
+    """Digits with a pause after each block. With `hold_at` it trains no further than that step until the file `go` is there:
+    a job that is to be disturbed before its end does not come to it first, however slow the machine is. (Its hang_timeout
+    must bear that.)"""
+
+    def __init__(self, pause_s: float = 0.05, hold_at: int = 0, go: str = "") -> None:
         super().__init__(hidden=[16])
         self.pause_s = pause_s
+        self._hold = [Hold(hold_at, go)] if hold_at else []
 
     def callbacks(self) -> list[Any]:
-        return [Pause(self.pause_s)]
+        return [Pause(self.pause_s), *self._hold]
 
 
 class Normalised(Paced):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support_gcs import FakeGcs
 from support_run import OrchRun
 
 pytestmark = pytest.mark.slow
@@ -17,28 +16,35 @@ JOB = """
 name: kills
 train:
   task: support_tasks.py:Paced
-  params: {{pause_s: {pause_s}}}
+  params: {params}
   steps: 1200
   global_batch_size: 64
   seed: 3
 checkpoint: {{every: 100}}
+restarts: {{hang_timeout: 120s}}
 """
+HOLD_AT = 800
 
 TASKS = Path(__file__).parents[1] / "support_tasks.py"
 Start = Callable[..., OrchRun]
 
 
-def write_job(folder: Path, *, pause_s: float) -> Path:
-    """The job, with a pause after each block: so it is not over before it is disturbed, however slow the machine is."""
+def write_job(folder: Path, **params: object) -> Path:
     shutil.copy(TASKS, folder)
     path = folder / "job.yaml"
-    path.write_text(JOB.format(pause_s=pause_s))
+    path.write_text(JOB.format(params=json.dumps(params)))
     return path
 
 
 @pytest.fixture
-def job_file(tmp_path: Path) -> Path:
-    return write_job(tmp_path, pause_s=0.25)
+def go(tmp_path: Path) -> Path:
+    """The file without which the job does not go on behind its step 800: it is made once the job was disturbed."""
+    return tmp_path / "go"
+
+
+@pytest.fixture
+def job_file(tmp_path: Path, go: Path) -> Path:
+    return write_job(tmp_path, pause_s=0.1, hold_at=HOLD_AT, go=str(go))
 
 
 @pytest.fixture
@@ -69,11 +75,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.tf219)])
 def test_killed_training_process_ends_with_the_weights_of_an_undisturbed_run(
-    start: Start, undisturbed: str, index: int
+    start: Start, undisturbed: str, go: Path, index: int
 ) -> None:
     run = start()
     run.wait_for_step(350)
     os.kill(run.trainer(index), signal.SIGKILL)
+    go.touch()
     result = run.result()
     assert result["weights_sha256"] == undisturbed
     assert (result["attempts"], result["restarts"]) == (2, 1)
@@ -81,19 +88,25 @@ def test_killed_training_process_ends_with_the_weights_of_an_undisturbed_run(
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_killed_agent_ends_with_the_weights_of_an_undisturbed_run(start: Start, undisturbed: str, index: int) -> None:
+def test_killed_agent_ends_with_the_weights_of_an_undisturbed_run(
+    start: Start, undisturbed: str, go: Path, index: int
+) -> None:
     run = start()
     run.wait_for_step(350)
     os.kill(run.agent(index), signal.SIGKILL)
+    go.touch()
     result = run.result()
     assert result["weights_sha256"] == undisturbed
     assert result["attempts"] == 2
 
 
-def test_everything_killed_at_once_goes_on_when_run_again(start: Start, undisturbed: str, tmp_path: Path) -> None:
+def test_everything_killed_at_once_goes_on_when_run_again(
+    start: Start, undisturbed: str, go: Path, tmp_path: Path
+) -> None:
     first = start()
     first.wait_for_commit(300)
     first.kill_everything()
+    go.touch()
     second = start()
     result = second.result()
     assert result["weights_sha256"] == undisturbed
@@ -106,7 +119,7 @@ def test_everything_killed_at_once_goes_on_when_run_again(start: Start, undistur
     "victim", ["training process of worker 0", "training process of worker 1", "agent", "everything"]
 )
 def test_kills_with_the_run_directory_on_gcs(
-    start: Start, undisturbed: str, gcs_server: FakeGcs, gcs_url: str, victim: str
+    start: Start, undisturbed: str, go: Path, gcs_url: str, victim: str
 ) -> None:
     run = start("--directory", gcs_url)
     run.wait_for_commit(200)
@@ -117,14 +130,18 @@ def test_kills_with_the_run_directory_on_gcs(
         os.kill(run.agent(0), signal.SIGKILL)
     else:
         os.kill(run.trainer(int(victim[-1])), signal.SIGKILL)
+    go.touch()
     result = run.result()
     assert result["weights_sha256"] == undisturbed
     assert result["attempts"] == 2
 
 
-def test_interrupted_run_commits_ends_with_130_and_goes_on(start: Start, undisturbed: str, tmp_path: Path) -> None:
+def test_interrupted_run_commits_ends_with_130_and_goes_on(
+    start: Start, undisturbed: str, go: Path, tmp_path: Path
+) -> None:
     first = start()
     first.wait_for_step(250)
+    threading.Timer(1.0, go.touch).start()  # it is held, so that it hears of the stop before its end
     os.kill(first.process.pid, signal.SIGINT)
     stopped = first.result()
     assert (stopped["state"], stopped["code"]) == ("stopped", 130)
