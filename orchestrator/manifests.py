@@ -36,6 +36,8 @@ EXCLUSIVE_TOPOLOGY = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 """The annotation of a JobSet that gives each group a node pool, a rack, ... of its own: by which label of the nodes."""
 NODE_POOL = "cloud.google.com/gke-nodepool"
 """A slice of several hosts is a node pool of GKE."""
+JOB_FILE = "job.json"
+"""The key of the ConfigMap that holds the job file itself, so that `orch resume` can make the objects anew."""
 
 
 def labels_of(name: str) -> dict[str, str]:
@@ -70,7 +72,7 @@ def render(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str) ->
         ConfigError: Kubernetes cannot run the job as it is described.
     """
     accelerator = spec.resources.hardware()
-    config_map = _config_map(config)
+    config_map = _config_map(spec, config)
     secret = _base("secret")
     secret["metadata"]["name"] = token_name(spec.name)
     secret["stringData"]["token"] = token
@@ -110,12 +112,20 @@ def _base(name: str) -> Manifest:
     return copy.deepcopy(_read_base(name))
 
 
-def _config_map(config: TrainConfig) -> Manifest:
-    text = json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+def _config_map(spec: JobSpec, config: TrainConfig) -> Manifest:
+    data = {
+        "config.json": _json(config.model_dump(mode="json")),
+        JOB_FILE: _json(spec.written()),
+    }
     base = _base("configmap")
-    base["metadata"]["name"] = f"{config.name}-config-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-    base["data"]["config.json"] = text
+    digest = hashlib.sha256("".join(data.values()).encode()).hexdigest()[:10]
+    base["metadata"]["name"] = f"{config.name}-config-{digest}"
+    base["data"] = data
     return base
+
+
+def _json(value: Manifest) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
 def _agent_port(accelerator: Accelerator | None) -> int:

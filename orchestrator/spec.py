@@ -264,6 +264,10 @@ class JobSpec(Section):
     """Volumes of the pods."""
     kubernetes: KubernetesSection = KubernetesSection()
 
+    def written(self) -> dict[str, Any]:
+        """The same as a job file: what differs from the defaults, durations with their unit."""
+        return self.model_dump(mode="json", exclude_defaults=True, context={"job_file": True})
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         problems = disagreements(self)

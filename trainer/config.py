@@ -8,7 +8,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -36,9 +46,17 @@ def _seconds(value: object, info: ValidationInfo) -> object:
     return parse_duration(value)
 
 
+def _written(value: float, info: SerializationInfo) -> float | str:
+    # The same the other way round: a job file gets its unit back, our own JSON stays as it is.
+    if not (info.context and info.context.get("job_file")):
+        return value
+    return f"{int(value) if value.is_integer() else value}s"
+
+
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
+    PlainSerializer(_written, when_used="json"),
     Field(gt=0, allow_inf_nan=False),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", "examples": ["30s", "5m", "12h"]}),
 ]

@@ -13,7 +13,7 @@ import yaml
 from orchestrator.accelerators import Accelerator, every, from_labels
 from orchestrator.carrier import kind_of
 from orchestrator.fields import NAME_LENGTH_MAX
-from orchestrator.manifests import EXCLUSIVE_TOPOLOGY, TOKEN_PLACEHOLDER, render, selector_of
+from orchestrator.manifests import EXCLUSIVE_TOPOLOGY, JOB_FILE, TOKEN_PLACEHOLDER, render, selector_of
 from orchestrator.patches import merge_patch
 from orchestrator.spec import JobSpec
 from orchestrator.yamltext import to_yaml
@@ -193,6 +193,12 @@ def test_the_config_map_holds_the_resolved_config_and_its_name_changes_with_it()
     first, other = rendered(MINIMAL)["ConfigMap"], rendered(MINIMAL, train={"steps": 601})["ConfigMap"]
     assert TrainConfig.model_validate_json(first["data"]["config.json"]) == config_of(spec)
     assert first["metadata"]["name"] != other["metadata"]["name"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_config_map_holds_the_job_file_whole(case: str) -> None:
+    text = rendered(CASES[case])["ConfigMap"]["data"][JOB_FILE]
+    assert JobSpec.model_validate_json(text, context={"job_file": True}) == spec_of(CASES[case])
 
 
 def test_every_object_is_found_by_the_labels_of_the_job() -> None:
