@@ -318,29 +318,40 @@ class Cluster:
         return True
 
     def logs(
-        self, pod: str, *, container: str, follow: bool = False, since: str = "", tail: int | None = None
+        self,
+        pod: str,
+        *,
+        container: str,
+        follow: bool = False,
+        previous: bool = False,
+        since: str = "",
+        tail: int | None = None,
+        quiet_s: float | None = None,
     ) -> Iterator[str]:
         """Lines of a container's log, each beginning with its RFC 3339 time stamp and a blank.
 
-        With `since`, such a time stamp, those before it are left out; the one of that time comes again.
+        With `since`, such a time, those of earlier seconds are left out. `previous`: of the container's life before this one.
+        With `follow`, as they come; a last line without an end is left out, since a connection may end in the middle of one.
+        `quiet_s`: a follower that hears nothing for so long takes its connection for dead.
 
         Raises:
-            NotFound: the pod is gone. Rejected: the container has not started.
+            NotFound: the pod is gone. Rejected: the container has not started, or has no previous life.
+            ClusterUnreachable: also when the connection breaks; with `follow` that is an end like any other.
         """
         query = {"container": container, "timestamps": "true"}
         if follow:
             query["follow"] = "true"
+        if previous:
+            query["previous"] = "true"
         if since:
             query["sinceTime"] = since
         if tail is not None:
             query["tailLines"] = str(tail)
-        # A quiet container says nothing for minutes: only the connection's own end is an end.
-        read_s = None if follow else _READ_S
-        response = self._send(
-            "GET", self._path("Pod", pod) + "/log", f"read the log of pod {pod}", query=query, read_s=read_s
-        )
+        what = f"read the log of pod {pod}"
+        read_s = quiet_s if follow else _READ_S
+        response = self._send("GET", self._path("Pod", pod) + "/log", what, query=query, read_s=read_s)
         with contextlib.closing(response):
-            yield from _lines(response)
+            yield from _log_lines(response, what, follow=follow)
 
     def exec(self, pod: str, command: list[str], *, container: str, timeout_s: float = 20.0) -> str:
         """What a command in a container prints on stdout.
@@ -383,6 +394,29 @@ class Cluster:
             raise ClusterError(f"the connection to pod {pod} broke: {_first_line(error)}") from None
         finally:
             session.close()
+
+    def open_exec(self, pod: str, command: list[str], *, container: str, terminal: bool) -> Any:
+        """A WebSocket to a command that starts in a container, with its stdin; terminal.py speaks over it.
+
+        Raises:
+            NotFound: the pod is gone. ClusterError: it cannot be reached.
+        """
+        from kubernetes.stream import ws_client
+        from websocket import WebSocketBadStatusException, WebSocketException
+
+        query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("command", command)]
+        # A terminal has one stream of output.
+        query += [("tty", "true")] if terminal else [("stderr", "true")]
+        sockets: Any = ws_client  # its functions carry no types
+        url = sockets.get_websocket_url(f"{self._configuration.host}{self._path('Pod', pod)}/exec", query)
+        headers = {key.lower(): value for key, value in self._credentials().items()}
+        what = f"run a command in pod {pod}"
+        try:
+            return sockets.create_websocket(self._configuration, url, headers)
+        except WebSocketBadStatusException as error:
+            raise self._refusal(error.status_code, error.resp_body or b"", what) from None
+        except (WebSocketException, OSError) as error:
+            raise ClusterUnreachable(f"cannot {what}: {_first_line(error)}") from None
 
     def can_i(self, verb: str, kind: str, *, subresource: str = "") -> bool:
         """Whether the user may do this in the namespace, or in the cluster where the kind has none
@@ -466,10 +500,7 @@ class Cluster:
         """The response, its body unread, of a request that succeeded."""
         import urllib3
 
-        headers = {"Accept": "application/json", "User-Agent": "orch"}
-        for setting in self._configuration.auth_settings().values():
-            if setting["in"] == "header" and setting["value"]:
-                headers[setting["key"]] = setting["value"]
+        headers = {"Accept": "application/json", "User-Agent": "orch"} | self._credentials()
         if body is not None:
             headers["Content-Type"] = content
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
@@ -506,6 +537,10 @@ class Cluster:
             time.sleep(pause_s)
             waited_s += pause_s
         raise AssertionError("the last try returns or raises")
+
+    def _credentials(self) -> dict[str, str]:
+        settings = self._configuration.auth_settings().values()
+        return {item["key"]: item["value"] for item in settings if item["in"] == "header" and item["value"]}
 
     def _refusal(self, status: int, data: bytes, what: str) -> ClusterError:
         try:
@@ -579,6 +614,26 @@ def _lines(response: Any) -> Iterator[str]:
         log.debug("stream ended: %s", error)
     if rest:
         yield rest.decode(errors="replace")
+
+
+def _log_lines(response: Any, what: str, *, follow: bool) -> Iterator[str]:
+    """Whole lines of a log as they come. Of a follower's connection any end may be a break; another's must not be one."""
+    import urllib3
+
+    parts: list[bytes] = []
+    try:
+        for chunk in response.stream(64 * 1024, decode_content=True):
+            first, *others = chunk.split(b"\n")
+            parts.append(first)
+            for part in others:
+                yield b"".join(parts).decode(errors="replace")
+                parts = [part]
+    except urllib3.exceptions.HTTPError as error:
+        if not follow:
+            raise ClusterUnreachable(f"cannot {what}: the connection broke: {_first_line(error)}") from None
+        log.debug("%s: the stream ended: %s", what, error)
+    if not follow and any(parts):
+        yield b"".join(parts).decode(errors="replace")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
-"""What the workers of a job on the cluster print, all of them at once, through the replacement of pods, until the job ends.
+"""What the workers of a job on the cluster print, all of them at once, through broken connections and the replacement of pods.
 
-One thread watches the job, one thread reads each pod, and the caller's thread takes lines from one queue.
+What is there already comes in order of time. Then a thread reads each pod on from where that ended, one thread watches the job
+for new pods, and the caller's thread takes lines from one queue. Which lines are new and which are wanted decides loglines.py.
 """
 
 import heapq
@@ -9,68 +10,47 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from orchestrator.diagnose import container_status, index_of
-from orchestrator.kube import Cluster, ClusterError, Manifest, NotFound
-from orchestrator.manifests import CONTAINER, selector_of
+from orchestrator.diagnose import container_status, index_of, workers_text
+from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Manifest, NotFound, Rejected
+from orchestrator.loglines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
+from orchestrator.manifests import CONTAINER, RUN_DIRECTORY, selector_of
 from orchestrator.observe import find_job, status_of
-from orchestrator.status import JobStatus
+from orchestrator.waiting import ended
+from orchestrator.watching import View, Watch
 
 log = logging.getLogger(__name__)
 
 MOST_WORKERS = 64
-"""So many are followed when none are named: each takes a connection."""
+"""So many are read when none are named: each takes a connection."""
 _QUEUE_LINES = 10_000
-_WATCH_S = 10
+_EXPLAIN_S = 2.0
+_EXPLAIN_AGAIN_S = 15.0
 _AGAIN_S = 1.0
+_LAST_AGAIN_S = 10.0
+_TRIES = 3
+_QUIET_S = 100.0
+"""The agent says something once a minute: a stream that is silent for longer hangs on a dead connection, and is opened anew."""
+_REST_S = 30.0
+"""After the end of the job, how long a pod whose node does not answer is still tried."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a worker."""
-
-    worker: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something about the job that is not a line of a worker."""
-
-    text: str
-
-
-@dataclass
-class _Shared:
-    """What the threads share."""
-
-    lines: "queue.Queue[Line | Note | None]" = field(default_factory=lambda: queue.Queue(_QUEUE_LINES))
-    stop: threading.Event = field(default_factory=threading.Event)
-    readers: dict[str, threading.Thread] = field(default_factory=dict)
-    """Pod UID -> the thread that reads it."""
-
-
-def read(cluster: Cluster, name: str, workers: set[int] | None) -> Iterator[Line]:
-    """All lines there are, in order of time. Empty when no container has started, or when all pods are gone.
+def read(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
+    """All lines there are, in order of time. None when no container has started, or when all pods are gone.
 
     Raises:
         NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
     """
-    find_job(cluster, name)
-    pods = [pod for pod in cluster.select("Pod", labels=selector_of(name)) if _wanted(pod, workers) and _started(pod)]
-
-    def stamped(pod: Manifest) -> Iterator[tuple[str, int, str]]:
-        for line in cluster.logs(pod["metadata"]["name"], container=CONTAINER):
-            stamp, _, text = line.partition(" ")
-            yield stamp, index_of(pod), text
-
-    for _, worker, text in heapq.merge(*(stamped(pod) for pod in pods)):
-        yield Line(worker, text)
+    job = find_job(cluster, name)
+    wanted, notes = _narrowed(job, wanted)
+    yield from notes
+    pods = [_Pod(pod) for pod in cluster.select("Pod", labels=selector_of(name)) if _started(pod, wanted)]
+    yield from _so_far(cluster, pods, wanted)
 
 
-def follow(cluster: Cluster, name: str, workers: set[int] | None) -> Iterator[Line | Note]:
-    """Lines as they come, from the first one on, until the job has ended and all of it was read.
+def follow(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
+    """The same, then lines as they come, until the job has ended and all of it was read.
 
     Pods that are not there yet are waited for, and the wait is explained by notes; a pod that replaces another is read too.
 
@@ -78,119 +58,258 @@ def follow(cluster: Cluster, name: str, workers: set[int] | None) -> Iterator[Li
         NotFound: no such job. ClusterError: the cluster forbids it. One that does not answer is asked again.
     """
     job = find_job(cluster, name)
-    shared = _Shared()
-    watcher = threading.Thread(
-        target=_watch, args=(cluster, name, job["metadata"]["uid"], workers, shared), name="watch", daemon=True
-    )
+    wanted, notes = _narrowed(job, wanted)
+    yield from notes
+    # What comes from now on is shown whole, also of a pod that begins only now.
+    shared = _Shared(cluster, name, replace(wanted, tail=None))
+    started = [pod for pod in cluster.select("Pod", labels=selector_of(name)) if _started(pod, wanted)]
+    known = [_Pod(pod) for pod in started]
+    yield from _so_far(cluster, known, wanted)
+    for pod in known:
+        shared.read_on(pod)
+    watcher = threading.Thread(target=_watch, args=(job, shared), name="watch", daemon=True)
     watcher.start()
     try:
         while (item := shared.lines.get()) is not None:
             yield item
+        if shared.failure is not None:
+            raise shared.failure
     finally:
         shared.stop.set()
 
 
-def wait(cluster: Cluster, name: str) -> Iterator[JobStatus]:
-    """The status each time it says something new, until the job is over; the last one is the end.
+def left_behind(cluster: Cluster, name: str, *, while_active: bool) -> str:
+    """The run directory of a job, where what its pods do not tell can be looked for; empty where it cannot be read from here.
 
-    Raises:
-        NotFound: the job was deleted meanwhile. Forbidden.
+    Also empty, unless `while_active`, while the job is about to print something: what is there is of an earlier launch.
     """
-    last: tuple[str, str, int] | None = None
-    while True:
-        status = status_of(cluster, name)
-        said = (status.state, status.reason, status.attempts)
-        if said != last or status.over:
-            last = said
-            yield status
-        if status.over:
+    job = find_job(cluster, name)
+    directory = str((job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
+    active = bool(job.get("status", {}).get("active"))
+    return directory if directory.startswith("gs://") and (while_active or not active) else ""
+
+
+def _narrowed(job: Manifest, wanted: Wanted) -> tuple[Wanted, list[Note]]:
+    """Workers that exist, and not more than can be read at once unless they are named."""
+    count = int(job["spec"].get("parallelism", 1))
+    if wanted.workers is not None:
+        beyond = [index for index in wanted.workers if index >= count]
+        if beyond:
+            only = "only worker 0" if count == 1 else f"workers 0-{count - 1}"
+            return wanted, [Note(f"the job has {only}; no {workers_text(beyond)}")]
+    elif count > MOST_WORKERS:
+        text = f"workers 0-{MOST_WORKERS - 1} of {count} are shown; --worker 0,100-120 chooses others"
+        return replace(wanted, workers=frozenset(range(MOST_WORKERS))), [Note(text)]
+    return wanted, []
+
+
+def _started(pod: Manifest, wanted: Wanted) -> bool:
+    """Whether a pod is a worker that is wanted, and has something to read."""
+    status = container_status(pod)
+    state = status.get("state", {})
+    ran = (
+        "running" in state or bool(state.get("terminated", {}).get("containerID")) or status.get("restartCount", 0) > 0
+    )
+    return ran and index_of(pod) >= 0 and wanted.worker(index_of(pod))
+
+
+class _Pod:
+    """One pod, and how far it was read."""
+
+    def __init__(self, pod: Manifest) -> None:
+        self.name: str = pod["metadata"]["name"]
+        self.uid: str = pod["metadata"]["uid"]
+        self.worker = index_of(pod)
+        self.node: str = pod["spec"].get("nodeName", "?")
+        self.restarts = int(container_status(pod).get("restartCount", 0))
+        self._cursor = Cursor()
+        self._attempts = Attempts()
+        self._read_before = 0
+        """Restarts of the container whose earlier lives were read."""
+
+    def lines(self, cluster: Cluster, wanted: Wanted, *, follow: bool = False) -> Iterator[Line]:
+        """What was not read yet: to its present end, or with `follow` as it comes, to the end of the connection.
+
+        Raises:
+            ClusterError: it cannot be read; what came before stays read.
+        """
+        if self.restarts > self._read_before:
+            # The container ran before in this pod. The kubelet keeps its last life only.
+            try:
+                yield from self._new(cluster, wanted, previous=True)
+            except Rejected as error:
+                log.debug("previous log of pod %s: %s", self.name, error)
+            self._read_before = self.restarts
+        yield from self._new(cluster, wanted, follow=follow)
+
+    def _new(self, cluster: Cluster, wanted: Wanted, *, follow: bool = False, previous: bool = False) -> Iterator[Line]:
+        first = not self._cursor.since
+        # Where an attempt begins only the lines before tell.
+        since = self._cursor.since or (_since(wanted) if wanted.attempt is None else "")
+        # What the API leaves out cannot be searched for something else.
+        tail = max(wanted.tail, 1) if wanted.tail is not None and first and not wanted.skips else None
+        raw = cluster.logs(
+            self.name,
+            container=CONTAINER,
+            follow=follow,
+            previous=previous,
+            since=since,
+            tail=tail,
+            quiet_s=_QUIET_S if follow else None,
+        )
+        for stamped in self._cursor.follow(parse(line) for line in raw):
+            line = self._line(stamped)
+            if wanted.shows(line):
+                yield line
+
+    def _line(self, stamped: Stamped) -> Line:
+        return Line(self.worker, stamped.text, stamped.time_ns, self._attempts.of(stamped.text))
+
+
+def _since(wanted: Wanted) -> str:
+    return Cursor(wanted.since_ns).since
+
+
+def _so_far(cluster: Cluster, pods: list[_Pod], wanted: Wanted) -> Iterator[Line | Note]:
+    """All pods to their present end, merged by time."""
+    notes: list[Note] = []
+
+    def patiently(pod: _Pod) -> Iterator[tuple[int, Line]]:
+        newest = 0
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                for line in pod.lines(cluster, wanted):
+                    newest = max(newest, line.time_ns)
+                    yield newest, line
+                return
+            except NotFound:
+                return  # replaced or removed a moment ago
+            except (ClusterUnreachable, Rejected) as error:
+                if not tries_left:
+                    notes.append(Note(_cannot_read(pod, error)))
+                    return
+                time.sleep(_AGAIN_S)
+
+    merged = heapq.merge(*(patiently(pod) for pod in pods), key=lambda item: item[0])
+    yield from last_of_each((line for _, line in merged), wanted.tail)
+    yield from notes
+
+
+def _cannot_read(pod: _Pod, error: ClusterError) -> str:
+    return f"worker {pod.worker}: the log of pod {pod.name} on node {pod.node} cannot be read: {error.message}"
+
+
+@dataclass
+class _Shared:
+    """What the threads of `follow` share."""
+
+    cluster: Cluster
+    job: str
+    wanted: Wanted
+    lines: "queue.Queue[Line | Note | None]" = field(default_factory=lambda: queue.Queue(_QUEUE_LINES))
+    stop: threading.Event = field(default_factory=threading.Event)
+    readers: dict[str, threading.Thread] = field(default_factory=dict)
+    """Pod UID -> the thread that reads it."""
+    failure: ClusterError | None = None
+
+    def read_on(self, pod: _Pod) -> None:
+        """Read a pod in a thread of its own, if it is not read already."""
+        if pod.uid in self.readers:
             return
-        time.sleep(2.0)
+        thread = threading.Thread(target=_read_pod, args=(pod, self), name=f"read {pod.name}", daemon=True)
+        self.readers[pod.uid] = thread
+        thread.start()
+
+    def put(self, item: Line | Note | None) -> None:
+        """Hand an item to the caller; waits while they are slow, so that memory stays bounded."""
+        while not self.stop.is_set():
+            try:
+                self.lines.put(item, timeout=1.0)
+                return
+            except queue.Full:
+                continue
 
 
-def _wanted(pod: Manifest, workers: set[int] | None) -> bool:
-    index = index_of(pod)
-    return index in workers if workers is not None else 0 <= index < MOST_WORKERS
-
-
-def _started(pod: Manifest) -> bool:
-    state = container_status(pod).get("state", {})
-    return "running" in state or bool(state.get("terminated", {}).get("containerID"))
-
-
-def _watch(cluster: Cluster, name: str, uid: str, workers: set[int] | None, shared: _Shared) -> None:
+def _watch(job: Manifest, shared: _Shared) -> None:
     """Start a reader for each pod that starts; end when the job has ended and the readers have."""
-    told = ""
-    while not shared.stop.is_set():
-        try:
-            job = cluster.find("Job", name)
-            over = job is None or job["metadata"]["uid"] != uid or _over(job)
-            for pod in cluster.select("Pod", labels=selector_of(name)):
-                _read_if_started(cluster, pod, workers, shared)
-            if over:
-                break
-            if not any(reader.is_alive() for reader in shared.readers.values()):
-                told = _explain_wait(cluster, name, told, shared)
-            for event in cluster.watch("Pod", labels=selector_of(name), timeout_s=_WATCH_S if shared.readers else 2):
-                _read_if_started(cluster, event.item, workers, shared)
-                if shared.stop.is_set():
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    wanted = shared.wanted
+    views = [
+        View(job["kind"], fields=f"metadata.name={name}"),
+        View("Pod", labels=selector_of(name), keep=lambda pod: index_of(pod) >= 0 and wanted.worker(index_of(pod))),
+    ]
+    told, told_s, away = "", 0.0, ""
+    try:
+        with Watch(shared.cluster, views) as watch:
+            while not shared.stop.is_set():
+                changed = watch.wait(_EXPLAIN_S)
+                if watch.away != away:
+                    away = watch.away
+                    shared.put(Note(f"{away}; trying again" if away else "the API server answers again"))
+                if away or not watch.ready:
+                    continue
+                for pod in watch.items("Pod"):
+                    if _started(pod, wanted):
+                        shared.read_on(_Pod(pod))
+                carriers = [item for item in watch.items(job["kind"]) if item["metadata"]["uid"] == uid]
+                if not carriers or ended(carriers[0]):
                     break
-        except NotFound:
-            break
-        except ClusterError as error:
-            if told != error.message:
-                told = error.message
-                shared.lines.put(Note(f"{error.message}; trying again"))
-            shared.stop.wait(_AGAIN_S)
-    for reader in list(shared.readers.values()):
-        reader.join()
-    shared.lines.put(None)
+                idle = not any(reader.is_alive() for reader in shared.readers.values())
+                if idle and (changed or time.monotonic() - told_s > _EXPLAIN_AGAIN_S):
+                    told, told_s = _explain(shared, told), time.monotonic()
+    except NotFound:
+        pass  # deleted: what was there is read to its end
+    except ClusterError as error:
+        shared.failure = error
+    deadline = time.monotonic() + _REST_S
+    for reader in list(shared.readers.values()) if shared.failure is None else []:
+        while reader.is_alive() and time.monotonic() < deadline and not shared.stop.is_set():
+            reader.join(0.5)
+    shared.put(None)
 
 
-def _over(job: Manifest) -> bool:
-    conditions = job.get("status", {}).get("conditions") or []
-    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
-
-
-def _explain_wait(cluster: Cluster, name: str, told: str, shared: _Shared) -> str:
-    status = status_of(cluster, name)
+def _explain(shared: _Shared, told: str) -> str:
+    """Say why there is nothing to read, when that is something new."""
+    try:
+        status = status_of(shared.cluster, shared.job)
+    except ClusterUnreachable:
+        return told  # the watch says it
     text = f"{status.state}: {status.reason}"
     if text != told and not status.over:
-        shared.lines.put(Note(text))
+        shared.put(Note(text))
     return text
 
 
-def _read_if_started(cluster: Cluster, pod: Manifest, workers: set[int] | None, shared: _Shared) -> None:
-    uid = pod["metadata"]["uid"]
-    if uid in shared.readers or not _wanted(pod, workers) or not _started(pod):
-        return
-    reader = threading.Thread(
-        target=_read_pod, args=(cluster, pod["metadata"]["name"], uid, index_of(pod), shared), name="read", daemon=True
-    )
-    shared.readers[uid] = reader
-    reader.start()
-
-
-def _read_pod(cluster: Cluster, pod: str, uid: str, worker: int, shared: _Shared) -> None:
+def _read_pod(pod: _Pod, shared: _Shared) -> None:
     """Read a container to its end, going on after the last line when a connection breaks."""
-    last = ""
+    failures, told = 0, False
     while not shared.stop.is_set():
         try:
-            for line in cluster.logs(pod, container=CONTAINER, follow=True, since=last):
-                stamp, _, text = line.partition(" ")
-                if stamp > last:
-                    last = stamp
-                    shared.lines.put(Line(worker, text))
+            now = shared.cluster.get("Pod", pod.name)
+            if now["metadata"]["uid"] != pod.uid:
+                return
+            container = container_status(now)
+            pod.restarts = int(container.get("restartCount", 0))
+            ended = "running" not in container.get("state", {})
+            # After the container's end once more to its end: a stream may break off in the middle of a line.
+            for line in pod.lines(shared.cluster, shared.wanted, follow=not ended):
+                shared.put(line)
                 if shared.stop.is_set():
                     return
-            now = cluster.find("Pod", pod)
+            if ended:
+                return
+            failures, told = 0, False
+            continue
         except NotFound:
             return
+        except (ClusterUnreachable, Rejected) as error:
+            log.debug("log of pod %s: %s", pod.name, error)
+            failures += 1
+            if failures == _TRIES and not told:
+                told = True
+                shared.put(Note(f"{_cannot_read(pod, error)}; trying again"))
         except ClusterError as error:
-            log.debug("log of pod %s: %s", pod, error)
-            shared.stop.wait(_AGAIN_S)
-            continue
-        # The end of a stream is the end of the container, or of the connection alone.
-        if now is None or now["metadata"]["uid"] != uid or "running" not in container_status(now).get("state", {}):
+            shared.failure = error
+            shared.put(None)
             return
-        shared.stop.wait(_AGAIN_S)
+        shared.stop.wait(min(_AGAIN_S * failures, _LAST_AGAIN_S))

@@ -1,9 +1,7 @@
-"""A run directory as a person sees it: what became of the job, and what its workers printed. Local paths and gs:// alike."""
+"""A run directory as a person sees it: what became of the job. Local paths and gs:// alike. runlogs.py has what was printed."""
 
 import json
-import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +16,6 @@ from trainer.rundir.lineage import line
 from trainer.rundir.signs import Sign, TooMany, last_figures, read_signs, save_error, told_step
 from trainer.rundir.store import Store, open_store
 
-_LOG_NAME = re.compile(r"logs/worker-(\d+)/(attempt-(\d+)|agent-[0-9a-z-]+)/segment-(\d+)\.log")
-FOLLOW_S = 0.5
 SILENT_S = 15.0
 """Longer than that, a running attempt's agent leaves no part of the run directory unwritten."""
 SAVE_REMEDY = (
@@ -207,50 +203,3 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
     lines.append(f"  {goodput.for_status(facts['goodput'], facts['steps_lost'], target)}")
     lines.append(f"  run directory {facts['run_directory']}")
     return lines
-
-
-def logs(directory: str, *, workers: set[int] | None = None, follow: bool = False) -> Iterator[tuple[int, str]]:
-    """(worker, line) of all that was printed, oldest attempt first; with `follow` until the run is over.
-
-    Raises:
-        ConfigError: there are no logs.
-    """
-    store = open_store(directory)
-    seen: dict[str, int] = {}
-    rest: dict[tuple[int, str], bytes] = {}
-    while True:
-        over = not follow or not _live(directory, store)
-        found = False
-        for name, worker, stream in _segments(store, workers):
-            found = True
-            data = store.get(name)
-            new, seen[name] = data[seen.get(name, 0) :], len(data)
-            *lines, rest[worker, stream] = (rest.get((worker, stream), b"") + new).split(b"\n")
-            for text in lines:
-                yield worker, text.decode(errors="replace")
-        if not found and not follow:
-            raise ConfigError(f"{directory} holds no logs", remedy="Name a run directory, such as runs/digits.")
-        if over:
-            for (worker, _), left in rest.items():
-                if left:
-                    yield worker, left.decode(errors="replace")
-            return
-        time.sleep(FOLLOW_S)
-
-
-def _live(directory: str, store: Store) -> bool:
-    records = read_records(store)
-    if records and isinstance(records[-1], EndRecord) and not holder(directory):
-        return False
-    return bool(holder(directory)) or directory.startswith("gs://")
-
-
-def _segments(store: Store, workers: set[int] | None) -> list[tuple[str, int, str]]:
-    """(object, worker, stream), attempts in order, and within an attempt worker by worker."""
-    found = []
-    for entry in store.list("logs/"):
-        match = _LOG_NAME.fullmatch(entry.name)
-        if match and (workers is None or int(match[1]) in workers):
-            attempt = int(match[3]) if match[3] else 0
-            found.append((attempt, int(match[1]), match[2], int(match[4]), entry.name))
-    return [(name, worker, stream) for _, worker, stream, _, name in sorted(found)]

@@ -1,4 +1,4 @@
-"""A job onto the cluster, whole or not at all; and off it again, every object and nothing else."""
+"""A job onto the cluster, whole or not at all. removing.py takes it off again."""
 
 import contextlib
 import logging
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
 
-from orchestrator.carrier import as_job, child_selector, owner_reference
+from orchestrator.carrier import owner_reference
 from orchestrator.interrupts import held_back
-from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, NotFound
-from orchestrator.manifests import RUN_DIRECTORY, TOKEN_PLACEHOLDER, render, selector_of, token_name
+from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Manifest, NotFound
+from orchestrator.manifests import RUN_DIRECTORY, TOKEN_PLACEHOLDER, render
 from orchestrator.observe import find_carriers, is_ours
 from orchestrator.preflight import Check, Subject, errors, preflight, said
 from orchestrator.preflight.names import is_over
+from orchestrator.removing import delete
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -27,8 +28,6 @@ SUBMISSION = "orch/submission"
 """The annotation by which a submit knows the Job that it made, also when the answer to its request was lost."""
 _UNDO_S = 20.0
 
-DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
-"""What belongs to a job besides its Job or JobSet, and its pods."""
 Say = Callable[[str], None]
 
 
@@ -226,74 +225,3 @@ def _while_away(act: Callable[[], T]) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
-
-
-def delete(cluster: Cluster, name: str, *, say: Say, timeout_s: float = 600.0) -> list[str]:
-    """Remove the objects of a job and wait until its pods are gone. The run directory stays.
-
-    Returns:
-        What was removed, as `Job digits`.
-
-    Raises:
-        NotFound: there is nothing of that name that orch made.
-        ClusterError: pods are still there after `timeout_s`, with where they are.
-    """
-    labels = selector_of(name)
-    carriers = [carrier for carrier in find_carriers(cluster, name) if is_ours(carrier)]
-    found = list(carriers)
-    for kind in DEPENDENTS:
-        try:
-            found += cluster.select(kind, labels=labels)
-        except Forbidden:
-            # Who may list Secrets may read them all, so few may; the Job names the one that is its own.
-            found += [_named_by(as_job(carrier)) for carrier in carriers if kind == "Secret"]
-    # Pods of a Job that somebody else deleted already are waited for as well.
-    if not found and not cluster.select("Pod", labels=labels):
-        raise NotFound(
-            f"nothing of a job {name} is in namespace {cluster.namespace} of context {cluster.context}",
-            remedy="`kubectl get jobs,jobsets -A -l app.kubernetes.io/managed-by=orch` lists the jobs there are",
-        )
-    removed = _remove(cluster, carriers)
-    # Where the Job does not own the rest (kubectl apply), it stays until the pods have stopped: they still find each other.
-    _wait_for_pods(cluster, name, say, timeout_s)
-    removed += _remove(cluster, found[len(carriers) :])
-    return removed
-
-
-def _named_by(job: Manifest) -> Manifest:
-    """The Secret that the pods mount as their token, as far as needed to delete it."""
-    volumes = job["spec"]["template"]["spec"].get("volumes") or []
-    name = next((item["secret"]["secretName"] for item in volumes if item["name"] == "orch-token"), "")
-    return {"kind": "Secret", "metadata": {"name": name or token_name(job["metadata"]["name"])}}
-
-
-def _remove(cluster: Cluster, items: list[Manifest]) -> list[str]:
-    for item in items:
-        cluster.delete(item["kind"], item["metadata"]["name"], uid=item["metadata"].get("uid"))
-    return [f"{item['kind']} {item['metadata']['name']}" for item in items]
-
-
-def _name_in_use(cluster: Cluster, name: str) -> bool:
-    """Whether the Job, or the JobSet and its Jobs, are still on their way out."""
-    children = cluster.select("Job", labels=child_selector(name))
-    return bool(children) or any(is_ours(carrier) for carrier in find_carriers(cluster, name))
-
-
-def _wait_for_pods(cluster: Cluster, name: str, say: Say, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    told: set[str] = set()
-    while True:
-        pods = cluster.select("Pod", labels=selector_of(name))
-        if not pods and not _name_in_use(cluster, name):
-            return
-        names = {pod["metadata"]["name"] for pod in pods}
-        if names and names != told:
-            say(f"waiting for {len(names)} pod{'s' if len(names) > 1 else ''} to stop: {', '.join(sorted(names)[:4])}")
-            told = names
-        if time.monotonic() > deadline:
-            places = ", ".join(f"{pod['metadata']['name']} on {pod['spec'].get('nodeName', '?')}" for pod in pods[:10])
-            raise ClusterError(
-                f"pods of job {name} are still there after {timeout_s:.0f} s: {places}",
-                remedy="their node may be silent; if it is gone for good: kubectl delete node NODE, then orch delete again",
-            )
-        time.sleep(0.5)

@@ -104,7 +104,7 @@ def submit(
     if done.queued:
         say(f"queue {spec.scheduling.queue} decides when it starts")
     if waits or follow:
-        from orchestrator.cli.watch import follow_to_the_end
+        from orchestrator.cli.wait import follow_to_the_end
 
         return follow_to_the_end(cluster, done.name, with_logs=follow, output=output)
     if output == "json":

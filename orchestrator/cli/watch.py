@@ -1,8 +1,6 @@
-"""`orch status` and `orch logs`, for a job of the cluster and for a run directory alike."""
+"""`orch status`, for a job of the cluster and for a run directory alike, and what TARGET means."""
 
 import os
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +29,7 @@ def status(target: str, context: str | None, namespace: str | None, output: str)
       orch status digits -n research -o json
       orch status runs/digits
     """
-    directory = _run_directory(target, context, namespace)
+    directory = run_directory(target, context, namespace)
     if directory is not None:
         from orchestrator import runview
 
@@ -43,75 +41,12 @@ def status(target: str, context: str | None, namespace: str | None, output: str)
         return 0
     from orchestrator.observe import status_of
 
-    found = status_of(_connect(target, context, namespace), target, with_goodput=True)
+    found = status_of(connect(target, context, namespace), target, with_goodput=True)
     if output == "json":
         print_json(found.to_json())
     else:
         print_status(found)
     return 0
-
-
-@click.command()
-@click.argument("target")
-@cluster_options
-@click.option("--follow", "-f", is_flag=True, help="Go on as lines come, until the job ends.")
-@click.option("--worker", "workers", metavar="0,1", help="These workers only. Default: all.")
-def logs(target: str, context: str | None, namespace: str | None, follow: bool, workers: str | None) -> int:
-    """Show what the workers print, all at once, through restarts and replaced pods.
-
-    TARGET is as for `orch status`. With -f, pods that are not there yet are waited for. Where a job's pods are gone, what
-    they left in the run directory is shown.
-
-    \b
-    Examples:
-      orch logs -f digits
-      orch logs digits --worker 0,3
-      orch logs runs/digits
-    """
-    chosen = _workers(workers)
-    directory = _run_directory(target, context, namespace)
-    if directory is not None:
-        _print_run_directory(directory, chosen, follow=follow)
-        return 0
-    from orchestrator import logs as cluster_logs
-    from orchestrator.manifests import RUN_DIRECTORY
-    from orchestrator.observe import find_job
-
-    cluster = _connect(target, context, namespace)
-    prefix = Prefix()
-    shown = False
-    lines: Iterable[cluster_logs.Line | cluster_logs.Note] = (
-        cluster_logs.follow(cluster, target, chosen) if follow else cluster_logs.read(cluster, target, chosen)
-    )
-    for line in lines:
-        if isinstance(line, cluster_logs.Note):
-            say(line.text)
-            continue
-        shown = True
-        prefix.print(line.worker, line.text)
-    if not shown:
-        job = find_job(cluster, target)
-        left = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
-        if not job.get("status", {}).get("active") and left.startswith("gs://"):
-            say(f"no pod is there to be read; from the run directory {left}:")
-            _print_run_directory(left, chosen, follow=False)
-        else:
-            say(f"no worker has printed anything yet; orch status {target} says what it is doing")
-    return 0
-
-
-class Prefix:
-    """`[3] ` before each line: which worker printed it."""
-
-    _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_red")
-
-    def __init__(self) -> None:
-        self._coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-    def print(self, worker: int, text: str) -> None:
-        """Print a worker's line on stdout."""
-        mark = f"[{worker}]"
-        click.echo((click.style(mark, fg=self._COLOURS[worker % 6]) if self._coloured else mark) + " " + text)
 
 
 def print_status(found: "JobStatus") -> None:
@@ -181,40 +116,7 @@ def _remedy(found: "JobStatus") -> str:
     return remedies.get(found.code or 0, f"orch logs {found.name} shows what the workers printed; {again}")
 
 
-def follow_to_the_end(cluster: "Cluster", name: str, *, with_logs: bool, output: str) -> int:
-    """Wait for a job, with its workers' lines or only its states; print its end, return its exit code."""
-    from orchestrator import logs as cluster_logs
-
-    if with_logs:
-        prefix = Prefix()
-        for line in cluster_logs.follow(cluster, name, None):
-            if isinstance(line, cluster_logs.Note):
-                say(line.text)
-            elif output == "json":
-                click.echo(f"[{line.worker}] {line.text}", err=True)
-            else:
-                prefix.print(line.worker, line.text)
-    found = None
-    for found in cluster_logs.wait(cluster, name):
-        if not found.over:
-            say(f"{found.state}: {found.reason}")
-    assert found is not None
-    if output == "json":
-        print_json(found.to_json())
-    else:
-        print_status(found)
-    return found.code or 0
-
-
-def _print_run_directory(directory: str, workers: set[int] | None, *, follow: bool) -> None:
-    from orchestrator import runview
-
-    prefix = Prefix()
-    for worker, text in runview.logs(directory, workers=workers, follow=follow):
-        prefix.print(worker, text)
-
-
-def _run_directory(target: str, context: str | None, namespace: str | None) -> str | None:
+def run_directory(target: str, context: str | None, namespace: str | None) -> str | None:
     """The run directory that TARGET means, or None for a job of the cluster. Says which, on stderr."""
     if "/" in target or os.sep in target:
         say(f"run directory {target}")
@@ -231,14 +133,14 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
     Raises:
         ConfigError: the job's run directory lies where only the cluster can read it.
     """
-    directory = _run_directory(target, context, namespace)
+    directory = run_directory(target, context, namespace)
     if directory is not None:
         return directory, False
     from orchestrator.manifests import RUN_DIRECTORY
     from orchestrator.observe import find_job
     from trainer.errors import ConfigError
 
-    job = find_job(_connect(target, context, namespace), target)
+    job = find_job(connect(target, context, namespace), target)
     directory = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
     if not directory.startswith("gs://"):
         where = f"{directory} lies on a volume of the cluster" if directory else "the Job does not name it"
@@ -250,18 +152,10 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
     return directory, bool(job.get("status", {}).get("active"))
 
 
-def _connect(target: str, context: str | None, namespace: str | None) -> "Cluster":
+def connect(target: str, context: str | None, namespace: str | None) -> "Cluster":
+    """The cluster of a job; says which, on stderr."""
     from orchestrator.kube import Cluster
 
     cluster = Cluster(context, namespace)
     say(f"job {target} of context {cluster.context}, namespace {cluster.namespace}")
     return cluster
-
-
-def _workers(text: str | None) -> set[int] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise click.BadParameter(f'"{text}" is no list of workers; write --worker 0,1')
-    return {int(part) for part in parts}

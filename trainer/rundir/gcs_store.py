@@ -120,7 +120,7 @@ class GcsStore:
             blobs = self._client.list_blobs(
                 self._bucket,
                 prefix=self._base + check_prefix(prefix),
-                fields="items(name,size,generation,crc32c),nextPageToken",
+                fields="items(name,size,generation,crc32c,updated),nextPageToken",
                 **self._options,
             )
             entries = [self._entry(blob) for blob in blobs]
@@ -155,7 +155,11 @@ class GcsStore:
         except TypeError:
             raise StoreUnavailable(f"the answer about {self._place(blob.name)} is not one of GCS") from None
         return Entry(
-            name=blob.name.removeprefix(self._base), size_bytes=size_bytes, generation=generation, crc32c=blob.crc32c
+            name=blob.name.removeprefix(self._base),
+            size_bytes=size_bytes,
+            generation=generation,
+            crc32c=blob.crc32c,
+            written_ns=int(blob.updated.timestamp()) * 10**9 if blob.updated else 0,
         )
 
     def _place(self, name: str) -> str:

@@ -252,7 +252,9 @@ def _entry(name: str, status: os.stat_result) -> Entry:
     # 56 bits, so that JSON readers with doubles or signed 64-bit numbers elsewhere lose little or nothing.
     identity = f"{status.st_ino}.{status.st_mtime_ns}".encode()
     generation = int.from_bytes(hashlib.blake2b(identity, digest_size=7).digest(), "big")
-    return Entry(name=name, size_bytes=status.st_size, generation=generation, crc32c=None)
+    return Entry(
+        name=name, size_bytes=status.st_size, generation=generation, crc32c=None, written_ns=status.st_mtime_ns
+    )
 
 
 def _pid_namespace() -> str:

@@ -5,7 +5,7 @@ themselves are in local_store.py and gcs_store.py; google-cloud-storage is loade
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +27,8 @@ class Entry:
     """Changes when the object does. GCS' own; on a local path the file's inode number and mtime folded into one."""
     crc32c: str | None
     """Base64 of the big-endian CRC32C as GCS gives it, or None where the store keeps none (a local path)."""
+    written_ns: int = field(default=0, compare=False)
+    """When it was written, since 1970, by the store's clock. For people: nothing is decided by it."""
 
 
 class Store(Protocol):

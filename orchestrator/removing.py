@@ -1,0 +1,114 @@
+"""A job off the cluster again: every object of it and nothing else, and waiting for its pods to go."""
+
+import time
+from collections.abc import Callable
+
+from orchestrator.carrier import child_selector
+from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, NotFound
+from orchestrator.manifests import selector_of, token_name
+from orchestrator.observe import find_carriers, is_ours
+from orchestrator.silent import OVER, hint
+
+DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
+"""What belongs to a job besides its Job or JobSet and its pods."""
+POD_WAIT_S = 600.0
+Say = Callable[[str], None]
+
+
+def delete(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_s: float = POD_WAIT_S) -> list[str]:
+    """Remove the objects of a job, and wait until its pods are gone. The run directory stays.
+
+    Returns:
+        What was removed, as `Job digits`.
+
+    Raises:
+        NotFound: there is nothing of that name that orch made.
+        ClusterError: pods are still there after `timeout_s`, with where they are.
+    """
+    labels = selector_of(name)
+    carriers = [carrier for carrier in find_carriers(cluster, name) if is_ours(carrier)]
+    others: list[Manifest] = []
+    for kind in DEPENDENTS:
+        try:
+            others += cluster.select(kind, labels=labels)
+        except Forbidden:
+            # Who may list Secrets may read them all, so few may; its name follows from the job's.
+            others += [{"kind": kind, "metadata": {"name": token_name(name)}}] if kind == "Secret" and carriers else []
+    # Pods of a Job that somebody else deleted already are waited for as well.
+    if not carriers and not others and not cluster.select("Pod", labels=labels):
+        raise NotFound(
+            f"nothing of a job {name} is in namespace {cluster.namespace} of context {cluster.context}",
+            remedy="`orch list` shows the jobs there are",
+        )
+    removed = _remove(cluster, carriers)
+    # Where the Job does not own the rest (kubectl apply), it stays until the pods have stopped: they still find each other.
+    if wait:
+        wait_for_pods(
+            cluster, name, say=say, timeout_s=timeout_s, and_then=lambda: not any(find_carriers(cluster, name))
+        )
+    return removed + _remove(cluster, others)
+
+
+def _in_use(cluster: Cluster, name: str) -> bool:
+    """Whether the Job, or the JobSet and its Jobs, are still on their way out: until then the name is not free."""
+    children = cluster.select("Job", labels=child_selector(name))
+    return bool(children) or any(is_ours(carrier) for carrier in find_carriers(cluster, name))
+
+
+def wait_for_pods(
+    cluster: Cluster,
+    name: str,
+    *,
+    say: Say,
+    timeout_s: float,
+    ended_too: bool = True,
+    and_then: Callable[[], bool] = lambda: True,
+) -> None:
+    """Wait until the pods of a job are gone, or (without `ended_too`) none of them runs, and `and_then` holds.
+
+    Raises:
+        ClusterError: not within `timeout_s`; with where they are.
+    """
+    deadline = time.monotonic() + timeout_s
+    told, away = "", ""
+    pods: list[Manifest] = []
+    while True:
+        try:
+            pods = [
+                pod
+                for pod in cluster.select("Pod", labels=selector_of(name))
+                if ended_too or pod.get("status", {}).get("phase") not in OVER
+            ]
+            if not pods and and_then():
+                return
+            away = ""
+        except ClusterUnreachable as error:
+            if not away:
+                away = error.message
+                say(f"{away}; trying again")
+        text = _waiting(name, pods)
+        if pods and not away and text != told:
+            told = text
+            say(text)
+        if time.monotonic() > deadline:
+            places = ", ".join(f"{pod['metadata']['name']} on {pod['spec'].get('nodeName', '?')}" for pod in pods[:10])
+            raise ClusterError(
+                f"pods of job {name} are still there after {timeout_s:.0f} s: {places}"
+                if pods
+                else away or f"the pods of job {name} are gone, but not yet the rest of it, after {timeout_s:.0f} s",
+                remedy=hint(name, pods) or f"orch status {name} and kubectl describe pod say more; then try again",
+            )
+        time.sleep(0.5)
+
+
+def _waiting(name: str, pods: list[Manifest]) -> str:
+    names = sorted(pod["metadata"]["name"] for pod in pods)
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    text = f"waiting for {len(names)} pod{'s' if len(names) > 1 else ''} to stop: {', '.join(names[:4])}{more}"
+    return "\n".join(filter(None, [text, hint(name, pods)]))
+
+
+def _remove(cluster: Cluster, items: list[Manifest]) -> list[str]:
+    for item in items:
+        cluster.delete(item["kind"], item["metadata"]["name"], uid=item["metadata"].get("uid"))
+    return [f"{item['kind']} {item['metadata']['name']}" for item in items]

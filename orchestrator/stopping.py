@@ -1,0 +1,209 @@
+"""Stopping a job with a checkpoint, and letting it go on: with as many workers as before, or with another number.
+
+Both are one field of the Job (spec.suspend); of a job in a queue, of its Workload (spec.active), since Kueue lets go what others
+suspend. The template of a Job cannot be changed once it has started: another number of workers is another Job of the same name,
+made from the job file that its ConfigMap holds. What training knows is in the run directory either way.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from orchestrator import submit as submitting
+from orchestrator.explain import dotted, explain
+from orchestrator.jobfile import resolve_for_cluster
+from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
+from orchestrator.manifests import JOB_FILE, RUN_DIRECTORY
+from orchestrator.observe import find_job
+from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
+from orchestrator.spec import JobSpec
+from orchestrator.waiting import ended
+from trainer.errors import ConfigError, OrchError
+
+QUEUE = "kueue.x-k8s.io/queue-name"
+_CONFIG_VOLUME = "orch-config"
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """A job that was stopped."""
+
+    name: str
+    run_directory: str
+    step: int | None
+    """Of the checkpoint it will go on from; None where the run directory cannot be read from here."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A job that goes on."""
+
+    name: str
+    workers: int
+    run_directory: str
+    queued: bool
+    """Whether Kueue decides when it starts."""
+    anew: bool
+    """Whether its objects were made anew."""
+
+
+def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_s: float = POD_WAIT_S) -> Cancelled:
+    """Stop a job. It keeps its objects, its place in the records and its checkpoints.
+
+    Raises:
+        NotFound: no such job. ConfigError: it has ended. ClusterError: pods are still there after `timeout_s`.
+    """
+    job = find_job(cluster, name)
+    if ended(job):
+        raise ConfigError(
+            f"job {name} has ended already", remedy=f"orch status {name} tells how; orch delete removes it"
+        )
+    _suspend(cluster, job, True)
+    if wait:
+
+        def suspended() -> bool:
+            # A queued job is suspended by Kueue, in its own time.
+            return bool(find_job(cluster, name)["spec"].get("suspend"))
+
+        wait_for_pods(cluster, name, say=say, timeout_s=timeout_s, ended_too=False, and_then=suspended)
+    directory = _run_directory(job)
+    return Cancelled(name=name, run_directory=directory, step=_step(directory) if wait else None)
+
+
+def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say) -> Resumed:
+    """Let a stopped job go on; one that failed, or that is to have another number of workers, is made anew.
+
+    Args:
+        workers: how many from now on; None for as many as before. A job that runs is stopped with a checkpoint first.
+
+    Raises:
+        NotFound: no such job. ConfigError: it runs already, has succeeded, or cannot have that many workers.
+        OrchError: what submit raises; a job file is left in the current folder when the old job is gone by then.
+    """
+    job = find_job(cluster, name)
+    before = int(job["spec"].get("parallelism", 1))
+    if not ended(job) and workers in (None, before):
+        if not _suspend(cluster, job, False):
+            raise ConfigError(
+                f"job {name} is not stopped: there is nothing to resume",
+                remedy=f"orch status {name} tells what it does; --workers N gives it another number of workers",
+            )
+        queued = QUEUE in (job["metadata"].get("labels") or {})
+        return Resumed(name=name, workers=before, run_directory=_run_directory(job), queued=queued, anew=False)
+    if _has(job, "Complete"):
+        raise ConfigError(
+            f"job {name} has succeeded: there is nothing left to do",
+            remedy="to train on, raise train.steps in the job file and submit it with --replace: it goes on from there",
+        )
+    spec = _with_workers(stored_spec(cluster, job), workers)
+    config = resolve_for_cluster(spec)
+    say(f"job {name} is made anew with {config.workers} worker{'s' if config.workers > 1 else ''}, was {before}")
+    done = _saved_on_failure(
+        spec,
+        lambda: find_job(cluster, name)["metadata"]["uid"] == job["metadata"]["uid"],
+        lambda: submitting.submit(cluster, spec, config, token=secrets.token_urlsafe(32), say=say, replace=True),
+        say,
+    )
+    return Resumed(name=name, workers=done.workers, run_directory=done.run_directory, queued=done.queued, anew=True)
+
+
+def stored_spec(cluster: Cluster, job: Manifest) -> JobSpec:
+    """The job file that a job was made from, out of its ConfigMap.
+
+    Raises:
+        ConfigError: it is not there, or another version of orch wrote it.
+    """
+    name = job["metadata"]["name"]
+    volumes = job["spec"]["template"]["spec"].get("volumes") or []
+    config_map = next((item["configMap"]["name"] for item in volumes if item["name"] == _CONFIG_VOLUME), "")
+    remedy = (
+        f"give it the job file: orch submit JOB.YAML --replace; the run directory of {name} carries what it has learnt"
+    )
+    try:
+        text = cluster.get("ConfigMap", config_map)["data"][JOB_FILE]
+        return JobSpec.model_validate_json(text)
+    except (NotFound, KeyError):
+        raise ConfigError(f"the job file of job {name} is not in ConfigMap {config_map}", remedy=remedy) from None
+    except ValidationError:
+        raise ConfigError(
+            f"the job file in ConfigMap {config_map} was written by another version of orch", remedy=remedy
+        ) from None
+
+
+def _with_workers(spec: JobSpec, workers: int | None) -> JobSpec:
+    if workers is None:
+        return spec
+    data = spec.written()
+    data["resources"] = data.get("resources", {}) | {"workers": workers}
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        problems = [f"{dotted(place)}: {message}" for place, message in explain(error, data, {})]
+        raise ConfigError(f"job {spec.name} with {workers} workers: {'; '.join(problems)}") from None
+
+
+def _suspend(cluster: Cluster, job: Manifest, suspend: bool) -> bool:
+    """Say whether a job is to be stopped; whether that is something new."""
+    workload = _workload(cluster, job) if QUEUE in (job["metadata"].get("labels") or {}) else None
+    if workload is not None:
+        active = not suspend
+        if bool(workload["spec"].get("active", True)) == active:
+            return False
+        cluster.patch("Workload", workload["metadata"]["name"], {"spec": {"active": active}})
+        return True
+    if bool(job["spec"].get("suspend")) == suspend:
+        return False
+    cluster.patch(job["kind"], job["metadata"]["name"], {"spec": {"suspend": suspend}})
+    return True
+
+
+def _workload(cluster: Cluster, job: Manifest) -> Manifest | None:
+    """What Kueue made of a queued job; None where it made nothing (yet)."""
+    uid = job["metadata"]["uid"]
+    found = cluster.select("Workload", labels=f"kueue.x-k8s.io/job-uid={uid}")
+    return found[0] if found else None
+
+
+def _has(job: Manifest, condition: str) -> bool:
+    conditions = job.get("status", {}).get("conditions") or []
+    return any(item["type"] == condition and item["status"] == "True" for item in conditions)
+
+
+def _run_directory(job: Manifest) -> str:
+    return str((job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
+
+
+def _step(directory: str) -> int | None:
+    from orchestrator.runview import read_run
+
+    if not directory.startswith("gs://"):
+        return None
+    try:
+        return read_run(directory).step
+    except OrchError:
+        return None
+
+
+def _saved_on_failure(
+    spec: JobSpec, still_there: Callable[[], bool], act: Callable[[], submitting.Submitted], say: Say
+) -> submitting.Submitted:
+    """`act`; when it fails after it took the old job away, the job file, which that had, goes into the current folder."""
+    from orchestrator.yamltext import to_yaml
+
+    try:
+        return act()
+    except BaseException:
+        try:
+            lost = not still_there()
+        except NotFound:
+            lost = True
+        except (ClusterError, Forbidden):
+            lost = True  # not known: better a file too many
+        if lost:
+            path = Path(f"{spec.name}.job.yaml")
+            path.write_text(to_yaml([spec.written()]))
+            say(f"the job was removed and is not there anew; its job file is in {path}: orch submit {path}")
+        raise

@@ -1,0 +1,107 @@
+"""Waiting for a job: until it has ended, runs, is stopped, or is gone. The API server may be away meanwhile."""
+
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+
+from orchestrator.kube import Cluster, ClusterUnreachable, Manifest, NotFound
+from orchestrator.loglines import Note
+from orchestrator.manifests import selector_of
+from orchestrator.observe import find_job, status_of
+from orchestrator.status import JobStatus
+from orchestrator.watching import View, Watch
+from trainer.errors import OrchError
+
+_LOOK_S = 1.0
+_SOON_S = 5.0
+"""Not more often than this the coordinator is asked because of a pod that changed..."""
+_LATE_S = 15.0
+"""...and not less often than this in any case."""
+
+
+class Goal(StrEnum):
+    """What is waited for. A job that has ended will not reach any of the others."""
+
+    DONE = "done"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+class TooLate(OrchError):
+    """The time to wait is over."""
+
+
+def wait(
+    cluster: Cluster, name: str, goal: Goal = Goal.DONE, *, timeout_s: float | None = None
+) -> Iterator[JobStatus | Note]:
+    """The status each time it says something new, until the goal is reached or the job has ended; the last one tells which.
+
+    Raises:
+        NotFound: no such job, or it was deleted meanwhile (with Goal.DELETED that is the end, without an error).
+        TooLate: not within `timeout_s`. Forbidden.
+    """
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+    try:
+        job = find_job(cluster, name)
+    except NotFound:
+        if goal is Goal.DELETED:
+            return
+        raise
+    kind = job["kind"]
+    views = [View(kind, fields=f"metadata.name={name}"), View("Pod", labels=selector_of(name))]
+    last: JobStatus | None = None
+    away, changed, asked_s = "", True, 0.0
+    with Watch(cluster, views) as watch:
+        while True:
+            left_s = deadline - time.monotonic() if deadline is not None else _LOOK_S
+            if left_s <= 0:
+                doing = f": {last.state}: {last.reason}" if last is not None else ""
+                raise TooLate(f"job {name} is not {goal} after {timeout_s:.0f} s{doing}")
+            changed = watch.wait(min(left_s, _LOOK_S)) or changed
+            if watch.away != away:
+                away = watch.away
+                yield Note(f"{away}; trying again" if away else "the API server answers again")
+            if away or not watch.ready:
+                continue
+            carrier = next(iter(watch.items(kind)), None)
+            if carrier is None:
+                if goal is Goal.DELETED:
+                    return
+                raise NotFound(f"job {name} was deleted meanwhile", remedy="Its run directory stays.")
+            now = time.monotonic()
+            due = ended(carrier) or now - asked_s > (_SOON_S if changed else _LATE_S) or goal is Goal.RUNNING
+            if goal is Goal.STOPPED and is_stopped(carrier, watch.items("Pod")):
+                due = True
+            if not due:
+                continue
+            asked_s, changed = now, False
+            try:
+                status = status_of(cluster, name)
+            except (ClusterUnreachable, NotFound):
+                continue  # the watch says it, and knows what follows
+            if last is None or _said(status) != _said(last) or status.over:
+                yield status
+            last = status
+            if goal is not Goal.DELETED and (
+                status.over
+                or (goal is Goal.RUNNING and status.state == "running")
+                or (goal is Goal.STOPPED and is_stopped(carrier, watch.items("Pod")))
+            ):
+                return
+
+
+def ended(carrier: Manifest) -> bool:
+    """Whether a Job or JobSet has ended, well or badly."""
+    conditions = carrier.get("status", {}).get("conditions") or []
+    return any(item["type"] in ("Complete", "Completed", "Failed") and item["status"] == "True" for item in conditions)
+
+
+def is_stopped(carrier: Manifest, pods: list[Manifest]) -> bool:
+    """Whether it is suspended and the last of its pods has gone."""
+    alive = [pod for pod in pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    return bool(carrier["spec"].get("suspend")) and not alive
+
+
+def _said(status: JobStatus) -> tuple[str, str, int]:
+    return status.state, status.reason, status.attempts
