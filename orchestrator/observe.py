@@ -62,7 +62,7 @@ def look_around(
 ) -> Observation:
     """Ask those that know more than the Job and its pods: the coordinator, else the run directory; what explains a wait."""
     newest = newest_pods(pods)
-    live, live_error = _ask_coordinator(cluster, newest.get(0))
+    live, live_error = ask_coordinator(cluster, newest.get(0))
     records: list[AttemptRecord | EndRecord] | None = None
     records_error = ""
     if live is None:
@@ -105,12 +105,12 @@ def find_job(cluster: Cluster, name: str) -> Manifest:
     )
 
 
-def list_jobs(cluster: Cluster) -> list[Manifest]:
-    """All jobs of orch in the namespace, whatever carries them, each in the shape of a Job."""
+def list_jobs(cluster: Cluster, *, all_namespaces: bool = False) -> list[Manifest]:
+    """All jobs of orch in the namespace, or in all, whatever carries them, each in the shape of a Job."""
     found: list[Manifest] = []
     for kind in CARRIERS:
         with suppress(*_NO_SUCH_KIND) if kind == "JobSet" else nullcontext():
-            found += cluster.select(kind, labels="app.kubernetes.io/managed-by=orch")
+            found += cluster.select(kind, labels="app.kubernetes.io/managed-by=orch", all_namespaces=all_namespaces)
     return [as_job(carrier) for carrier in found]
 
 
@@ -129,7 +129,8 @@ def is_ours(item: Manifest) -> bool:
     return (item["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "orch"
 
 
-def _ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState | None, str]:
+def ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState | None, str]:
+    """What the coordinator in worker 0's pod says, by one exec; else why it could not be asked."""
     if chief is None or "running" not in container_status(chief).get("state", {}):
         return None, ""
     try:

@@ -29,7 +29,9 @@ COMMANDS = {
     "run": Entry("run", "Train on this machine, as the cluster would."),
     "submit": Entry("submit", "Train on the cluster of your kubectl context."),
     "check": Entry("submit", "Check all that a submit needs, without submitting."),
+    "list": Entry("listing", "List the jobs of the cluster."),
     "status": Entry("watch", "Show how a job is doing, and what is wrong."),
+    "events": Entry("listing", "Show what happened to a job, in order of time."),
     "logs": Entry("logs", "Show what the workers print, through restarts."),
     "wait": Entry("wait", "Wait until a job has ended, and leave with its exit code."),
     "goodput": Entry("goodput", "Show where the time of a job went."),
@@ -63,7 +65,9 @@ class LazyGroup(click.Group):
             return None
         from importlib import import_module
 
-        command: click.Command = getattr(import_module(f"orchestrator.cli.{entry.module}"), cmd_name)
+        module = import_module(f"orchestrator.cli.{entry.module}")
+        # A command that is called like a builtin of Python has an underscore behind its name there.
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
 
     def resolve_command(

@@ -69,6 +69,30 @@ def output_option(command: Command) -> Command:
     )(command)
 
 
+def output_option_of_objects(command: Command) -> Command:
+    """`-o text|json|yaml|name`, as the argument `output`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json", "yaml", "name"]),
+        default="text",
+        help="What to print: text for people, JSON, YAML, or names alone.",
+    )(command)
+
+
+def print_object(value: Any, output: str, *names: str) -> None:
+    """One object, or a list of them, as JSON or YAML on stdout; or `names`, one a line."""
+    if output == "name":
+        for name in names:
+            click.echo(name)
+    elif output == "json":
+        print_json(value)
+    else:
+        from orchestrator.yamltext import to_yaml
+
+        click.echo(to_yaml([value]), nl=False)
+
+
 def set_option(command: Command) -> Command:
     """`--set KEY=VALUE`, repeatable, as the argument `overrides` for jobfile.load."""
     return click.option(

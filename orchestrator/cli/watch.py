@@ -1,23 +1,28 @@
 """`orch status`, for a job of the cluster and for a run directory alike, and what TARGET means."""
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.output import cluster_options, output_option, print_json, say
+from orchestrator.cli.output import cluster_options, output_option_of_objects, print_object, say
 
 if TYPE_CHECKING:
     from orchestrator.kube import Cluster
     from orchestrator.status import JobStatus
 
 
+_LOOK_S = 1.0
+
+
 @click.command()
 @click.argument("target")
+@click.option("--watch", "-w", is_flag=True, help="Go on showing it until the job is over; leave with its exit code.")
 @cluster_options
-@output_option
-def status(target: str, context: str | None, namespace: str | None, output: str) -> int:
+@output_option_of_objects
+def status(target: str, watch: bool, context: str | None, namespace: str | None, output: str) -> int:
     """Show how a job is doing, what is wrong, and what to do next.
 
     TARGET with a slash, or gs://, is a run directory. A bare name is ./runs/NAME where that exists and neither
@@ -26,94 +31,72 @@ def status(target: str, context: str | None, namespace: str | None, output: str)
     \b
     Examples:
       orch status digits
+      orch status digits -w
       orch status digits -n research -o json
       orch status runs/digits
     """
+    if watch and output in ("yaml", "name"):
+        raise click.UsageError("--watch shows text, or with -o json an object a line")
     directory = run_directory(target, context, namespace)
+    if watch:
+        if directory is not None:
+            return _watch_run(directory, target, as_json=output == "json")
+        return _watch_job(connect(target, context, namespace), target, as_json=output == "json")
     if directory is not None:
         from orchestrator import runview
 
         facts = runview.status(directory)
-        if output == "json":
-            print_json(facts)
-        else:
+        if output == "text":
             click.echo("\n".join(runview.describe(facts, target)))
+        else:
+            print_object(facts, output, facts["name"])
         return 0
     from orchestrator.observe import status_of
 
     found = status_of(connect(target, context, namespace), target, with_goodput=True)
-    if output == "json":
-        print_json(found.to_json())
-    else:
+    if output == "text":
         print_status(found)
+    else:
+        print_object(found.to_json(), output, found.name)
     return 0
 
 
 def print_status(found: "JobStatus") -> None:
-    """A status for a person: what it is, why, what to do next, and a line for each worker."""
-    from orchestrator.goodput import for_status, history_lines
+    """A status for a person."""
+    from orchestrator.statustext import status_lines
 
-    click.echo(f"{found.name}: {found.state}" + (f" (code {found.code})" if found.code else ""))
-    if found.reason:
-        click.echo(f"  {found.reason}")
-    others = [trouble for trouble in found.troubles if trouble.text != found.reason]
-    for trouble in found.troubles:
-        if trouble in others:
-            click.echo(f"  {trouble.text}")
-        click.echo(f"  what to do: {trouble.remedy}")
-    if found.traceback:
-        click.echo("".join(f"    {line}\n" for line in found.traceback.rstrip().splitlines()[-12:]), nl=False)
-    if found.state == "failed" and not found.troubles:
-        click.echo(f"  what to do: {_remedy(found)}")
-    total = f" of {found.total_steps}" if found.total_steps else ""
-    rate = f", {found.rate:.1f} steps/s" if found.rate else ""
-    click.echo(f"  step {found.step}{total}{rate}, attempt {found.attempts}, restarts {found.restarts}")
-    if found.metrics:
-        click.echo("  " + "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items()))
-    if found.weights_sha256:
-        click.echo(f"  weights_sha256 {found.weights_sha256}")
-    if found.history:
-        click.echo("  restarts of this launch:")
-        for line in history_lines(found.history, found.restarts, found.name):
-            click.echo(f"    {line}")
-    if found.goodput is not None:
-        click.echo(f"  {for_status(found.goodput, found.steps_lost, found.name)}")
-    click.echo(f"  run directory {found.run_directory}")
-    for note in found.notes:
-        click.echo(f"  {note}")
-    _print_workers(found)
+    click.echo("\n".join(status_lines(found)))
 
 
-def _print_workers(found: "JobStatus") -> None:
-    if not found.workers:
-        return
-    titles = ("worker", "state", "step", "attempt", "node", "pod", "")
-    rows = [titles] + [
-        (str(row.index), row.state, str(row.step), str(row.attempt), row.node, row.pod, row.reason)
-        for row in found.workers[:_MOST_ROWS]
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
-    for row in rows:
-        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if len(found.workers) > _MOST_ROWS:
-        click.echo(f"  ... and {len(found.workers) - _MOST_ROWS} more; -o json has them all")
+def _watch_job(cluster: "Cluster", name: str, *, as_json: bool) -> int:
+    """Show a job until it is over; its exit code."""
+    from orchestrator.cli.live import Live
+    from orchestrator.following import follow
+    from orchestrator.statustext import status_lines, summary
+
+    found = None
+    with Live(as_json=as_json) as live:
+        for moment in follow(cluster, name):
+            found = moment.status
+            away = [f"  (as it was last seen: {moment.away})"] if moment.away else []
+            live.show([*status_lines(found), *away], moment.away or summary(found), found.to_json())
+    assert found is not None
+    return (found.code or 0) if found.over else 0
 
 
-_MOST_ROWS = 32
+def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
+    """Show a run directory until nobody runs in it any more; its exit code."""
+    from orchestrator import runview
+    from orchestrator.cli.live import Live
 
-
-def _remedy(found: "JobStatus") -> str:
-    from trainer.exit_codes import ExitCode
-
-    if found.remedy:
-        return found.remedy
-    again = f"orch delete {found.name}, then submit again: it goes on from the last checkpoint"
-    remedies: dict[int, str] = {
-        ExitCode.TASK_ERROR: f"correct the task, build its image anew, {again}",
-        ExitCode.SAVE_REFUSED: f"see to it that the run directory can be written, {again}",
-        ExitCode.CONFIGURATION: f"correct the job file or the task, {again}",
-    }
-    return remedies.get(found.code or 0, f"orch logs {found.name} shows what the workers printed; {again}")
+    with Live(as_json=as_json) as live:
+        while True:
+            facts = runview.status(directory)
+            lines = runview.describe(facts, target)
+            live.show(lines, f"{facts['name']}: {facts['state']}: {facts['reason']}", facts)
+            if facts["state"] != "running":
+                return int(facts["code"] or 0)
+            time.sleep(_LOOK_S)
 
 
 def run_directory(target: str, context: str | None, namespace: str | None) -> str | None:

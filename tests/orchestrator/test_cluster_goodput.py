@@ -70,7 +70,7 @@ def test_status_of_a_job_has_the_goodput_of_its_bucket_when_asked_for(trained: s
 def test_goodput_of_a_job_reads_its_bucket(
     trained: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "_connect", lambda *_: OneJob(trained))
+    monkeypatch.setattr(watch, "connect", lambda *_: OneJob(trained))
     assert run(["goodput", "digits", "-n", "research"]) == 0
     shown = capsys.readouterr()
     assert f"run directory {trained}" in shown.err
@@ -80,7 +80,7 @@ def test_goodput_of_a_job_reads_its_bucket(
 def test_goodput_of_a_job_on_a_volume_says_why_it_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "_connect", lambda *_: OneJob("/mnt/runs/digits"))
+    monkeypatch.setattr(watch, "connect", lambda *_: OneJob("/mnt/runs/digits"))
     assert run(["goodput", "digits", "-n", "research"]) == 78
     shown = capsys.readouterr().err
     assert "/mnt/runs/digits lies on a volume of the cluster" in shown

@@ -1,0 +1,125 @@
+"""All jobs of a namespace, a line each: what Kubernetes knows of them, and the step where it is cheap to ask."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.diagnose import condition, container_status
+from orchestrator.diagnose.admission import QUEUE_LABEL
+from orchestrator.kube import Cluster
+from orchestrator.manifests import RUN_DIRECTORY
+from orchestrator.observe import ask_coordinator, list_jobs
+from orchestrator.progress import duration
+from orchestrator.status import State, newest_pods
+from trainer.agent.protocol import JobState
+
+Manifest = dict[str, Any]
+
+_ASKED = 16
+"""So many running jobs are asked for their step: each answer is one exec."""
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job."""
+
+    name: str
+    namespace: str
+    state: State
+    ready: int
+    """Workers whose agent is up."""
+    workers: int
+    created: str
+    """RFC 3339."""
+    queue: str
+    run_directory: str
+    step: int | None = None
+    """Of those that run, where it was asked for."""
+    total_steps: int | None = None
+
+
+def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = True) -> list[Row]:
+    """All jobs, the oldest first.
+
+    Raises:
+        Forbidden: the user may not look. ClusterError: the cluster does not answer.
+    """
+    found = list_jobs(cluster, all_namespaces=all_namespaces)
+    pods: dict[tuple[str, str], list[Manifest]] = {}
+    for pod in cluster.select("Pod", labels="app.kubernetes.io/managed-by=orch", all_namespaces=all_namespaces):
+        metadata = pod["metadata"]
+        key = (metadata["namespace"], metadata["labels"]["app.kubernetes.io/instance"])
+        pods.setdefault(key, []).append(pod)
+    rows = sorted((row(job, pods.get(_key(job), [])) for job in found), key=lambda item: item.created)
+    if not with_steps:
+        return rows
+    running = [item for item in rows if item.state == "running"][-_ASKED:]
+
+    def ask(item: Row) -> JobState | None:
+        chief = newest_pods(pods[item.namespace, item.name]).get(0)
+        return ask_coordinator(cluster.elsewhere(item.namespace), chief)[0]
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = dict(zip([(item.namespace, item.name) for item in running], pool.map(ask, running), strict=True))
+    return [told(item, answers.get((item.namespace, item.name))) for item in rows]
+
+
+def row(job: Manifest, pods: Sequence[Manifest]) -> Row:
+    """A job as Kubernetes knows it."""
+    metadata, spec = job["metadata"], job["spec"]
+    queue = (metadata.get("labels") or {}).get(QUEUE_LABEL, "")
+    workers = int(spec.get("parallelism", 1))
+    ready = sum(bool(container_status(pod).get("ready")) for pod in newest_pods(list(pods)).values())
+    state: State = "running" if ready >= workers else "waiting"
+    if condition(job, "Complete"):
+        state = "succeeded"
+    elif condition(job, "Failed") or condition(job, "FailureTarget"):
+        state = "failed"
+    elif spec.get("suspend"):
+        state = "waiting" if queue else "stopped"
+    return Row(
+        name=metadata["name"],
+        namespace=metadata.get("namespace", ""),
+        state=state,
+        ready=ready,
+        workers=workers,
+        created=metadata.get("creationTimestamp", ""),
+        queue=queue,
+        run_directory=(metadata.get("annotations") or {}).get(RUN_DIRECTORY, ""),
+    )
+
+
+def told(item: Row, live: JobState | None) -> Row:
+    """The same with what the coordinator said."""
+    if live is None:
+        return item
+    return replace(item, state=live.state, step=live.step, total_steps=live.total_steps)
+
+
+def table(rows: Sequence[Row], now: datetime, *, all_namespaces: bool) -> list[tuple[str, ...]]:
+    """Titles, and a row of cells for each job."""
+    titles = ("name", "state", "ready", "step", "age", "queue", "run directory")
+    cells: list[tuple[str, ...]] = [titles if not all_namespaces else ("namespace", *titles)]
+    for item in rows:
+        step = "" if item.step is None else f"{item.step}" + (f"/{item.total_steps}" if item.total_steps else "")
+        line = (
+            item.name, item.state, f"{item.ready}/{item.workers}", step, _age(item.created, now), item.queue,
+            item.run_directory,
+        )  # fmt: skip
+        cells.append(line if not all_namespaces else (item.namespace, *line))
+    return cells
+
+
+def _key(job: Manifest) -> tuple[str, str]:
+    return job["metadata"].get("namespace", ""), job["metadata"]["name"]
+
+
+def _age(created: str, now: datetime) -> str:
+    try:
+        began = datetime.fromisoformat(created)
+    except ValueError:
+        return ""
+    return duration(max((now - began.astimezone(UTC)).total_seconds(), 0.0))
