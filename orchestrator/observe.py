@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 
 from orchestrator import surroundings
 from orchestrator.carrier import CARRIERS, as_job, child_selector, event_sources, failed
@@ -16,7 +17,9 @@ from orchestrator.status import JobStatus, Observation, judge, newest_pods
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
+from trainer.rundir.commits import list_commits
 from trainer.rundir.ledger import Ledger
+from trainer.rundir.lineage import line
 from trainer.rundir.signs import TooMany
 from trainer.rundir.store import open_store
 
@@ -63,10 +66,7 @@ def look_around(
     """Ask those that know more than the Job and its pods: the coordinator, else the run directory; what explains a wait."""
     newest = newest_pods(pods)
     live, live_error = ask_coordinator(cluster, newest.get(0))
-    records: list[AttemptRecord | EndRecord] | None = None
-    records_error = ""
-    if live is None:
-        records, records_error = _read_records(job)
+    kept = _Kept() if live is not None else _read_run_directory(job)
     workload, ahead = surroundings.queued(cluster, job)
     return Observation(
         job=job,
@@ -75,8 +75,9 @@ def look_around(
         ledger=ledger.wait() if ledger else None,
         live=live,
         live_error=live_error,
-        records=records,
-        records_error=records_error,
+        records=kept.records,
+        records_error=kept.error,
+        saved_step=kept.step,
         nodes=surroundings.node_rooms(cluster, list(newest.values())),
         workload=workload,
         ahead=ahead,
@@ -142,14 +143,27 @@ def ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState 
         return None, str(error).splitlines()[0]
 
 
-def _read_records(job: Manifest) -> tuple[list[AttemptRecord | EndRecord] | None, str]:
+@dataclass(frozen=True)
+class _Kept:
+    """What the run directory tells."""
+
+    records: list[AttemptRecord | EndRecord] | None = None
+    step: int = 0
+    """Of the newest checkpoint that counts."""
+    error: str = ""
+
+
+def _read_run_directory(job: Manifest) -> _Kept:
     directory = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
     if not directory.startswith("gs://"):
-        return None, f"{directory} lies on a volume of the cluster" if directory else ""
+        return _Kept(error=f"{directory} lies on a volume of the cluster" if directory else "")
     try:
-        return read_records(open_store(directory, timeout_s=_STORE_S)), ""
+        store = open_store(directory, timeout_s=_STORE_S)
+        records = read_records(store)
+        commits = line(records, list_commits(store))
+        return _Kept(records, commits[0].step if commits else 0)
     except OrchError as error:
-        return None, error.message
+        return _Kept(error=error.message)
 
 
 class _Ledger:

@@ -47,6 +47,8 @@ class Observation:
     records: list[AttemptRecord | EndRecord] | None = None
     """The run directory's, where it was read."""
     records_error: str = ""
+    saved_step: int = 0
+    """Of the newest checkpoint that counts, where the run directory was read."""
     ledger: Ledger | None = None
     """Where the time went, where the run directory could tell it in time."""
     nodes: Sequence[NodeRoom] = ()
@@ -381,7 +383,7 @@ def _history(seen: Observation) -> dict[str, Any]:
     last = attempts[-1] if attempts else None
     ours = last is not None and last.launch.id == seen.job["metadata"]["uid"]
     return {
-        "step": last.restore.step if last is not None and last.restore else 0,
+        "step": max(seen.saved_step, last.restore.step if last is not None and last.restore else 0),
         "attempts": last.number if last is not None else 0,
         "restarts": last.restarts if last is not None and ours else 0,
         "of_this_launch": ours,
