@@ -43,8 +43,8 @@ soak: setup ## Tests that take long and find what is rare: kills at every point,
 	$(PY) -m pytest -m soak
 
 .PHONY: chaos
-chaos: setup ## A job disturbed 200 times at random (about 40 minutes); SEED=n and FAULTS=n choose others
-	$(PY) -m tests.chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200)
+chaos: setup ## A job disturbed 200 times at random (over an hour); SEED=n, FAULTS=n, STORE=gcs|local choose others
+	$(PY) -m tests.chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200) --store $(or $(STORE),gcs)
 
 .PHONY: quick
 quick: setup ## The fast tests alone

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support_gcs import FakeGcs
 
 from tests.chaos import oracle, remains
+from tests.chaos.disk import Disk
 from tests.chaos.faults import AT_THE_END, KINDS, Fault, draw, draw_end
 from tests.chaos.leg import EVERY, Leg, Undisturbed
 
@@ -57,6 +58,14 @@ class Chaos:
         self, folder: Path, seed: int, faults: int, workers: int, server: FakeGcs | None, only: Sequence[str]
     ) -> None:
         self.only = only
+        self.disks = Disk.permitted()
+        if not self.disks and only and all(kind.needs_disk for kind in KINDS if kind.name in only):
+            raise SystemExit("no file system can be mounted here, and these faults need one")
+        if not self.disks:
+            print(
+                "no file system can be mounted here: disks that are full do not count among the faults drawn",
+                flush=True,
+            )
         self.folder, self.seed, self.workers, self.server = folder, seed, workers, server
         self.wanted, self.drawn, self.legs = faults, 0, 0
         # About ten faults happen to a job of the longest kind; a short run needs no long one.
@@ -86,7 +95,9 @@ class Chaos:
     def _one(self, expected: Undisturbed) -> None:
         self.legs += 1
         before = len(self.happened)
-        leg = Leg(self.folder / f"leg-{self.legs}", self.workers, self.server, self.legs, steps=self.steps)
+        leg = Leg(
+            self.folder / f"leg-{self.legs}", self.workers, self.server, self.legs, steps=self.steps, disks=self.disks
+        )
         leg.expected = expected
         try:
             self._disturb(leg)
@@ -125,6 +136,8 @@ class Chaos:
             self.drawn += 1
             store = "gcs" if self.server is not None else "local"
             fault = draw(self.seed, self.drawn, workers=leg.workers, store=store, only=self.only)
+            if fault.kind.needs_disk and not self.disks:
+                continue
             time.sleep(fault.pause_s)
             one = Happened(fault.kind.name, leg.attempt())
             began = time.monotonic()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 SIZE_MB = 64
@@ -17,9 +18,20 @@ class Disk:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         options = f"size={SIZE_MB}m,nr_inodes={FILES}"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, text=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(f"a file system cannot be mounted at {path}: {done.stderr.strip()}")
+
+    @classmethod
+    def permitted(cls) -> bool:
+        """Whether this user may mount one on this machine."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                cls(Path(folder)).close()
+            except OSError:
+                return False
+        return True
 
     def fill(self) -> None:
         """Leave no byte and no file free."""

@@ -32,6 +32,8 @@ class Kind:
     ends_attempt: bool
     """Whether an attempt must end by it; else training may go on as if nothing had happened."""
     stores: tuple[str, ...] = ("gcs", "local")
+    needs_disk: bool = False
+    """Whether a folder must be a small file system of its own."""
 
 
 @dataclass(frozen=True)
@@ -271,8 +273,8 @@ KINDS = (
     Kind("at a fault point", at_a_point, 8, False),
     Kind("two at once", two_at_once, 4, True),
     Kind("store trouble", store_trouble, 5, False, ("gcs",)),
-    Kind("run directory full", fill_run_directory, 5, False, ("local",)),
-    Kind("temporary folder full", fill_temporary, 2, False),
+    Kind("run directory full", fill_run_directory, 5, False, ("local",), needs_disk=True),
+    Kind("temporary folder full", fill_temporary, 2, False, needs_disk=True),
     Kind("checkpoint damaged", damage, 1, True),
 )
 AT_THE_END = "at the job's end"

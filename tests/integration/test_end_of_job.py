@@ -26,6 +26,9 @@ checkpoint: {{every: 20}}
 restarts: {{max: {budget}, hang_timeout: {hang}}}
 """
 
+CHAIN_S = 500.0
+"""For a dozen attempts, beside other tests."""
+
 # In the order in which a job reaches them; each death leads to another attempt, which then meets the next.
 POINTS = [
     ("writer.after-commit", None, 2),  # of the third save, the last one
@@ -72,7 +75,7 @@ def test_killed_at_each_point_of_the_end_in_one_run(start: Callable[..., Disturb
     first = start("Paced", workers=2, steps=60, params={"pause_s": 0.0})
     whole = first.result()
     weights = exported(str(first.directory / "export/attempt-1/model.keras"))
-    run = start("Paced", "--directory", "killed", workers=2, steps=60)
+    run = start("Paced", "--directory", "killed", workers=2, steps=60, deadline_s=CHAIN_S)
     run.directory = run.directory.parent.parent / "killed"
     armed = [arm(run.faults, point, "kill", worker=worker, passes=passes) for point, worker, passes in POINTS]
     result = run.result()
