@@ -82,6 +82,26 @@ def test_a_worker_that_is_continued_after_it_was_replaced_changes_nothing(
     assert [record.kind for record in read_records(pods.store)] == ["attempt", "attempt", "end"]
 
 
+def test_a_worker_0_that_runs_on_after_it_was_replaced_loses_the_others_to_its_successor(
+    make: Make, undisturbed: str, tmp_path: Path
+) -> None:
+    # Its kubelet is silent, nothing else is wrong with it: the connections to it hold, only the name leads elsewhere.
+    pods = make(str(tmp_path / "run"))
+    pods.train_until(250)
+    old, other = pods.start(0), pods.start(1)
+    pods.wait_for_commits(1, attempt=1)
+    pods.train_until(450)
+    new = pods.start(0)
+    pods.wait_for_step(new, 450, attempt=2)
+    assert pods.leaves(old) == ExitCode.STOPPED
+    assert "superseded: attempt 2" in old.log
+    assert all(ref in pods.line() for ref in pods.commits())
+    pods.train_until(10**9)
+    assert [pods.leaves(agent) for agent in (new, other)] == [ExitCode.DONE] * 2
+    assert end_of(pods).weights_sha256 == undisturbed
+    assert [record.kind for record in read_records(pods.store)] == ["attempt", "attempt", "end"]
+
+
 def test_a_writer_that_was_frozen_before_its_commit_commits_off_the_line(
     make: Make, undisturbed: str, gcs_url: str
 ) -> None:

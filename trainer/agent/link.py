@@ -20,18 +20,22 @@ from trainer.rundir.store import Store
 log = logging.getLogger(__name__)
 
 REQUEST_S = 3.0
+RENEW_S = 10.0
+"""How often the name of worker 0 is followed anew: another pod may bear it by now, while the old one still answers."""
 END_CHECK_S = 10.0
 OBEY_S = 5.0
 """How long the agent's own thread may take to obey; then it is asked anew all the same, lest it seem silent."""
 
 
 class CoordinatorClient:
-    """HTTP to worker 0's agent. The name is resolved anew whenever the connection broke."""
+    """HTTP to worker 0's agent, by its name. The name is resolved anew whenever the connection broke, and every RENEW_S."""
 
     def __init__(self, address: tuple[str, int], token: str) -> None:
         self._address = address
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._connection: http.client.HTTPConnection | None = None
+        self._renew_at_s = 0.0
+        self._renewing: _Renewal | None = None
 
     def poll(self, report: AgentReport) -> Directive:
         """POST /v1/poll.
@@ -46,8 +50,10 @@ class CoordinatorClient:
         return JobState.model_validate_json(self._request("GET", "/v1/state", None))
 
     def _request(self, method: str, path: str, body: str | None) -> bytes:
+        self._renew()
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(*self._address, timeout=REQUEST_S)
+            self._use(http.client.HTTPConnection(*self._address, timeout=REQUEST_S))
+        assert self._connection is not None
         try:
             self._connection.request(method, path, body, self._headers)
             response = self._connection.getresponse()
@@ -59,11 +65,46 @@ class CoordinatorClient:
             raise ValueError(f"the coordinator answered {response.status}: {data[:200].decode(errors='replace')}")
         return data
 
+    def _renew(self) -> None:
+        """Change to a new connection as soon as there is one; a name server that is away takes nothing from the old one."""
+        if self._renewing is not None and not self._renewing.is_alive():
+            renewed, self._renewing = self._renewing.connection, None
+            self._renew_at_s = time.monotonic() + RENEW_S
+            if renewed is not None:
+                self.close()
+                self._use(renewed)
+        elif self._renewing is None and self._connection is not None and time.monotonic() > self._renew_at_s:
+            self._renewing = _Renewal(self._address)
+            self._renewing.start()
+
+    def _use(self, connection: http.client.HTTPConnection) -> None:
+        self._connection = connection
+        self._renew_at_s = time.monotonic() + RENEW_S
+
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class _Renewal(threading.Thread):
+    """Connects in a thread of its own, since a name server may take its time."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(name="renewal", daemon=True)
+        self._address = address
+        self.connection: http.client.HTTPConnection | None = None
+        """The open connection, once the thread has ended; None where there is none to be had."""
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(*self._address, timeout=REQUEST_S)
+        try:
+            connection.connect()
+        except OSError as error:
+            log.debug("the connection to worker 0 cannot be renewed: %s", error)
+        else:
+            self.connection = connection
 
 
 class Link:
