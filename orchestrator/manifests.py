@@ -244,7 +244,8 @@ def _fill_container(container: Manifest, spec: JobSpec, accelerator: Accelerator
     if spec.image.ref is None:
         raise ConfigError(
             f"job {spec.name} has no image",
-            remedy="build one with the project's Dockerfile, push it, and name it: image: {ref: repo/name@sha256:...}",
+            remedy="name a finished one: image: {ref: repo/name@sha256:...}. With image.build, `orch submit` makes one, and "
+            "`orch package` prints the name of it",
         )
     container["image"] = spec.image.ref
     if spec.image.pull_policy is not None:

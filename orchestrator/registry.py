@@ -6,6 +6,7 @@ credential helpers; the requests themselves are few. Blobs are sent whole: chunk
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import time
@@ -242,6 +243,10 @@ class Repository:
                 self._ask("PUT", url, what=self.reference.name, data=body, headers=headers)
 
         persistently(once)
+
+    def upload_bytes(self, data: bytes) -> None:
+        """Send a small blob."""
+        self.upload(sha256(data), len(data), lambda: io.BytesIO(data))
 
     def copy(self, digest: str, size_bytes: int, source: "Repository", progress: Callable[[int], None]) -> None:
         """Send a blob that another registry has, through this machine's memory."""

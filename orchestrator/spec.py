@@ -42,7 +42,16 @@ class ImageSection(Section):
     repository: ImageRepository | None = None
     """Where to push an image that is built from `build`: us-docker.pkg.dev/acme/train/digits."""
     build: Text | None = None
-    """The folder whose code goes into the image, relative to the job file."""
+    """The folder whose code goes into the image, relative to the job file. Paths mean in the image what they mean beside the
+    job file. A .dockerignore in it is honoured; .git and secrets stay out."""
+    base: ImageReference | None = None
+    """What a built image begins with: an image with Python 3.11, to which TensorFlow and the package `trainer` are added, or
+    one that has them, to which the code alone is added. Default: python:3.11-slim."""
+    variant: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Which TensorFlow goes into a built image. auto: the one for resources.accelerator."""
+    dockerfile: Text | None = None
+    """A Dockerfile in the `build` folder: docker, podman or buildah builds the image by it, and `base` and `variant` do
+    not count. Default: none; the image is put together without a builder."""
     pull_secrets: list[ObjectName] = []
     """Names of image pull secrets in the namespace."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
@@ -50,9 +59,15 @@ class ImageSection(Section):
 
     @model_validator(mode="after")
     def _finished_or_built(self) -> Self:
-        if self.ref is not None and (self.repository is not None or self.build is not None):
-            field = "repository" if self.repository is not None else "build"
-            raise misfit(field, "give a finished image (image.ref), or image.repository and image.build, not both")
+        given = [field for field in ("repository", "build", "base", "dockerfile") if getattr(self, field) is not None]
+        if self.ref is not None and given:
+            raise misfit(given[0], "give a finished image (image.ref), or image.repository and image.build, not both")
+        if self.build is None and given:
+            raise misfit(given[0], "goes with image.build, the folder whose code goes into the image")
+        if self.build is not None and self.repository is None:
+            raise misfit("build", "an image that is built needs image.repository, where it is pushed to")
+        if self.base is not None and self.dockerfile is not None:
+            raise misfit("base", "the Dockerfile names its own base; give image.base or image.dockerfile, not both")
         return self
 
 

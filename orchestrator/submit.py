@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TypeVar
 
 from orchestrator.carrier import owner_reference
+from orchestrator.image import placeholder, with_ref
 from orchestrator.interrupts import held_back
 from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Manifest, NotFound
 from orchestrator.manifests import RUN_DIRECTORY, TOKEN_PLACEHOLDER, render
@@ -57,7 +58,8 @@ def check(
     Raises:
         ClusterUnreachable, Forbidden: the cluster does not answer at all. ConfigError: the job cannot be rendered.
     """
-    objects = render(spec, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)
+    shown = with_ref(spec, placeholder(spec)) if spec.image.build is not None else spec
+    objects = render(shown, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)
     return preflight(cluster, Subject(spec, config, objects, replace, version("orch")), skip=skip), objects
 
 

@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 _PATH = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>blobs|manifests)/(?P<rest>[^/]+|uploads/.*)")
 
+_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
 
 @dataclass
 class Registry:
@@ -45,7 +47,10 @@ class Registry:
             {
                 "schemaVersion": 2,
                 "config": {"digest": self.blob(repository, settings), "size": len(settings)},
-                "layers": [{"digest": self.blob(repository, layer), "size": len(layer)} for layer in layers],
+                "layers": [
+                    {"mediaType": _LAYER, "digest": self.blob(repository, layer), "size": len(layer)}
+                    for layer in layers
+                ],
             }
         ).encode()
         return self.manifest(repository, tag, manifest, "application/vnd.oci.image.manifest.v1+json")

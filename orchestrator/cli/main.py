@@ -43,6 +43,7 @@ COMMANDS = {
     "exec": Entry("remote", "Run a command in a worker's pod."),
     "tensorboard": Entry("remote", "Show the curves of a run in TensorBoard."),
     "doctor": Entry("doctor", "Look a cluster over, once for all jobs."),
+    "package": Entry("package", "Make an image of your code and push it."),
     "render": Entry("jobfile", "Print the Kubernetes objects of a job file."),
     "accelerators": Entry("accelerators", "List the GPUs and TPU slices that a job file may name."),
     "schema": Entry("jobfile", "Print the JSON Schema of job files, for editors."),

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from orchestrator.cli.output import cluster_options, output_option, print_checks, print_json, say, set_option
+from orchestrator.cli.package import insecure_option, with_image
 from orchestrator.preflight.check import SKIPPABLE
 
 if TYPE_CHECKING:
     from orchestrator.kube import Cluster
-    from orchestrator.spec import JobSpec
 
 Command = TypeVar("Command")
 
@@ -40,6 +40,7 @@ _skip_option = click.option(
     help="Stop a job of the same name with a checkpoint, remove it, and submit this one in its place.",
 )
 @_skip_option
+@insecure_option
 @output_option
 def submit(
     job_file: Path,
@@ -51,12 +52,14 @@ def submit(
     follow: bool,
     replace: bool,
     skip: tuple[str, ...],
+    insecure: tuple[str, ...],
     output: str,
 ) -> int:
     """Train on the cluster of your kubectl context.
 
     All is checked before anything is created (`orch check` shows each check), and what was created is removed when a later
-    step is refused, or when you interrupt it.
+    step is refused, or when you interrupt it. With image.build in the job file, the image is made of your code and pushed
+    first (`orch package`), and the job gets it by its digest.
 
     --replace touches nothing that orch did not make for a job of this name. Nothing of the old job is removed before the
     checks of the new one have passed; run directories always stay.
@@ -77,8 +80,8 @@ def submit(
     from orchestrator.manifests import TOKEN_PLACEHOLDER, render
     from orchestrator.yamltext import to_yaml
 
-    spec = load(job_file, overrides).spec
-    _check_image(spec)
+    job = load(job_file, overrides)
+    spec = job.spec
     config = resolve_for_cluster(spec)
     if dry_run == "client":
         from orchestrator.kubecontext import current
@@ -86,7 +89,8 @@ def submit(
         name, default = current(context)
         where = namespace or spec.scheduling.namespace or default
         say(f"context {name}, namespace {where} (dry run: no cluster is asked)")
-        click.echo(to_yaml(render(spec, config, namespace=where, token=TOKEN_PLACEHOLDER)), nl=False)
+        shown = with_image(job, insecure=insecure, dry=True)
+        click.echo(to_yaml(render(shown, config, namespace=where, token=TOKEN_PLACEHOLDER)), nl=False)
         return 0
     cluster = _connect(context, namespace or spec.scheduling.namespace)
     if dry_run == "server":
@@ -97,6 +101,7 @@ def submit(
         if output == "json":
             print_json({"objects": objects, "checks": [item.to_json() for item in checks]})
         return 0
+    spec = with_image(job, insecure=insecure)
     done = submitting.submit(
         cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=replace
     )
@@ -147,7 +152,6 @@ def check(
     from trainer.exit_codes import ExitCode
 
     spec = load(job_file, overrides).spec
-    _check_image(spec)
     config = resolve_for_cluster(spec)
     cluster = _connect(context, namespace or spec.scheduling.namespace)
     checks, _ = submitting.check(cluster, spec, config, skip=skip, replace=replace)
@@ -161,15 +165,3 @@ def _connect(context: str | None, namespace: str | None) -> "Cluster":
     cluster = Cluster(context, namespace)
     say(f"context {cluster.context}, namespace {cluster.namespace}")
     return cluster
-
-
-def _check_image(spec: "JobSpec") -> None:
-    from trainer.errors import ConfigError
-
-    if spec.image.ref is None and spec.image.build is not None:
-        where = spec.image.repository or "REPOSITORY"
-        raise ConfigError(
-            f"job {spec.name}: image.build is not built by orch yet",
-            remedy=f"build it from the project's Dockerfile (docker build -t {where} {spec.image.build}), push it, "
-            f"and name it: image: {{ref: {where}@sha256:...}}",
-        )

@@ -165,14 +165,13 @@ def test_a_client_dry_run_asks_no_cluster_and_shows_no_token(here: Path, capsys:
     assert {item["metadata"]["namespace"] for item in objects.values()} == {"research"}
 
 
-def test_an_image_that_is_to_be_built_says_how_to_build_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "job.yaml").write_text(
-        JOB.replace("{ref: registry.example/trainer:1}", "{repository: acme/digits, build: .}")
-    )
-    assert run(["submit", "job.yaml"]) == 78
-    shown = capsys.readouterr().err
-    assert "image.build is not built by orch yet" in shown
-    assert "docker build -t acme/digits ." in shown
+def test_a_client_dry_run_makes_no_image(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = JOB.replace("{ref: registry.example/trainer:1}", "{repository: 127.0.0.1:1/digits, build: .}")
+    (here / "job.yaml").write_text(text)
+    assert run(["submit", "job.yaml", "--dry-run=client", "-n", "research"]) == 0
+    shown = capsys.readouterr()
+    assert "127.0.0.1:1/digits:packaged-at-submit" in shown.out
+    assert "a dry run shows a placeholder" in shown.err
 
 
 def test_submit_and_delete_without_a_cluster_say_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -371,7 +371,7 @@ def test_import_star_and_module_getattr_may_bring_any_name() -> None:
 def test_a_task_of_a_module_is_looked_for_beside_the_job_file() -> None:
     Path("mine").mkdir()
     Path("mine/tasks.py").write_text("class Digits: pass\n")
-    text = JOB.replace("ref: registry.example/digits:1", "repository: registry.example/digits")
+    text = JOB.replace("ref: registry.example/digits:1", "repository: registry.example/digits, build: .")
     loaded(text, "train.task=mine.tasks:Digits")
     assert 'did you mean "Digits"' in refusal(text, "train.task=mine.tasks:Digit")
     assert "neither beside the job file" in refusal(text, "train.task=other.tasks:Digits")
