@@ -1,0 +1,39 @@
+"""Event files copied here for TensorBoard, and what is said where it is not installed."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+from orchestrator.tensorboard import Mirror, program
+from trainer.errors import ConfigError
+from trainer.rundir.store import open_store
+
+
+def test_event_files_are_copied_as_they_grow_and_what_was_copied_is_left(tmp_path: Path) -> None:
+    run, here = tmp_path / "run", tmp_path / "here"
+    events = run / "tensorboard" / "attempt-1" / "events.1"
+    events.parent.mkdir(parents=True)
+    events.write_bytes(b"one")
+    here.mkdir()
+    mirror = Mirror(open_store(str(run)), here)
+    mirror.copy()
+    copied = here / "attempt-1" / "events.1"
+    assert copied.read_bytes() == b"one"
+    with copied.open("rb") as reader:  # as TensorBoard reads it
+        assert reader.read() == b"one"
+        events.with_name("new").write_bytes(b"onetwo")
+        events.with_name("new").rename(events)
+        mirror.copy()
+        assert reader.read() == b"two", "the same file has grown"
+    mirror.copy()
+    assert copied.read_bytes() == b"onetwo"
+
+
+def test_without_tensorboard_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        program()
+    assert "pip install tensorboard" in str(caught.value.remedy)
