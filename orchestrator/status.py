@@ -19,7 +19,7 @@ from orchestrator.diagnose import (
     last_words,
     time_of,
 )
-from orchestrator.diagnose.ending import out_of_memory
+from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
 from orchestrator.diagnose.training import of_end
 from orchestrator.manifests import RUN_DIRECTORY
 from orchestrator.runview import SAVE_REMEDY
@@ -166,6 +166,8 @@ def judge(seen: Observation) -> JobStatus:
     if end is not None:
         words = _culprit([(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None])
         memory = [trouble for trouble in map(out_of_memory, newest.values()) if trouble is not None]
+        told = ended_by_memory(seen.job, end.reason)
+        memory += [told] if told is not None else []
         remedy = _remedy(words, end.code) or of_end(common["name"], end.reason)
         return _from_end(end, common, remedy, memory[:1] if end.code else [])
     ended = condition(seen.job, "Failed") or condition(seen.job, "FailureTarget")

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from orchestrator.goodput import for_status, history_lines
-from orchestrator.status import JobStatus
+from orchestrator.status import JobStatus, WorkerStatus
 from trainer.exit_codes import ExitCode
 
 _MOST_ROWS = 32
 _EVENT_CHARS = 60
+_CALM = frozenset({"train", "running", "succeeded"})
 
 
 def status_lines(found: JobStatus) -> list[str]:
@@ -41,7 +42,8 @@ def status_lines(found: JobStatus) -> list[str]:
 
 def summary(found: JobStatus) -> str:
     """One line: what changes as a job goes on, but for its step."""
-    return f"{found.name}: {found.state}" + (f": {found.reason}" if found.reason else "")
+    again = f" (restarts {found.restarts})" if found.restarts else ""
+    return f"{found.name}: {found.state}{again}" + (f": {found.reason}" if found.reason else "")
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
@@ -55,16 +57,23 @@ def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
 def _workers(found: JobStatus) -> list[str]:
     if not found.workers:
         return []
-    rows = [("worker", "state", "step", "steps/s", "attempt", "node", "pod", "")]
-    for row in found.workers[:_MOST_ROWS]:
+    rows = [("worker", "state", "step", "steps/s", "attempt", "restarts", "node", "pod", "")]
+    for row in rows_of(found.workers, _MOST_ROWS):
         rate = f"{row.rate:.1f}" if row.rate else ""
         # The last event is of use where the worker itself has nothing to say.
         more = row.reason or ("" if row.step else row.last_event[:_EVENT_CHARS])
-        rows.append((str(row.index), row.state, str(row.step), rate, str(row.attempt), row.node, row.pod, more))
+        counts = str(row.attempt), str(row.restarts)
+        rows.append((str(row.index), row.state, str(row.step), rate, *counts, row.node, row.pod, more))
     lines = aligned(rows, "  ")
     if len(found.workers) > _MOST_ROWS:
         lines.append(f"  ... and {len(found.workers) - _MOST_ROWS} more; -o json has them all")
     return lines
+
+
+def rows_of(workers: Sequence[WorkerStatus], most: int) -> list[WorkerStatus]:
+    """So many workers, in order; where that is not all, those that do not simply train come first."""
+    chosen = sorted(workers, key=lambda row: (row.state in _CALM, row.index))[:most]
+    return sorted(chosen, key=lambda row: row.index)
 
 
 def _remedy(found: JobStatus) -> str:

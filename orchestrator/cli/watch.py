@@ -88,12 +88,15 @@ def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
     """Show a run directory until nobody runs in it any more; its exit code."""
     from orchestrator import runview
     from orchestrator.cli.live import Live
+    from trainer.exit_codes import ExitCode
 
     with Live(as_json=as_json) as live:
         while True:
             facts = runview.status(directory)
             lines = runview.describe(facts, target)
             live.show(lines, f"{facts['name']}: {facts['state']}: {facts['reason']}", facts)
+            if facts["state"] == "stopped":
+                return int(ExitCode.STOPPED)
             if facts["state"] != "running":
                 return int(facts["code"] or 0)
             time.sleep(_LOOK_S)

@@ -82,7 +82,7 @@ def diagnose(
     waiting = {index_of(pod) for pod in pods if not running(pod)}
     found += gathered(ending.of_earlier(pod) for pod in around.earlier if index_of(pod) in waiting)
     if around.live is not None:
-        found.append(training.of_restarts(job["metadata"]["name"], around.live))
+        found.append(training.of_restarts(job, around.live))
     return [trouble for trouble in found if trouble is not None and trouble.reason]
 
 

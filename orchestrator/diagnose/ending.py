@@ -138,11 +138,26 @@ def out_of_memory(pod: Manifest) -> Trouble | None:
     )
     if ended.get("reason") != "OOMKilled" and not by_words:
         return None
-    limit = pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory")
+    limit = limit_of(pod["spec"])
     peak = f"; the training process had {size(said.memory_peak_bytes)}" if said and said.memory_peak_bytes else ""
     step = f" at step {said.step}" if said and said.step else ""
     where = f"its limit of {limit}" if limit else f"the limit of node {pod['spec'].get('nodeName', '?')}"
     return Trouble(f"out of memory{step}: Linux killed it at {where}{peak}", MEMORY_REMEDY)
+
+
+def ended_by_memory(job: Manifest, reason: str) -> Trouble | None:
+    """The same from the reason of a job's end, which comes seconds before its pods tell theirs."""
+    if "out of memory" not in reason:
+        return None
+    limit = limit_of(job["spec"].get("template", {}).get("spec", {}))
+    where = f"at its limit of {limit}" if limit else "at the limit of its node"
+    return Trouble(f"out of memory: Linux killed the training process {where}", MEMORY_REMEDY)
+
+
+def limit_of(pod_spec: Manifest) -> str:
+    """The memory that a worker may use, as the pod says it; empty where it may use all of its node."""
+    container: Manifest = next(iter(pod_spec.get("containers") or []), {})
+    return str(container.get("resources", {}).get("limits", {}).get("memory") or "")
 
 
 MEMORY_REMEDY = "raise resources.memory, or make train.global_batch_size smaller"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from orchestrator.diagnose.ending import MEMORY_REMEDY
+from orchestrator.diagnose.ending import MEMORY_REMEDY, limit_of
 from orchestrator.diagnose.trouble import Manifest, Trouble, job_of, running, size
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES, ExitCode
@@ -31,8 +31,9 @@ def unheard(pod: Manifest, lines: Sequence[str]) -> Trouble | None:
     )
 
 
-def of_restarts(job: str, live: JobState) -> Trouble | None:
+def of_restarts(job: Manifest, live: JobState) -> Trouble | None:
     """What the last attempts of a living job ended with, where a person had better look before it gives up."""
+    name = str(job["metadata"]["name"])
     last = live.last_end
     if last is None or live.end is not None:
         return None
@@ -49,8 +50,12 @@ def of_restarts(job: str, live: JobState) -> Trouble | None:
     times = f"{alike} attempts ended alike at step {last.step}, a third such end ends the job: " if alike > 1 else ""
     reason = last.reason
     if memory and last.worker is not None:
-        reason = f"worker {last.worker} ran out of memory{_peak(live.workers, last.worker)} (step {last.step})"
-    return Trouble(f"{times}{reason}", remedy_of_code(job, int(last.code), last.worker, memory=memory))
+        limit = limit_of(job["spec"].get("template", {}).get("spec", {}))
+        of_limit = f" of {limit}" if limit else ""
+        reason = (
+            f"worker {last.worker} ran out of memory{_peak(live.workers, last.worker)}{of_limit} (step {last.step})"
+        )
+    return Trouble(f"{times}{reason}", remedy_of_code(name, int(last.code), last.worker, memory=memory))
 
 
 def _peak(workers: Sequence[AgentReport], index: int) -> str:
@@ -79,7 +84,7 @@ def of_end(job: str, reason: str) -> str:
     if match is None:
         return ""
     code, worker = int(match[1]), int(match[2]) if match[2] else None
-    memory = code == ExitCode.KILLED and "crash loop" in reason
+    memory = code == ExitCode.KILLED and ("crash loop" in reason or "out of memory" in reason)
     if not memory and code not in CRASH_CODES:
         return ""
     return remedy_of_code(job, code, worker, memory=memory)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from orchestrator.diagnose import Surroundings, Trouble, diagnose, workers_text
+from orchestrator.diagnose.ending import ended_by_memory
 from orchestrator.diagnose.scheduling import amount, rooms
 from orchestrator.diagnose.training import of_end
 from trainer.agent.last_words import LastWords
@@ -408,6 +409,19 @@ def test_attempts_that_end_alike_are_told_before_the_job_gives_up() -> None:
     trouble = only([in_state(running={})], around=Surroundings(live=live))
     assert trouble.reason.startswith("2 attempts ended alike at step 7, a third such end ends the job: worker 1: ended")
     assert "orch logs digits --worker 1" in trouble.remedy
+
+
+def test_an_end_by_memory_is_told_before_the_pod_tells_it() -> None:
+    limits = {"template": {"spec": {"containers": [{"resources": {"limits": {"memory": "1Gi"}}}]}}}
+    reason = (
+        "restarts.max (0) is used up; the last attempt ended with code 137: worker 0: killed (SIGKILL): out of memory"
+    )
+    trouble = ended_by_memory({"spec": limits}, reason)
+    assert trouble is not None
+    assert trouble.reason == "out of memory: Linux killed the training process at its limit of 1Gi"
+    assert "resources.memory" in trouble.remedy
+    assert "resources.memory" in of_end("digits", reason)
+    assert ended_by_memory({"spec": limits}, "worker 0: killed (SIGKILL)") is None
 
 
 def test_a_hang_names_the_stacks_and_memory_its_peak() -> None:
