@@ -4,6 +4,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+from kubernetes import client
 from support_cluster import Room
 
 from orchestrator import submit as submitting
@@ -92,6 +93,38 @@ def test_a_secret_that_does_not_exist_is_told(room: Room) -> None:
     room.wait_for_status("needs-secret", lambda status: status["reason"] == reason, timeout_s=60)
     room.orch("delete", "needs-secret")
     assert room.objects() == []
+
+
+def test_a_node_that_does_not_exist_is_told(room: Room) -> None:
+    selector = {"example.com/room": "none-has-this"}
+    job = room.job_file("nowhere", scheduling={"node_selector": selector}, resources={"workers": 1, "cpu": 1})
+    room.orch("submit", str(job))
+    status = room.wait_for_status("nowhere", lambda status: bool(status["troubles"]), timeout_s=60)
+    assert "example.com/room" in status["reason"]
+    assert "what to do: " in room.orch("status", "nowhere").stdout
+
+
+def test_a_quota_that_is_used_up_is_told(room: Room) -> None:
+    quota = {"metadata": {"name": "small"}, "spec": {"hard": {"requests.cpu": "1"}}}
+    room.api.create_namespaced_resource_quota(room.namespace, quota)
+    room.orch("submit", str(room.job_file("over")), "--skip", "quota")
+    status = room.wait_for_status("over", lambda status: "quota" in status["reason"], timeout_s=60)
+    assert "small" in status["reason"]
+    assert "requests.cpu" in status["reason"]
+    assert "what to do: " in room.orch("status", "over").stdout
+
+
+def test_a_queue_that_does_not_exist_is_told(room: Room) -> None:
+    if "kueue.x-k8s.io" not in {item.name for item in client.ApisApi().get_api_versions().groups}:
+        pytest.skip("Kueue is not installed in this cluster")
+    job = room.job_file("unqueued", scheduling={"queue": "absent"})
+    room.orch("submit", str(job), "--skip", "references", "--skip", "add-ons")
+    status = room.wait_for_status("unqueued", lambda status: "absent" in status["reason"], timeout_s=60)
+    assert status["state"] == "waiting"
+    room.wait_for_status("unqueued", lambda status: "does not admit" in status["reason"], timeout_s=60)
+    assert "scheduling.queue" in room.orch("status", "unqueued").stdout
+    listed = room.orch("list", "-o", "json").json()
+    assert [(row["name"], row["state"], row["queue"]) for row in listed] == [("unqueued", "waiting", "absent")]
 
 
 def test_a_cluster_that_goes_away_in_the_middle_of_a_submit_finds_nothing_left(
