@@ -149,7 +149,7 @@ class Room:
         for pod in pods:
             parts.append(f"=== log of {pod.metadata.name}")
             try:
-                parts.append(self.api.read_namespaced_pod_log(pod.metadata.name, self.namespace, tail_lines=60))
+                parts.append(self.api.read_namespaced_pod_log(pod.metadata.name, self.namespace, tail_lines=60) or "")
             except ApiException as error:
                 parts.append(f"({error.reason})")
         return "\n".join(parts)
