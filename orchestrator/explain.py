@@ -6,6 +6,7 @@ fields in the same words.
 
 import difflib
 import functools
+import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -230,6 +231,8 @@ def _wrong_value(path: Path, value: Any, written: str | None) -> str:
         return f"must be true or false, without quotes, not {shown}"
     near = difflib.get_close_matches(value, _words(info), n=1) if isinstance(value, str) and info else []
     hint = f'; did you mean "{near[0]}"?' if near else ""
+    if path == ("resources", "cpu") and isinstance(value, str) and re.fullmatch(r"[1-9]\d*m", value):
+        hint = f"; did you mean {int(value[:-1]) / 1000:g}?"
     return f"must be {allowed}, not {shown}{hint}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -106,8 +107,25 @@ def set_option(command: Command) -> Command:
 
 def cluster_options(command: Command) -> Command:
     """`--context` and `--namespace`, as the arguments of these names."""
-    command = click.option("-n", "--namespace", metavar="NAME", help="Default: that of the kubectl context.")(command)
-    return click.option("--context", metavar="NAME", help="Default: the current kubectl context.")(command)
+    command = click.option(
+        "-n", "--namespace", metavar="NAME", callback=_namespace, help="Default: that of the kubectl context."
+    )(command)
+    return click.option("--context", metavar="NAME", callback=_not_empty, help="Default: the current kubectl context.")(
+        command
+    )
+
+
+def _not_empty(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """`--context "$UNSET"` is a slip, and must not reach whatever the default is."""
+    if name == "":
+        raise click.BadParameter("it is empty; leave the option out for the default")
+    return name
+
+
+def _namespace(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    if name and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+        raise click.BadParameter(f'"{name}" can be no namespace: at most 63 lower case letters, digits and hyphens')
+    return _not_empty(context, option, name)
 
 
 def say(text: str) -> None:

@@ -80,6 +80,8 @@ def submit(
     from orchestrator.manifests import TOKEN_PLACEHOLDER, render
     from orchestrator.yamltext import to_yaml
 
+    if dry_run and (waits or follow):
+        raise click.UsageError(f"--dry-run creates nothing that {'--follow' if follow else '--wait'} could wait for.")
     job = load(job_file, overrides)
     spec = job.spec
     config = resolve_for_cluster(spec)
@@ -90,7 +92,11 @@ def submit(
         where = namespace or spec.scheduling.namespace or default
         say(f"context {name}, namespace {where} (dry run: no cluster is asked)")
         shown = with_image(job, insecure=insecure, dry=True)
-        click.echo(to_yaml(render(shown, config, namespace=where, token=TOKEN_PLACEHOLDER)), nl=False)
+        objects = render(shown, config, namespace=where, token=TOKEN_PLACEHOLDER)
+        if output == "json":
+            print_json({"objects": objects})
+        else:
+            click.echo(to_yaml(objects), nl=False)
         return 0
     cluster = _connect(context, namespace or spec.scheduling.namespace)
     if dry_run == "server":

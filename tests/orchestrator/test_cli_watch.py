@@ -163,6 +163,25 @@ def test_a_client_dry_run_asks_no_cluster_and_shows_no_token(here: Path, capsys:
     assert objects["Secret"]["stringData"]["token"] == "drawn-at-submit"
     assert objects["Job"]["spec"]["completions"] == 2
     assert {item["metadata"]["namespace"] for item in objects.values()} == {"research"}
+    assert run(["submit", "job.yaml", "--dry-run=client", "-o", "json"]) == 0
+    assert [item["kind"] for item in json.loads(capsys.readouterr().out)["objects"]] == list(objects)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--dry-run=client", "--wait"], "creates nothing that --wait could wait for"),
+        (["--dry-run=server", "-f"], "creates nothing that --follow could wait for"),
+        (["--namespace", ""], "it is empty"),
+        (["--context", ""], "it is empty"),
+        (["--namespace", "My_Team"], "can be no namespace"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    assert run(["submit", "job.yaml", *options]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_client_dry_run_makes_no_image(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
