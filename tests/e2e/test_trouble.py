@@ -63,7 +63,7 @@ def test_a_worker_that_fits_no_node_says_so(room: Room) -> None:
     job = room.job_file("too-big", resources={"workers": 1, "cpu": 5000, "memory": "1Gi"})
     room.orch("submit", str(job))
     status = room.wait_for_status("too-big", lambda status: "no node for it" in status["reason"], timeout_s=60)
-    assert "too little cpu free (a worker asks for 5k)" in status["reason"]
+    assert "too little cpu free (a worker asks for 5k; the largest node has" in status["reason"]
     assert "resources.cpu" in room.orch("status", "too-big").stdout
 
 

@@ -335,6 +335,7 @@ def test_an_override_of_epochs_replaces_the_files_steps_and_the_other_way_round(
         ("train.steps=[", "not YAML"),
         ("train.seed=", "is empty; it must be a whole number"),
         ("train.steps=0", "at least 1"),
+        ("resources.cpu=250m", "did you mean 0.25?"),
         ("env.X=on", 'write true or "on"'),
         ("env.X=5", 'put it in quotes: "5"'),
         ("env.1=a", "no name of an environment variable"),
