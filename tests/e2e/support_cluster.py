@@ -16,10 +16,12 @@ import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
+from orchestrator.diagnose import index_of
 from orchestrator.yamltext import to_yaml
 
 ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
+JOBSETS = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Room:
     """What each command printed, for the report of a failure."""
 
     def job_file(self, name: str, **changes: Any) -> Path:
-        """A job file on two nodes with a run directory of its own; `changes` replace sections."""
+        """A job file on two nodes with a run directory of its own; `changes` replace sections, keys of `kubernetes` and `env`."""
         spec: Manifest = {
             "name": name,
             "image": {"ref": self.image},
@@ -64,6 +66,8 @@ class Room:
         if os.environ.get("STORAGE_EMULATOR_HOST"):
             spec["env"]["STORAGE_EMULATOR_HOST"] = os.environ["STORAGE_EMULATOR_HOST"]
         path = self.folder / f"{name}.yaml"
+        for section in ("kubernetes", "env"):
+            changes[section] = spec[section] | changes.get(section, {})
         path.write_text(to_yaml([spec | changes]))
         return path
 
@@ -117,8 +121,8 @@ class Room:
     def pods(self, name: str) -> dict[int, Any]:
         """Worker -> its pod, of those that are not being ended."""
         found = self.api.list_namespaced_pod(self.namespace, label_selector=f"app.kubernetes.io/instance={name}").items
-        label = "batch.kubernetes.io/job-completion-index"
-        return {int(pod.metadata.labels[label]): pod for pod in found if pod.metadata.deletion_timestamp is None}
+        plain = self.api.api_client.sanitize_for_serialization
+        return {index_of(plain(pod)): pod for pod in found if pod.metadata.deletion_timestamp is None}
 
     def objects(self) -> list[str]:
         """All that is in the namespace but what Kubernetes itself and this room put there."""
@@ -131,7 +135,14 @@ class Room:
             "NetworkPolicy": self.network.list_namespaced_network_policy(self.namespace),
         }
         names = [f"{kind} {item.metadata.name}" for kind, found in lists.items() for item in found.items]
+        if self.serves("jobset.x-k8s.io"):
+            found = client.CustomObjectsApi().list_namespaced_custom_object(*JOBSETS[:2], self.namespace, JOBSETS[2])
+            names += [f"JobSet {item['metadata']['name']}" for item in found["items"]]
         return sorted(set(names) - {"ConfigMap kube-root-ca.crt", "ConfigMap code"})
+
+    def serves(self, group: str) -> bool:
+        """Whether the cluster has an API that is not Kubernetes' own."""
+        return group in {item.name for item in client.ApisApi().get_api_versions().groups}
 
     def report(self) -> str:
         """Commands, pods, events and logs: what one needs to see when a test failed."""
