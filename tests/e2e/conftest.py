@@ -1,5 +1,6 @@
 """Fixtures of the tests on a cluster."""
 
+import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support_cluster import Room, close_room, open_room, what_is_missing
+from support_cluster import Room, close_room, open_room, orch, what_is_missing
 from support_cluster_faults import Faults, why_no_faults
+from support_training import CHECKPOINT, STEPS, TRAIN
+
+from orchestrator.yamltext import to_yaml
 
 
 @pytest.fixture
@@ -35,6 +39,22 @@ def faults(room: Room) -> Iterator[Faults]:
         pytest.skip(f"two nodes that take pods are needed, there is {len(given.nodes)}")
     yield given
     given.restore()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the jobs of support_training.py end with: two workers as processes of this machine, which nothing disturbs."""
+    missing = what_is_missing()
+    if missing:
+        pytest.skip(missing)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    job = folder / "job.yaml"
+    job.write_text(to_yaml([{"name": "undisturbed", "train": TRAIN, "checkpoint": CHECKPOINT}]))
+    done = orch(folder, os.environ, "run", str(job), "--workers", "2", "-o", "json", timeout_s=300)
+    assert done.code == 0, done.stderr
+    result: dict[str, Any] = done.json()
+    assert (result["state"], result["step"], result["restarts"]) == ("succeeded", STEPS, 0)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,10 @@
-"""A JobSet as the carrier: what the cluster says of a TPU slice of several hosts."""
+"""A JobSet as the carrier: two groups of workers on two nodes, and what the cluster says of a TPU slice of several hosts."""
+
+from typing import Any
 
 import pytest
 from support_cluster import Room
+from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS
 
 pytestmark = pytest.mark.e2e
 
@@ -10,6 +13,38 @@ pytestmark = pytest.mark.e2e
 def _with_jobset(room: Room) -> None:
     if not room.serves("jobset.x-k8s.io"):
         pytest.skip("JobSet is not installed on this cluster")
+
+
+def test_two_groups_of_workers_lose_a_pod_and_end_with_the_weights_of_a_local_run(
+    room: Room, undisturbed: dict[str, Any]
+) -> None:
+    code = room.mount_code("paced.py", PACED)
+    job = room.job_file("grouped", train=PACED_TRAIN, checkpoint=CHECKPOINT, kubernetes={"groups": 2}, **code)
+    room.orch("submit", str(job))
+    taken = room.orch("submit", str(job), check=False)
+    assert taken.code == 78
+    assert "name grouped is taken" in taken.stderr
+    follower = room.start("logs", "-f", "grouped")
+    room.wait_for_status("grouped", lambda status: status["state"] == "running" and status["step"] > 0)
+    assert {"JobSet grouped", "Job grouped-worker-0", "Job grouped-worker-1"} <= set(room.objects())
+    before = room.pods("grouped")
+    assert len({pod.spec.node_name for pod in before.values()}) == 2
+
+    room.api.delete_namespaced_pod(before[1].metadata.name, room.namespace)
+    status = room.wait_for_status("grouped", lambda status: status["state"] == "succeeded", timeout_s=300)
+    assert (status["step"], status["attempts"], status["restarts"]) == (STEPS, 2, 1)
+    assert status["weights_sha256"] == undisturbed["weights_sha256"]
+    assert [worker["index"] for worker in status["workers"]] == [0, 1]
+    after = room.pods("grouped")
+    assert after[0].metadata.uid == before[0].metadata.uid, "the other group is left alone"
+    assert after[1].metadata.uid != before[1].metadata.uid
+
+    stdout, _ = follower.communicate(timeout=60)
+    assert follower.returncode == 0, "logs -f ends when the job does"
+    starts = [line[:3] for line in stdout.splitlines() if "agent started" in line]
+    assert sorted(starts) == ["[0]", "[1]", "[1]"], "the replaced pod and its replacement were both followed"
+    room.orch("delete", "grouped")
+    assert room.objects() == []
 
 
 def test_a_slice_of_several_hosts_is_taken_by_the_cluster_and_refused_by_submit(room: Room) -> None:
