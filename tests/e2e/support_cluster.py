@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.stream import stream
 
 from orchestrator.diagnose import index_of
 from orchestrator.yamltext import to_yaml
@@ -22,6 +23,14 @@ from orchestrator.yamltext import to_yaml
 ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
 JOBSETS = ("jobset.x-k8s.io", "v1alpha2", "jobsets")
+EXEC_S = 60
+KILL_TRAINING = """
+import os, signal
+for pid in filter(str.isdecimal, os.listdir("/proc")):
+    if b"trainer.worker" in open(f"/proc/{pid}/cmdline", "rb").read():
+        os.kill(int(pid), signal.SIGKILL)
+"""
+"""A Python program that kills the training process of the container in which it runs."""
 
 
 @dataclass
@@ -119,10 +128,31 @@ class Room:
             time.sleep(1)
 
     def pods(self, name: str) -> dict[int, Any]:
-        """Worker -> its pod, of those that are not being ended."""
+        """Worker -> its newest pod, of those that are not being ended."""
         found = self.api.list_namespaced_pod(self.namespace, label_selector=f"app.kubernetes.io/instance={name}").items
+        found.sort(key=lambda pod: pod.metadata.creation_timestamp)
         plain = self.api.api_client.sanitize_for_serialization
         return {index_of(plain(pod)): pod for pod in found if pod.metadata.deletion_timestamp is None}
+
+    def exec(self, pod: str, *command: str, container: str = "trainer") -> str:
+        """What a command in a container prints, to stdout and stderr alike."""
+        session = stream(
+            self.api.connect_get_namespaced_pod_exec,
+            pod,
+            self.namespace,
+            container=container,
+            command=list(command),
+            stdin=False,
+            stdout=True,
+            stderr=True,
+            tty=False,
+            _preload_content=False,
+        )
+        try:
+            session.run_forever(timeout=EXEC_S)
+            return str(session.read_all())
+        finally:
+            session.close()
 
     def objects(self) -> list[str]:
         """All that is in the namespace but what Kubernetes itself and this room put there."""
