@@ -68,7 +68,7 @@ class Room:
             "image": {"ref": self.image},
             "train": {"task": "trainer.tasks.digits:Digits", "steps": 200},
             "run": {"directory": f"{self.run_root}/{name}"},
-            "resources": {"workers": 2, "cpu": 1, "memory": "1500Mi"},
+            "resources": {"workers": 2, "cpu": 0.9, "memory": "1500Mi"},
             "env": {},
             "kubernetes": {"pod": {"spec": _one_worker_a_node(name)}},
         }
@@ -272,7 +272,15 @@ def open_room(folder: Path) -> Room:
 
 
 def close_room(room: Room) -> None:
-    """Delete the namespace, and with it whatever a failed test left."""
+    """Delete the namespace, and with it whatever a failed test left.
+
+    Jobs first: of a namespace that is deleted whole the pods go before them, and the Job controller lets go of a failed pod only
+    once it has made another, which such a namespace refuses.
+    """
+    if room.serves(JOBSETS[0]):
+        client.CustomObjectsApi().delete_collection_namespaced_custom_object(*JOBSETS[:2], room.namespace, JOBSETS[2])
+    room.batch.delete_collection_namespaced_job(room.namespace, propagation_policy="Background")
+    room.wait_for("the jobs to go", lambda: not room.batch.list_namespaced_job(room.namespace).items)
     room.api.delete_namespace(room.namespace)
     rbac = client.RbacAuthorizationV1Api()
     rbac.delete_cluster_role_binding(room.namespace)
