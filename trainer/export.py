@@ -13,6 +13,8 @@ from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
 
+_AGAIN = "The last checkpoint is saved: start again, and it is exported."
+
 
 def export_model(model: Any, store: Store, attempt: int, *, patience_s: float = 0.0) -> str:
     """Write the model and return where it is. With its loss, metrics and optimizer where Keras can write these.
@@ -21,6 +23,16 @@ def export_model(model: Any, store: Store, attempt: int, *, patience_s: float = 
         SaveRefused: the store did not take it within `patience_s`.
     """
     name = f"export/attempt-{attempt}/model.keras"
+    try:
+        return _export(model, store, name, patience_s)
+    except OSError as error:
+        raise SaveRefused(
+            f"the trained model could not be exported: {error.strerror or error}",
+            remedy=f"Free space in {tempfile.gettempdir()}. {_AGAIN}",
+        ) from None
+
+
+def _export(model: Any, store: Store, name: str, patience_s: float) -> str:
     with tempfile.TemporaryDirectory(prefix="orch-export-") as folder:
         path = Path(folder, "model.keras")
         try:
@@ -40,7 +52,7 @@ def export_model(model: Any, store: Store, attempt: int, *, patience_s: float = 
         except (StoreUnavailable, StoreDenied) as error:
             raise SaveRefused(
                 f"the trained model could not be exported: {error.message}",
-                remedy=f"{error.remedy} The last checkpoint is saved: start again, and it is exported.".strip(),
+                remedy=f"{error.remedy} {_AGAIN}".strip(),
             ) from None
         except ObjectExists:
             # Of this attempt, so by this process: the answer to an earlier try was lost.

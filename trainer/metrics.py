@@ -33,7 +33,7 @@ class TensorBoard:
         self._store = store
         self._prefix = f"tensorboard/attempt-{attempt}"
         self._remote = store.url.startswith("gs://")
-        self._folder = Path(tempfile.mkdtemp(prefix="orch-events-")) if self._remote else Path(store.url, self._prefix)
+        self._folder = None if self._remote else Path(store.url, self._prefix)
         self._writer: Any = None
         self._files = 0
         self._failed_at: float | None = None
@@ -83,6 +83,8 @@ class TensorBoard:
     def _begin_file(self) -> Any:
         import tensorflow as tf
 
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="orch-events-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         suffix = f".{self._files}" if self._files else ""
         self._files += 1
@@ -101,7 +103,7 @@ class TensorBoard:
         self._thread.start()
 
     def _upload(self) -> None:
-        for path in self._folder.iterdir():
+        for path in self._folder.iterdir() if self._folder is not None else ():
             data = path.read_bytes()
             if self._uploaded.get(path.name) == len(data):
                 continue

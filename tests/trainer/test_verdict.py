@@ -108,3 +108,27 @@ def test_a_script_that_failed_first_ends_the_job_as_a_task_error() -> None:
     verdict = give_up(end_at(0, 1), [], budget_used=0, budget_max=20)
     assert verdict is not None
     assert verdict.code == 70
+
+
+def test_who_was_told_to_leave_is_named_and_not_a_peer_that_left_with_it() -> None:
+    end = ended(loss(0, 1.0, 143), loss(1, 1.2, 143, asked=True))
+    assert (end.worker, end.code) == (1, 143)
+    assert end.reason == "worker 1 was told to leave (SIGTERM)"
+    late = ended(loss(0, 1.0, 75), loss(1, 9.0, 143, asked=True, message="the grace period was too short to save"))
+    assert late.reason == "worker 1 was told to leave (SIGTERM): the grace period was too short to save"
+
+
+def test_an_agent_that_went_with_its_memory_full_is_a_crash_and_one_with_room_is_not() -> None:
+    full = end_of_attempt(1, [Loss(1, 1.0, why="was replaced", memory_bytes=95)], memory_limit=100, at=AT)
+    assert (full.code, full.memory_full) == (137, True)
+    assert "probably out of memory" in full.reason
+    room = end_of_attempt(1, [Loss(1, 1.0, why="was replaced", memory_bytes=80)], memory_limit=100, at=AT)
+    assert (room.code, room.memory_full) == (75, False)
+
+
+def test_crashes_within_a_block_of_each_other_are_at_the_same_step() -> None:
+    def crash(step: int, block_steps: int) -> AttemptEnd:
+        return AttemptEnd(attempt=1, code=139, reason="", step=step, block_steps=block_steps)
+
+    assert crash_loop([crash(100, 20), crash(110, 20), crash(118, 20)])
+    assert not crash_loop([crash(100, 10), crash(110, 10), crash(118, 10)])

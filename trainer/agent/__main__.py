@@ -1,8 +1,14 @@
 """`python -m trainer.agent` runs an agent; `python -m trainer.agent state` prints the coordinator's view of the job."""
 
-import http.client
 import os
+import signal
 import sys
+
+if __name__ == "__main__" and sys.argv[1:] != ["state"]:
+    # PID 1 of a container ignores every signal that it has no handler for, and what is imported below takes its time.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+
+import http.client
 
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.main import main

@@ -4,19 +4,20 @@ Messages of the two are read and passed on here; when to start, stop and end an 
 """
 
 import contextlib
+import errno
 import faulthandler
 import logging
+import math
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from trainer.agent import exits, grace, memory
 from trainer.agent.child import Child
-from trainer.agent.memory import in_words, oom_kills
 from trainer.agent.protocol import (
     AgentReport,
     Block,
@@ -40,10 +41,12 @@ from trainer.agent.protocol import (
     from_writer,
 )
 from trainer.agent.stillness import STOPPED_S
+from trainer.agent.verdict import SILENT_S
 from trainer.agent.watchdog import Watchdog
 from trainer.agent.writing import Writing
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
+from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Wire
 
@@ -53,6 +56,8 @@ WRITER_S = 30.0
 """How long the writer may go on after its process died."""
 DUMP_S = 1.0
 """Between the request for stacks and SIGKILL."""
+QUICK_DUMP_S = 0.3
+"""The same where others wait for the end of this process."""
 OUTPUT_S = 2.0
 """How long the output of an ended process is waited for: a grandchild may hold the pipe open."""
 
@@ -67,7 +72,10 @@ class Progress:
     rate: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     blocks: bool = False
+    block_steps: int = 0
     last_commit: CommitRef | None = None
+    save_s: float | None = None
+    """The last save, from the beginning of its copy to its commit."""
     save_error: str = ""
     saves_skipped: int = 0
     saves_failed: int = 0
@@ -89,7 +97,12 @@ class Attempt:
         *,
         on_record: Callable[[Wire], None],
     ) -> None:
-        """Start the process. `on_record` gets what the metrics in the run directory hold."""
+        """Start the process. `on_record` gets what the metrics in the run directory hold.
+
+        Raises:
+            ConfigError: the user's program cannot be started, now or later.
+            OSError: no process can be started now: no memory, no file, no space in the temporary folder.
+        """
         self.record = record
         self.progress = Progress(step=record.restore.step if record.restore else 0)
         self.phase = Phase.IMPORT
@@ -105,10 +118,9 @@ class Attempt:
         self._stopped = False
         self._kill_at: float | None = None
         self._exited_at: float | None = None
-        self._stop_reason = ""
-        self.stop_sent = False
+        self._asked = self._grace_said = False
         self._stall_s = 0.0
-        self._oom_kills = oom_kills()
+        self._oom_kills = memory.oom_kills() or 0
         hang = config.restarts.hang_timeout
         self._watchdog = Watchdog(
             None if hang == "auto" else hang, last_save_timeout_s=config.checkpoint.last_save_timeout
@@ -118,7 +130,7 @@ class Attempt:
         self._scratch = tempfile.TemporaryDirectory(prefix="orch-attempt-", ignore_cleanup_errors=True)
         try:
             self.process = self._start(config_path, environment)
-        except OSError:
+        except (OSError, ConfigError):
             self._scratch.cleanup()
             raise
 
@@ -132,7 +144,7 @@ class Attempt:
         environment["TMPDIR"] = self._scratch.name
         if self._config.train.command is not None:
             environment["ORCH_ATTEMPT"] = str(self.record.number)
-            child = Child(self._config.train.command, environment, inherit=(), channel=False)
+            child = _start_program(self._config.train.command, environment)
             self._on_record(PhaseBegan(phase=Phase.TRAIN, detail="command"))
             return child
         memory_fd = None
@@ -147,7 +159,11 @@ class Attempt:
                 memory_fd=memory_fd,
                 last_save_timeout_s=self._config.checkpoint.last_save_timeout,
             )
-            self.writing = Writing(start, environment)
+            try:
+                self.writing = Writing(start, environment)
+            except OSError:
+                os.close(memory_fd)
+                raise
         try:
             process = Child.module("trainer.worker", environment, inherit=[memory_fd] if memory_fd is not None else [])
         except OSError:
@@ -190,14 +206,14 @@ class Attempt:
                 if message.phase is not self.phase:
                     self._phase_since = now
                 self.phase = message.phase
-                self._watchdog.entered(message.phase, message.state_bytes)
+                self._watchdog.entered(message.phase, message.state_bytes, last=message.detail == "last")
                 progress.step = max(progress.step, message.step)
                 self._on_record(message)
             case Block():
                 progress.step, progress.total_steps, progress.epoch = message.step, message.total_steps, message.epoch
                 progress.rate = _smooth(progress.rate, message.steps / max(message.seconds, 1e-9))
                 progress.metrics = {**progress.metrics, **message.metrics}
-                progress.blocks = True
+                progress.blocks, progress.block_steps = True, message.steps
                 self._watchdog.block(message.seconds)
                 self._on_record(message)
             case Evaluated():
@@ -233,6 +249,7 @@ class Attempt:
             case Saved():
                 self.progress.last_commit = message.commit
                 self.progress.save_error = ""
+                self.progress.save_s = self._stall_s + message.seconds
                 self.writing.answered()
                 log.info(
                     "saved commit=%s size_mb=%.1f seconds=%.2f stall_ms=%.1f",
@@ -243,6 +260,7 @@ class Attempt:
                 )
                 self._on_record(message)
                 self.process.send(message)
+                self._compare_with_grace()
             case SaveFailed():
                 self.writing.answered()
                 self._save_failed(message)
@@ -252,6 +270,22 @@ class Attempt:
                 self._on_record(message)
             case _:
                 log.debug("writer: %s", message)
+
+    @property
+    def pace(self) -> grace.Pace:
+        """What an orderly end would take, as far as it was measured."""
+        commit = self.progress.last_commit
+        return grace.Pace(self._watchdog.longest_block_s, self.progress.save_s, commit.step if commit else None)
+
+    def _compare_with_grace(self) -> None:
+        """Say once when a save takes longer than a preempted worker is given."""
+        if not self._grace_said and not grace.fits(self._config.grace_s, self.pace):
+            self._grace_said = True
+            log.warning(
+                "preemption.grace is %.0f s; %s: a preempted worker will not save, and the last commit will stand",
+                self._config.grace_s,
+                self.pace.in_words,
+            )
 
     def _save_failed(self, message: SaveFailed) -> None:
         self.progress.save_error = message.error
@@ -266,10 +300,9 @@ class Attempt:
 
     def stop(self, reason: str, now: float) -> None:
         """Ask for an orderly end with a save. Before the first block there is nothing to save, and nobody listens: SIGKILL."""
-        if self.stop_sent:
+        if self._asked or self.process.status is not None:
             return
-        self.stop_sent = True
-        self._stop_reason = reason
+        self._asked = True
         if self._config.train.command is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGTERM)
@@ -279,9 +312,16 @@ class Attempt:
             self.process.send(Stop(reason=reason))
 
     def kill(self, now: float) -> None:
-        """End the process at once: the attempt is over."""
-        if self.process.status is None and self._killed_silent_s is None:
-            self._killed_silent_s = now - self._since
+        """End the process: the attempt is over. At once, unless it has long said nothing: then its stacks come first, since it
+        may be the one that all others waited for."""
+        if self.process.status is not None or self._killed_silent_s is not None:
+            return
+        self._killed_silent_s = now - self._since
+        silent = self.phase is Phase.TRAIN and self._killed_silent_s > SILENT_S and self._config.train.command is None
+        if silent and self._kill_at is None and not self._asked and self.process.stopped_s(now) == 0:
+            self._dump_stacks()
+            self._kill_at = now + QUICK_DUMP_S
+        else:
             self.process.kill_group()
 
     def writer_deadline(self, until: float) -> None:
@@ -311,13 +351,10 @@ class Attempt:
                 self._save_failed(failed)
 
     def _watch(self, now: float) -> None:
-        if self._config.train.command is not None and self._config.restarts.hang_timeout == "auto":
-            return
-        limit_s = self._watchdog.limit_s()
-        if self._config.train.command is not None:
-            limit_s = float(self._config.restarts.hang_timeout)
+        limit_s = self._limit_s()
         self._stopped = self._stopped or self.process.stopped_s(now) > STOPPED_S
-        if self._hung_s is None and (now - self._since > limit_s or self._stopped):
+        being_ended = self._killed_silent_s is not None
+        if self._hung_s is None and not being_ended and (now - self._since > limit_s or self._stopped):
             self._hung_s = now - self._since
             log.error(
                 "hang: phase=%s silent_s=%.0f limit_s=%.0f%s",
@@ -332,26 +369,26 @@ class Attempt:
         if self._kill_at is not None and now > self._kill_at:
             self.process.kill_group()
 
+    def _limit_s(self) -> float:
+        if self._config.train.command is None:
+            return self._watchdog.limit_s()
+        hang = self._config.restarts.hang_timeout
+        return math.inf if hang == "auto" else hang
+
     def _dump_stacks(self) -> None:
         """All threads of all processes of this worker into the log; the children write theirs themselves."""
         for child in self.children:
             child.signal(signal.SIGUSR1)
-        with tempfile.TemporaryFile() as file:
+        # In memory: the disk may be what everybody waits for.
+        with contextlib.suppress(OSError), open(os.memfd_create("orch-stacks", os.MFD_CLOEXEC), "w+b") as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             log.error("stacks of the agent\n%s", file.read().decode(errors="replace").rstrip())
 
     def _measure_memory(self) -> None:
-        if sys.platform != "linux" or self.process.status is not None:
-            return
-        try:
-            with open(f"/proc/{self.process.pid}/status", encoding="ascii", errors="replace") as file:
-                fields = dict(line.split(":", 1) for line in file if line.startswith(("VmHWM", "VmRSS")))
-        except OSError:
-            return
-        if "VmRSS" in fields:
-            self.progress.memory_bytes = int(fields["VmRSS"].split()[0]) * 1024
-            self.progress.memory_peak_bytes = int(fields["VmHWM"].split()[0]) * 1024
+        found = memory.of_process(self.process.pid) if self.process.status is None else None
+        if found is not None:
+            self.progress.memory_bytes, self.progress.memory_peak_bytes = found.now_bytes, found.peak_bytes
 
     # --- its end
 
@@ -366,36 +403,24 @@ class Attempt:
 
     def exit_report(self) -> ExitReport:
         """How the process ended, once it has."""
-        code = self.process.status if self.process.status is not None else ExitCode.KILLED
-        failure = self._failure
-        message = failure.message if failure else ""
-        killed = self._killed_silent_s is not None
-        if self._hung_s is not None:
-            code, killed = ExitCode.HANG, False
-            message = f"silent for {self._hung_s:.0f} s in phase {self.phase}"
-            if self._stopped:
-                message += ", stopped by a signal (SIGSTOP)"
-        elif self.stop_sent and code in (ExitCode.KILLED, ExitCode.LOST_PEER, ExitCode.SCRIPT_FAILED):
-            code, message = ExitCode.STOPPED, self._stop_reason
-        out_of_memory = code == ExitCode.KILLED and not killed and (oom_kills() or 0) > (self._oom_kills or 0)
-        if out_of_memory:
-            message = f"out of memory: Linux killed it when it had {in_words(self.progress.memory_peak_bytes)}"
-        silent_s = self._hung_s or 0.0
-        if killed and self.phase is Phase.TRAIN:
-            silent_s = self._killed_silent_s or 0.0
-        return ExitReport(
-            attempt=self.record.number,
-            code=code,
-            exception=failure.exception if failure else "",
-            message=message,
-            traceback=failure.traceback if failure else "",
-            step=self.progress.step,
-            blocks=self.progress.blocks,
-            silent_s=silent_s,
-            killed_by_agent=killed,
-            bad_commit=failure.bad_commit if failure else None,
-            memory_peak_bytes=self.progress.memory_peak_bytes,
-            out_of_memory=out_of_memory,
+        progress = self.progress
+        return exits.exit_report(
+            exits.Ending(
+                attempt=self.record.number,
+                status=self.process.status if self.process.status is not None else ExitCode.KILLED,
+                phase=self.phase,
+                command=self._config.train.command is not None,
+                failure=self._failure,
+                asked=self._asked,
+                hung_s=self._hung_s,
+                stopped=self._stopped,
+                killed_silent_s=self._killed_silent_s,
+                step=progress.step,
+                block_steps=progress.block_steps,
+                blocks=progress.blocks,
+                memory_peak_bytes=progress.memory_peak_bytes,
+                oom_killed=(memory.oom_kills() or 0) > self._oom_kills,
+            )
         )
 
     def fill(self, report: AgentReport, now: float) -> AgentReport:
@@ -431,3 +456,12 @@ class Attempt:
 
 def _smooth(rate: float, sample: float) -> float:
     return sample if rate == 0 else 0.7 * rate + 0.3 * sample
+
+
+def _start_program(command: list[str], environment: Mapping[str, str]) -> Child:
+    try:
+        return Child(command, environment, inherit=(), channel=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
+            raise
+        raise ConfigError(f"{command[0]} cannot be started: {error}") from None

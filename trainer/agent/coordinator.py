@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 
 from trainer.agent.protocol import AgentReport, Directive, JobState, Phase, Result
-from trainer.agent.verdict import Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
+from trainer.agent.verdict import TOLD_TO_LEAVE, Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
 from trainer.exit_codes import FINAL_CODES, ExitCode
 from trainer.rundir.attempts import (
     AttemptEnd,
@@ -217,7 +217,7 @@ class Coordinator:
         if report.state != "running" and report.last_exit is not None:
             self._exited(report, now)
         if report.state == "leaving":
-            self._lost(report.index, now, why="was told to leave (SIGTERM)")
+            self._lost(report.index, now, why=TOLD_TO_LEAVE)
         self._advance(now)
         directive = self._answer(report)
         if directive.kind == "run":
@@ -285,7 +285,7 @@ class Coordinator:
             if seen.report.uid != named.get(index):
                 self._lost(index, now, why=REPLACED)
             elif seen.report.state == "leaving":
-                self._lost(index, now, why="was told to leave (SIGTERM)")
+                self._lost(index, now, why=TOLD_TO_LEAVE)
 
     def probed(self, record: AttemptRecord | EndRecord | None, now: float) -> None:
         """The answer to Probe."""
@@ -352,7 +352,8 @@ class Coordinator:
         # While the attempt's ends are gathered, too: that a peer's echo was heard first must not make it the culprit.
         gathering = self.stage is Stage.GATHER and self._running is not None and self._previous is None
         if (self.stage is Stage.RUN or gathering) and index not in self._losses:
-            self._losses[index] = Loss(index, now, why=why)
+            seen = self._agents.get(index)
+            self._losses[index] = Loss(index, now, why=why, memory_bytes=seen.report.memory_bytes if seen else 0)
 
     def _check_rendezvous(self, now: float) -> None:
         if self.stage is not Stage.RUN or self._losses:

@@ -1,6 +1,8 @@
 """Worker 0's coordinator at work: performs the wishes of the state machine against the store, in a thread of its own."""
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -94,6 +96,14 @@ class Duty:
         self._wake.set()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            # Nobody would number attempts any more, and everybody would wait for it. Another worker 0 can do it.
+            log.exception("the coordinator failed: this agent leaves, and the one in its place goes on")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _work(self) -> None:
         self._read()
         while not self._closed:
             coordinator = self._coordinator

@@ -3,6 +3,7 @@
 Kubernetes keeps 4 KiB of it. `orch status` reads it back where neither the coordinator nor the run directory can be asked.
 """
 
+from trainer.agent.memory import is_full
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import Wire
 
@@ -68,8 +69,9 @@ def remedy_for(
     own = message.strip().splitlines()[1:]
     if code in (ExitCode.SAVE_REFUSED, ExitCode.CONFIGURATION) and own and not own[-1].startswith(" "):
         return own[-1]
-    nearly = memory_limit_bytes is not None and memory_peak_bytes > 0.9 * memory_limit_bytes
-    if code == ExitCode.KILLED and (nearly or message.startswith("out of memory")):
+    if code == ExitCode.KILLED and (
+        is_full(memory_peak_bytes, memory_limit_bytes) or message.startswith("out of memory")
+    ):
         return _MEMORY
     return general_remedy(code)
 

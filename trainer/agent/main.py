@@ -8,10 +8,8 @@ import json
 import logging
 import os
 import platform
-import random
 import selectors
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -20,13 +18,16 @@ from pathlib import Path
 from types import FrameType
 
 from trainer import faults
+from trainer.agent import grace
 from trainer.agent.attempt import Attempt
 from trainer.agent.bucket_notes import say_in_the_background
 from trainer.agent.coordinator import Job
 from trainer.agent.duty import Duty
 from trainer.agent.last_words import LastWords, remedy_for
-from trainer.agent.link import CoordinatorClient, Link
+from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
+from trainer.agent.memory import limit_of_cgroup
 from trainer.agent.output import LossyPipe, Segments
+from trainer.agent.ports import free_port
 from trainer.agent.protocol import AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
 from trainer.cluster import Identity, identity
@@ -40,8 +41,6 @@ from trainer.rundir.store import open_store
 
 log = logging.getLogger("trainer.agent")
 
-PORTS = range(20000, 32768)
-"""Training processes listen below the ephemeral range: no outgoing connection takes their port."""
 TICK_S = 0.2
 SUMMARY_S = 60.0
 UNREACHED_S = 5.0
@@ -78,7 +77,7 @@ class Agent:
         self._last_exit: ExitReport | None = None
         self._last_attempt = 0
         self._last_reason = ""
-        self._port = self._free_port()
+        self._port = free_port(identity.address, identity.index, config.workers)
         self._result: Result | None = None
         self._last_commit: CommitRef | None = None
         self._terminating_until: float | None = None
@@ -89,6 +88,7 @@ class Agent:
         self._next_summary = time.monotonic() + SUMMARY_S
         self._unreached_said = False
         self._peak_written_bytes = 0
+        self._memory_limit_bytes = config.memory_limit_bytes or limit_of_cgroup()
         self._report = self._make_report(time.monotonic())
         self._pipe = LossyPipe(1)
         self._store = open_store(config.run_directory)
@@ -128,16 +128,26 @@ class Agent:
         finally:
             if self._attempt is not None:
                 self._attempt.close()
-        self._link.close()
+        self._link.close(self._at_most(REQUEST_S))
         self._terminal(reason, code=code)
+        if self._terminating_until is not None:
+            used_s = self._config.grace_s - (self._terminating_until - time.monotonic())
+            step = self._last_commit.step if self._last_commit else None
+            log.info(grace.when_left(self._config.grace_s, used_s, step))
         log.info("agent leaves code=%d reason=%s", code, reason)
         if duty is not None:
             duty.close()
-        self._logs.close(FLUSH_S)
+        self._logs.close(self._at_most(FLUSH_S))
         server.close()
-        self._pipe.close(FLUSH_S)
+        self._pipe.close(self._at_most(FLUSH_S))
         faults.reach("agent.before-exit")
         return code
+
+    def _at_most(self, limit_s: float) -> float:
+        """So long, but never longer than the grace period has left."""
+        if self._terminating_until is None:
+            return limit_s
+        return min(limit_s, max(self._terminating_until - time.monotonic() - 0.3, 0.1))
 
     def _loop(self, duty: Duty | None) -> tuple[int, str]:
         held_since: float | None = None
@@ -179,7 +189,7 @@ class Agent:
             fresh=self._identity.fresh,
             versions={"python": platform.python_version()},
             cpu_flags=_cpu_flags(),
-            memory_limit_bytes=config.memory_limit_bytes,
+            memory_limit_bytes=self._memory_limit_bytes,
         )
         return Duty(job, self._records, on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None)
 
@@ -292,11 +302,12 @@ class Agent:
                 now,
                 on_record=self._on_record,
             )
-        except OSError as error:
-            program = (self._config.train.command or [sys.executable])[0]
-            self._last_exit = ExitReport(
-                attempt=record.number, code=ExitCode.CONFIGURATION, message=f"{program} cannot be started: {error}"
-            )
+        except (OrchError, OSError) as error:
+            # For want of memory, files or temporary space another attempt may do better; a program that is not there stays away.
+            code = error.code if isinstance(error, OrchError) else ExitCode.LOST_PEER
+            message = str(error) if isinstance(error, OrchError) else f"no process can be started: {error}"
+            log.error("attempt %d cannot start: %s", record.number, message)
+            self._last_exit = ExitReport(attempt=record.number, code=code, message=message)
             self._changed()
             return
         faults.reach("agent.attempt-began")
@@ -328,12 +339,12 @@ class Agent:
         attempt = self._attempt
         if self._leaving is None:
             self._leaving = (ExitCode.STOPPED, "stopped by SIGTERM")
-            log.info("SIGTERM: stopping within %.0f s", until - now)
+            log.info(grace.at_sigterm(until - now, self._config.grace_s, attempt.pace if attempt else None))
             self._terminal("stopping after SIGTERM")
         if attempt is None:
             return
         attempt.stop("stopped by SIGTERM", now)
-        reserve_s = min(2.0, self._config.grace_s / 4)
+        reserve_s = grace.reserve_s(self._config.grace_s)
         if now > until - reserve_s:
             attempt.kill(now)
             attempt.writer_deadline(until - reserve_s / 2)
@@ -369,13 +380,13 @@ class Agent:
             self._output.flush()
         for segments in (self._output, self._metrics):
             if segments is not None:
-                segments.close(FLUSH_S if self._leaving else 1.0)
+                segments.close(self._at_most(FLUSH_S) if self._leaving else 1.0)
         self._output = self._metrics = None
         self._report = self._make_report(now)
         attempt.close()
         self._attempt = None
         self._register()
-        self._port = self._free_port()
+        self._port = free_port(self._identity.address, self._identity.index, self._config.workers, not_this=self._port)
         self._terminal(f"attempt {report.attempt} ended here: {title_of(report.code)}", exit_report=report)
         self._changed()
 
@@ -463,7 +474,7 @@ class Agent:
             return
         end = self._end
         report = exit_report or self._last_exit
-        limit = self._config.memory_limit_bytes
+        limit = self._memory_limit_bytes
         if code is None and report is not None:
             code = report.code
         peak = report.memory_peak_bytes if report else 0
@@ -491,18 +502,6 @@ class Agent:
             return
         if attempt.progress.memory_peak_bytes > 1.02 * self._peak_written_bytes:
             self._terminal(f"attempt {attempt.record.number} runs")
-
-    def _free_port(self) -> int:
-        """A port that is free now and was not used by this agent's last attempt."""
-        for _ in range(200):
-            port = random.choice(PORTS)
-            with socket.socket() as probe:
-                try:
-                    probe.bind((self._identity.address, port))
-                except OSError:
-                    continue
-                return port
-        raise OrchError(f"no port is free on {self._identity.address} between {PORTS.start} and {PORTS.stop}")
 
 
 class _LogHandler(logging.Handler):

@@ -274,10 +274,14 @@ class ExitReport(Wire):
     message: str = ""
     traceback: str = ""
     step: int = 0
+    block_steps: int = 0
+    """Steps of its last block."""
     blocks: bool = False
     silent_s: float = 0.0
     """Seconds between its last sign of life and its end, when its agent had to kill it; else 0."""
     killed_by_agent: bool = False
+    asked: bool = False
+    """Its agent was told to leave (SIGTERM) while it ran, and asked it to end."""
     bad_commit: str | None = None
     memory_peak_bytes: int = 0
     out_of_memory: bool = False

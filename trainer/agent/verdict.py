@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from trainer.agent.memory import in_words, is_full
 from trainer.agent.protocol import ExitReport
 from trainer.exit_codes import CRASH_CODES, FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord
 
 CRASH_LOOP_ATTEMPTS = 3
+TOLD_TO_LEAVE = "was told to leave (SIGTERM)"
 SILENT_S = 5.0
 """A process that its agent had to kill counts as hung when its last block ended longer ago than this."""
 BACKOFF_ATTEMPTS = 3
@@ -28,6 +30,8 @@ class Loss:
     report: ExitReport | None = None
     why: str = ""
     """Instead of a report: `silent for 10 s`, `replaced by a new pod`."""
+    memory_bytes: int = 0
+    """Instead of a report: what its process had when its agent was last heard."""
 
 
 def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | None, at: datetime) -> AttemptEnd:
@@ -35,27 +39,42 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
 
     A final code (task error, configuration, last save refused) beats all, wherever and whenever it shows; then the first
     that is no echo (75), no orderly stop (143) and not killed by its agent because the attempt was over; then hung
-    processes, the longest silent first; then the first of what is left.
+    processes, the longest silent first; then who was told to leave; then the first of what is left.
     """
     culprit = _culprit(sorted(losses, key=lambda loss: loss.at_s))
     reports = [loss.report for loss in losses if loss.report is not None]
+    heard = bool(reports)
     step = max((report.step for report in reports), default=0)
     blocks = any(report.blocks for report in reports)
     if culprit is None:
         return AttemptEnd(
-            attempt=attempt, code=ExitCode.LOST_PEER, reason="coordinator lost", at=at, step=step, blocks=blocks
+            attempt=attempt,
+            code=ExitCode.LOST_PEER,
+            reason="coordinator lost",
+            at=at,
+            step=step,
+            blocks=blocks,
+            heard=heard,
         )
     report = culprit.report
     if report is None:
         # Peers end in order only where somebody was told to leave: who is gone without a word was that one.
-        stopped = bool(reports) and all(peer.code == ExitCode.STOPPED for peer in reports)
+        stopped = heard and all(peer.code == ExitCode.STOPPED for peer in reports)
+        # With cgroup v2 the kernel's out-of-memory kill takes the agent too, and no code of ours runs.
+        full = not stopped and is_full(culprit.memory_bytes, memory_limit)
+        lost = ExitCode.STOPPED if stopped else ExitCode.KILLED if full else ExitCode.LOST_PEER
+        why = TOLD_TO_LEAVE if stopped else culprit.why
+        if full:
+            why += f", probably out of memory: it had {in_words(culprit.memory_bytes)} of {in_words(memory_limit or 0)}"
         return AttemptEnd(
             attempt=attempt,
-            code=ExitCode.STOPPED if stopped else ExitCode.LOST_PEER,
-            reason=f"worker {culprit.worker} {'was told to leave (SIGTERM)' if stopped else culprit.why}",
+            code=lost,
+            reason=f"worker {culprit.worker} {why}",
             worker=culprit.worker,
             step=step,
             blocks=blocks,
+            heard=heard,
+            memory_full=full,
             at=at,
         )
     hung = report.killed_by_agent and report.silent_s > SILENT_S
@@ -67,9 +86,10 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
         exception=report.exception,
         worker=culprit.worker,
         step=step,
+        block_steps=report.block_steps,
         blocks=blocks,
-        memory_full=report.out_of_memory
-        or (bool(memory_limit) and report.memory_peak_bytes > 0.9 * (memory_limit or 0)),
+        heard=heard,
+        memory_full=report.out_of_memory or is_full(report.memory_peak_bytes, memory_limit),
         at=at,
     )
 
@@ -87,7 +107,8 @@ def _culprit(losses: Sequence[Loss]) -> Loss | None:
         [loss for loss in own if code(loss) not in echoes and loss.report is not None],
         [loss for loss in own if loss.report is None],
         sorted(hung, key=lambda loss: -(loss.report.silent_s if loss.report else 0)),
-        [loss for loss in own if code(loss) in (ExitCode.STOPPED,)],
+        [loss for loss in losses if loss.report and loss.report.asked],
+        [loss for loss in own if code(loss) == ExitCode.STOPPED],
         [loss for loss in own if code(loss) != ExitCode.DONE],
         [loss for loss in losses if code(loss) != ExitCode.DONE],
     ]
@@ -100,6 +121,8 @@ def _reason(worker: int, code: int, report: ExitReport) -> str:
     if code == ExitCode.HANG:
         how = report.message or f"silent for {report.silent_s:.0f} s"
         return f"worker {worker} hung: {how} (step {report.step})"
+    if code == ExitCode.STOPPED and report.asked:
+        return f"worker {worker} {TOLD_TO_LEAVE}" + (f": {_first_line(report.message)}" if report.message else "")
     text = f"worker {worker}: {title_of(code)}"
     if report.exception:
         text += f": {report.exception}: {_first_line(report.message)}"
@@ -119,11 +142,14 @@ def is_crash(end: AttemptEnd) -> bool:
 
 
 def crash_loop(ends: Sequence[AttemptEnd]) -> bool:
-    """Whether the last three attempts of a launch ended with the same code and exception at the same step."""
+    """Whether the last three attempts of a launch ended with the same code and exception at the same step, which is known to
+    a block: the step that was reported last is the end of the block before."""
     last = list(ends)[-CRASH_LOOP_ATTEMPTS:]
     if len(last) < CRASH_LOOP_ATTEMPTS or not all(is_crash(end) for end in last):
         return False
-    return len({(end.code, end.exception, end.step) for end in last}) == 1
+    steps = [end.step for end in last]
+    near = max(steps) - min(steps) <= max(end.block_steps for end in last)
+    return near and len({(end.code, end.exception) for end in last}) == 1
 
 
 def backoff_s(ends: Sequence[AttemptEnd]) -> float:

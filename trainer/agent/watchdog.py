@@ -33,11 +33,19 @@ class Watchdog:
         self._state_bytes = 0
         self._blocks: deque[float] = deque(maxlen=20)
         self._evaluation_s: float | None = None
+        self._last = False
         self.phase = Phase.IMPORT
 
-    def entered(self, phase: Phase, state_bytes: int = 0) -> None:
-        """The process announced a phase, and once it knows it the size of its state."""
+    @property
+    def longest_block_s(self) -> float:
+        """Of the last 20 blocks; 0 before the first."""
+        return max(self._blocks, default=0.0)
+
+    def entered(self, phase: Phase, state_bytes: int = 0, *, last: bool = False) -> None:
+        """The process announced a phase, and once it knows it the size of its state. `last`: the save at the end of training,
+        which is waited for; of all others only the copy is."""
         self.phase = phase
+        self._last = last
         self._state_bytes = state_bytes or self._state_bytes
 
     def block(self, seconds: float) -> None:
@@ -67,14 +75,19 @@ class Watchdog:
                 if self._evaluation_s is None:
                     return FIRST_EVALUATION_S
                 return max(FACTOR * self._evaluation_s, LEAST_S)
+            case Phase.SAVE if not self._last:
+                return self._of_training_s() + self._state_bytes / RESTORE_BYTES_PER_S
             case Phase.SAVE:
                 return self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.EXPORT:
                 # The other workers are here already while the chief still waits for its last save.
                 return EXPORT_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.TRAIN:
-                if self._hang_timeout_s is not None:
-                    return self._hang_timeout_s
-                if not self._blocks:
-                    return FIRST_BLOCK_S
-                return max(FACTOR * max(self._blocks), LEAST_S)
+                return self._of_training_s()
+
+    def _of_training_s(self) -> float:
+        if self._hang_timeout_s is not None:
+            return self._hang_timeout_s
+        if not self._blocks:
+            return FIRST_BLOCK_S
+        return max(FACTOR * self.longest_block_s, LEAST_S)

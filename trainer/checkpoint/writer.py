@@ -39,7 +39,7 @@ from trainer.errors import (
     StoreUnavailable,
 )
 from trainer.lifeline import die_with_parent
-from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, is_closed, now, read_record
+from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, is_closed, now, read_record, record_name
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import (
     DATA_PREFIX,
@@ -230,8 +230,17 @@ class Writer:
         return list(self._records.values())
 
     def _check_not_closed(self) -> None:
-        if is_closed(self._store, self._start.attempt):
-            raise Superseded(f"attempt {self._start.attempt} is over: another worker 0 closed it")
+        """Right before what counts.
+
+        Raises:
+            Superseded: the attempt is over. StoreUnavailable: what we look at is not the run directory any more.
+        """
+        number = self._start.attempt
+        if not self._store.url.startswith("gs://") and read_record(self._store, number) is None:
+            # A volume that is not mounted any more shows an empty folder: nothing in it is closed.
+            raise StoreUnavailable(f"{self._store.url} has lost {record_name(number)}: is it mounted?")
+        if is_closed(self._store, number):
+            raise Superseded(f"attempt {number} is over: another worker 0 closed it")
 
     def _map(self, size_bytes: int) -> memoryview:
         if not size_bytes:

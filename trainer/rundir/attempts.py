@@ -67,8 +67,12 @@ class AttemptEnd(Wire):
     worker: int | None = None
     step: int = 0
     """The last step any worker reported in that attempt."""
+    block_steps: int = 0
+    """Steps of the culprit's last block: it ended within so many steps of the one it reported."""
     blocks: bool = False
     """Whether a block was finished in that attempt."""
+    heard: bool = False
+    """Whether any training process of it was left to tell its step."""
     memory_full: bool = False
     """Whether the culprit's last reported memory was above 90 % of its limit."""
     at: datetime | None = None

@@ -53,7 +53,7 @@ def _restart(record: AttemptRecord, told: int | None) -> Restart:
     resumed = record.restore.step if record.restore else 0
     step: int | None = max(end.step, told or 0)
     # A peer that was lost says no step; that none was done is known only when somebody else was there to tell.
-    silent = told is None and end.step == 0 and end.code == ExitCode.LOST_PEER
+    silent = told is None and end.step == 0 and end.code == ExitCode.LOST_PEER and not end.heard
     if silent or (step is not None and step < resumed):
         step = None
     return Restart(
