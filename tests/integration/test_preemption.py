@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ preemption: {{grace: {grace}}}
 restarts: {{max: {budget}}}
 """
 
+GRACE_S = 20
 # Where a process is held when SIGTERM comes to its agent.
 PHASES = [
     ("process.imported", 1),
@@ -65,8 +67,8 @@ def restored_step(run: Disturbed, attempt: int) -> int:
 def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
     start: Callable[..., Disturbed], phases: list[tuple[str, int]]
 ) -> None:
-    whole = start("Paced", workers=2, steps=200, grace="20s", params={"pause_s": 0.0}).result()
-    run = start("Paced", "--directory", "taken", workers=2, steps=200, grace="20s")
+    whole = start("Paced", workers=2, steps=200, grace=f"{GRACE_S}s", params={"pause_s": 0.0}).result()
+    run = start("Paced", "--directory", "taken", workers=2, steps=200, grace=f"{GRACE_S}s", deadline_s=600)
     run.directory = run.directory.parent.parent / "taken"
     for point, worker in phases:
         armed = arm(run.faults, point, "sleep 1.5", worker=worker)
@@ -74,7 +76,9 @@ def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
         attempt, step = int(run.figure("orch_attempt")), int(run.figure("orch_step"))
         agent = run.agent(worker)
         os.kill(agent, signal.SIGTERM)
+        told = time.monotonic()
         run.wait_until(lambda: not Path(f"/proc/{agent}").exists(), f"the agent to leave in {point}")  # noqa: B023
+        assert time.monotonic() - told < GRACE_S, "else Kubernetes would have killed it"
         if point == "process.block":
             next_record = run.directory / f"attempts/{attempt + 1}.json"
             run.wait_until(next_record.exists, "the next attempt")
@@ -82,7 +86,23 @@ def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
     result = run.result()
     assert result["weights_sha256"] == whole["weights_sha256"]
     assert run.log.count("its agent ended (stopped)") == len(phases)
+    assert run.log.count("s of the grace period unused") == len(phases)
+    assert "a block takes up to" in run.log, "what an orderly end takes was measured"
     assert verified_commits(run.directory), "every commit verifies"
+
+
+def test_sigterm_while_a_worker_waits_for_its_peers_ends_at_once(start: Callable[..., Disturbed]) -> None:
+    run = start("Paced", "--directory", "waiting", workers=2, steps=200, grace="20s", params={"pause_s": 0.0})
+    run.directory = run.directory.parent.parent / "waiting"
+    arm(run.faults, "process.imported", "sleep 6", worker=1)
+    run.wait_until(lambda: "attempt 1: rendezvous" in run.log, "worker 0 to wait for worker 1")
+    agent = run.agent(0)
+    os.kill(agent, signal.SIGTERM)
+    run.wait_until(lambda: not Path(f"/proc/{agent}").exists(), "the agent to leave")
+    result = run.result()
+    assert result["state"] == "succeeded"
+    assert result["restarts"] == 1
+    assert "worker 0 was told to leave (SIGTERM)" in run.log
 
 
 def test_all_workers_stopped_at_once_save_what_differs_between_replicas(start: Callable[..., Disturbed]) -> None:

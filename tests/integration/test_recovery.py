@@ -89,6 +89,11 @@ def test_a_hang_shows_all_stacks_and_ends_in_one_new_attempt(
     assert "in wait_for_ever" in worker_1, "the user's own line, on the worker that hangs"
     assert "stacks of the agent" in worker_1
     assert worker_1.count("Current thread") + worker_1.count("Thread 0x") >= 4
+    worker_0 = run.logged(0)
+    assert "stacks of the agent" in worker_0, "also of the one that only waits for the other, in a collective"
+    assert "in agree" in worker_0
+    end = json.loads((run.directory / "attempts/2.json").read_text())["previous"]
+    assert end["code"] == 76
 
 
 def test_faults_in_the_middle_of_recoveries_end_in_recovery(
