@@ -244,8 +244,8 @@ def _fill_container(container: Manifest, spec: JobSpec, accelerator: Accelerator
     if spec.image.ref is None:
         raise ConfigError(
             f"job {spec.name} has no image",
-            remedy="name a finished one: image: {ref: repo/name@sha256:...}. With image.build, `orch submit` makes one, and "
-            "`orch package` prints the name of it",
+            remedy="name a finished one: image: {ref: repo/name@sha256:...}. With image.build, `orch submit` makes one; "
+            "`orch package` prints the name of it, for --set 'image={ref: NAME}'",
         )
     container["image"] = spec.image.ref
     if spec.image.pull_policy is not None:
