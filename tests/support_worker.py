@@ -37,9 +37,11 @@ from trainer.agent.protocol import (
 from trainer.checkpoint.writer import Writer
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
-from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member
+from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member, append_record
+from trainer.rundir.store import open_store
 
 DEADLINE_S = 120.0
+SAVE_S = 30.0
 
 
 @dataclass
@@ -121,6 +123,7 @@ class Run:
             restore=restore,
             world_size=workers,
         )
+        append_record(open_store(f"{folder}/run"), record)
         self.memory = os.memfd_create("test-snapshot")
         self.saved: dict[str, np.ndarray] = {}
         """The state of the last snapshot, by key."""
@@ -137,6 +140,7 @@ class Run:
                 keep=1000,
                 shard_size_bytes=1 << 20,
                 memory_fd=self.memory,
+                last_save_timeout_s=SAVE_S,
             ),
             answers.append,
         ).save(snapshot)
