@@ -7,7 +7,9 @@ from typing import Any
 
 from orchestrator import goodput
 from orchestrator.runlock import holder, read_live
-from trainer.agent.last_words import general_remedy
+from orchestrator.statustext import aligned, progress
+from trainer.agent.last_words import SAVE_REMEDY, general_remedy
+from trainer.agent.protocol import AgentReport
 from trainer.errors import ConfigError, ObjectNotFound, StoreError
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
@@ -18,11 +20,6 @@ from trainer.rundir.store import Store, open_store
 
 SILENT_S = 15.0
 """Longer than that, a running attempt's agent leaves no part of the run directory unwritten."""
-SAVE_REMEDY = (
-    "training goes on and the next save tries again; see to the run directory (space, quota, permissions, network), "
-    "since a job whose last save fails ends with 74"
-)
-"""What a person can do about saves that fail."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +114,9 @@ def status(directory: str) -> dict[str, Any]:
         "metrics": end.metrics if end else {},
         "weights_sha256": end.weights_sha256 if end else None,
         "traceback": end.traceback if end else "",
+        "total_steps": None,
+        "rate": 0.0,
+        "workers": [],
     }
     signs = _signs(view)
     newest = (signs or {}).get(view.attempts, [])
@@ -137,6 +137,8 @@ def status(directory: str) -> dict[str, Any]:
             # The coordinator's own words: a run directory that takes nothing any more cannot hold them.
             facts |= {"step": max(facts["step"], live.step), "metrics": live.metrics or facts["metrics"]}
             facts["save_error"] = next((report.save_error for report in live.workers if report.save_error), "")
+            facts |= {"total_steps": live.total_steps, "rate": round(live.rate, 2)}
+            facts["workers"] = [_worker(report) for report in live.workers]
         if running:
             facts["save_error"] = facts["save_error"] or _unwritten(newest)
     if signs is not None:
@@ -144,6 +146,18 @@ def status(directory: str) -> dict[str, Any]:
         if ledger is not None:
             facts |= {"goodput": ledger.goodput, "steps_lost": ledger.steps_lost}
     return facts
+
+
+def _worker(report: AgentReport) -> dict[str, Any]:
+    """A line of the table of workers."""
+    return {
+        "index": report.index,
+        "state": str(report.phase or "running") if report.state == "running" else "waiting",
+        "step": report.step,
+        "rate": round(report.rate, 2),
+        "attempt": report.attempt,
+        "memory_bytes": report.memory_bytes,
+    }
 
 
 def _save_troubles(signs: dict[int, list[Sign]], attempts: set[int]) -> list[dict[str, Any]]:
@@ -188,7 +202,8 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
         lines += [f"    {text}" for text in facts["traceback"].rstrip().splitlines()[-12:]]
     if facts["state"] == "failed":
         lines.append(f"  what to do: {general_remedy(facts['code'])}")
-    lines.append(f"  step {facts['step']}, attempt {facts['attempts']}, restarts {facts['restarts']}")
+    how_far = progress(facts["step"], facts["total_steps"], facts["rate"])
+    lines.append(f"  {how_far}, attempt {facts['attempts']}, restarts {facts['restarts']}")
     if facts["metrics"]:
         lines.append("  " + "  ".join(f"{name} {value:.4f}" for name, value in facts["metrics"].items()))
     if facts["weights_sha256"]:
@@ -202,4 +217,8 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
     lines += [f"  {text}" for text in goodput.save_lines(facts["save_troubles"])]
     lines.append(f"  {goodput.for_status(facts['goodput'], facts['steps_lost'], target)}")
     lines.append(f"  run directory {facts['run_directory']}")
+    if facts["workers"]:
+        columns = ("index", "state", "step", "rate", "attempt")
+        rows = [[str(worker[column] or 0) for column in columns] for worker in facts["workers"]]
+        lines += aligned([("worker", "state", "step", "steps/s", "attempt"), *rows], "  ")
     return lines

@@ -22,8 +22,7 @@ from orchestrator.diagnose import (
 from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
 from orchestrator.diagnose.training import of_end
 from orchestrator.manifests import RUN_DIRECTORY
-from orchestrator.runview import SAVE_REMEDY
-from trainer.agent.last_words import LastWords, general_remedy
+from trainer.agent.last_words import SAVE_REMEDY, LastWords, general_remedy
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, EndRecord

@@ -23,9 +23,8 @@ def status_lines(found: JobStatus) -> list[str]:
     lines += [f"    {line}" for line in found.traceback.rstrip().splitlines()[-12:]]
     if found.state == "failed" and not found.troubles:
         lines.append(f"  what to do: {_remedy(found)}")
-    total = f" of {found.total_steps}" if found.total_steps else ""
-    rate = f", {found.rate:.1f} steps/s" if found.rate else ""
-    lines.append(f"  step {found.step}{total}{rate}, attempt {found.attempts}, restarts {found.restarts}")
+    how_far = progress(found.step, found.total_steps, found.rate)
+    lines.append(f"  {how_far}, attempt {found.attempts}, restarts {found.restarts}")
     if found.metrics:
         lines.append("  " + "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items()))
     if found.weights_sha256:
@@ -44,6 +43,11 @@ def summary(found: JobStatus) -> str:
     """One line: what changes as a job goes on, but for its step."""
     again = f" (restarts {found.restarts})" if found.restarts else ""
     return f"{found.name}: {found.state}{again}" + (f": {found.reason}" if found.reason else "")
+
+
+def progress(step: int, total_steps: int | None, rate: float) -> str:
+    """How far a job is, and how fast: `rate` in steps a second, 0 where nobody knows."""
+    return f"step {step}" + (f" of {total_steps}" if total_steps else "") + (f", {rate:.1f} steps/s" if rate else "")
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:

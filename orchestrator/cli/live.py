@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,6 +11,10 @@ import click
 
 if TYPE_CHECKING:
     from rich.live import Live as RichLive
+
+
+PROGRESS_S = 30.0
+"""So often, where nothing can be redrawn, a line tells how far a job is that does nothing but train."""
 
 
 class Live:
@@ -20,6 +25,7 @@ class Live:
         self._as_json = as_json
         self._terminal: RichLive | None = None
         self._last = ""
+        self._last_s = time.monotonic()
         self._lines: list[str] = []
 
     def __enter__(self) -> Self:
@@ -31,13 +37,14 @@ class Live:
             self._terminal.start()
         return self
 
-    def show(self, lines: list[str], summary: str, value: dict[str, Any]) -> None:
+    def show(self, lines: list[str], summary: str, value: dict[str, Any], *, progress: str = "") -> None:
         """Show this from now on.
 
         Args:
             lines: the whole picture.
             summary: the line that tells, where nothing can be redrawn, that something is new.
             value: the same as an object.
+            progress: what goes on all the time: said behind the summary, but nothing new by itself.
         """
         self._lines = lines
         if self._terminal is not None:
@@ -46,9 +53,10 @@ class Live:
             self._terminal.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
             return
         said = json.dumps(value, ensure_ascii=False) if self._as_json else summary
-        if said != self._last:
-            self._last = said
-            click.echo(said)
+        now = time.monotonic()
+        if said != self._last or (progress and not self._as_json and now - self._last_s > PROGRESS_S):
+            self._last, self._last_s = said, now
+            click.echo(said if self._as_json or not progress else f"{said} ({progress})")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -72,14 +72,19 @@ def _watch_job(cluster: "Cluster", name: str, *, as_json: bool) -> int:
     """Show a job until it is over; its exit code."""
     from orchestrator.cli.live import Live
     from orchestrator.following import follow
-    from orchestrator.statustext import status_lines, summary
+    from orchestrator.statustext import progress, status_lines, summary
 
     found = None
     with Live(as_json=as_json) as live:
         for moment in follow(cluster, name):
             found = moment.status
             away = [f"  (as it was last seen: {moment.away})"] if moment.away else []
-            live.show([*status_lines(found), *away], moment.away or summary(found), found.to_json())
+            live.show(
+                [*status_lines(found), *away],
+                moment.away or summary(found),
+                found.to_json() | {"away": moment.away},
+                progress=progress(found.step, found.total_steps, found.rate),
+            )
     assert found is not None
     return (found.code or 0) if found.over else 0
 
@@ -88,13 +93,15 @@ def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
     """Show a run directory until nobody runs in it any more; its exit code."""
     from orchestrator import runview
     from orchestrator.cli.live import Live
+    from orchestrator.statustext import progress
     from trainer.exit_codes import ExitCode
 
     with Live(as_json=as_json) as live:
         while True:
             facts = runview.status(directory)
             lines = runview.describe(facts, target)
-            live.show(lines, f"{facts['name']}: {facts['state']}: {facts['reason']}", facts)
+            how_far = progress(facts["step"], facts["total_steps"], facts["rate"])
+            live.show(lines, f"{facts['name']}: {facts['state']}: {facts['reason']}", facts, progress=how_far)
             if facts["state"] == "stopped":
                 return int(ExitCode.STOPPED)
             if facts["state"] != "running":

@@ -22,6 +22,12 @@ _REMEDIES = {
 _BY_ITSELF = "nothing: the job goes on by itself"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
 
+SAVE_REMEDY = (
+    "training goes on and the next save tries again; see to the run directory (space, quota, permissions, network), "
+    "since a job whose last save fails ends with 74"
+)
+"""What a person can do about saves that fail."""
+
 
 class LastWords(Wire):
     """The message, as JSON."""
