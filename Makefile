@@ -40,7 +40,7 @@ test: setup ## Format, lint, types, and all tests that need no cluster (under 10
 
 .PHONY: soak
 soak: setup ## Tests that take long and find what is rare: kills at every point, SIGTERM in every phase
-	$(PY) -m pytest -m soak
+	$(PY) -m pytest -m soak -n 2 --dist loadfile
 
 .PHONY: chaos
 chaos: setup ## A job disturbed 200 times at random (over an hour); SEED=n, FAULTS=n, STORE=gcs|local choose others

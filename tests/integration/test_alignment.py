@@ -50,6 +50,7 @@ class Slowed:
         self._thread.join()
 
 
+@pytest.mark.soak
 def test_slow_worker_a_stop_request_and_saves_by_the_clock_keep_all_aligned(tmp_path: Path) -> None:
     shutil.copy(TASKS, tmp_path)
     job_file = tmp_path / "job.yaml"

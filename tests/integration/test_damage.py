@@ -69,7 +69,7 @@ def shards(folder: Path, step: int) -> list[Path]:
     return sorted((folder / "runs/damage/checkpoints/data").glob(f"attempt-*/step-{step}/shard-*"))
 
 
-@pytest.mark.parametrize("harm", [flip, truncate, remove])
+@pytest.mark.parametrize("harm", [flip, *(pytest.param(harm, marks=pytest.mark.soak) for harm in (truncate, remove))])
 def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(
     run_once: Callable[..., OrchRun], undisturbed: str, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
@@ -109,6 +109,7 @@ def test_all_damaged_ends_with_78_and_overwrites_nothing(run_once: Callable[...,
     assert {path: path.read_bytes() for path in sorted((tmp_path / "runs/damage/checkpoints").rglob("*.*"))} == before
 
 
+@pytest.mark.soak
 def test_damaged_read_on_one_worker_never_splits_the_replicas(
     run_once: Callable[..., OrchRun], gcs_server: FakeGcs, gcs_url: str, tmp_path: Path
 ) -> None:

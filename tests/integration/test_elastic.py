@@ -36,6 +36,7 @@ def final_state(directory: Path) -> restore.Restored:
     return restore.load(store, list_commits(store)[-1])
 
 
+@pytest.mark.soak
 def test_four_workers_then_two_then_one_see_the_same_examples(start: Callable[..., Disturbed]) -> None:
     params = {"batch": 24, "pause_s": 0.0}
     alone = start("Numbered", workers=1, steps=180, params=params)

@@ -27,6 +27,7 @@ checkpoint: {every: 2000}
 """
 
 
+@pytest.mark.soak
 def test_a_killed_process_shows_in_the_ledger_in_status_and_in_the_last_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

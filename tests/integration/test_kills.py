@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(result["weights_sha256"])
 
 
-@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.tf219)])
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.soak), pytest.param(1, marks=pytest.mark.tf219)])
 def test_killed_training_process_ends_with_the_weights_of_an_undisturbed_run(
     start: Start, undisturbed: str, go: Path, index: int
 ) -> None:
@@ -88,7 +88,7 @@ def test_killed_training_process_ends_with_the_weights_of_an_undisturbed_run(
     assert f"worker {index}: killed (SIGKILL)" in run.log
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_killed_agent_ends_with_the_weights_of_an_undisturbed_run(
     start: Start, undisturbed: str, go: Path, index: int
 ) -> None:
@@ -101,6 +101,7 @@ def test_killed_agent_ends_with_the_weights_of_an_undisturbed_run(
     assert result["attempts"] == 2
 
 
+@pytest.mark.soak
 def test_everything_killed_at_once_goes_on_when_run_again(
     start: Start, undisturbed: str, go: Path, tmp_path: Path
 ) -> None:
@@ -117,7 +118,12 @@ def test_everything_killed_at_once_goes_on_when_run_again(
 
 
 @pytest.mark.parametrize(
-    "victim", ["training process of worker 0", "training process of worker 1", "agent", "everything"]
+    "victim",
+    [
+        *(pytest.param(f"training process of worker {index}", marks=pytest.mark.soak) for index in (0, 1)),
+        pytest.param("agent", marks=pytest.mark.soak),
+        "everything",
+    ],
 )
 def test_kills_with_the_run_directory_on_gcs(
     start: Start, undisturbed: str, go: Path, gcs_url: str, victim: str

@@ -57,7 +57,9 @@ def test_a_writer_that_ends_or_stands_still_is_replaced_and_no_step_is_lost(
     assert (result["attempts"], result["restarts"]) == (1, 0)
 
 
-@pytest.mark.parametrize("who", ["trainer", "agent 0", pytest.param("agent 1", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "who", ["trainer", *(pytest.param(agent, marks=pytest.mark.soak) for agent in ("agent 0", "agent 1"))]
+)
 def test_whoever_stands_still_is_found_and_the_job_goes_on(
     start: Callable[..., Disturbed], undisturbed: dict[int, str], tmp_path: Path, who: str
 ) -> None:
@@ -96,6 +98,7 @@ def test_a_hang_shows_all_stacks_and_ends_in_one_new_attempt(
     assert end["code"] == 76
 
 
+@pytest.mark.soak
 def test_faults_in_the_middle_of_recoveries_end_in_recovery(
     start: Callable[..., Disturbed], undisturbed: dict[int, str]
 ) -> None:
@@ -131,6 +134,7 @@ def test_the_same_crash_at_the_same_step_three_times_is_the_end(start: Callable[
     assert result["restarts"] == 2
 
 
+@pytest.mark.soak
 def test_restarts_after_progress_are_free(start: Callable[..., Disturbed], undisturbed: dict[int, str]) -> None:
     run = start("Paced", workers=1, budget=0, params={"pause_s": 0.1})
     for attempt in (1, 2):

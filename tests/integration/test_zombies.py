@@ -57,7 +57,7 @@ def everything(pods: Pods) -> dict[str, int]:
     return {entry.name: entry.generation for entry in entries}
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.soak), 1])
 def test_a_worker_that_is_continued_after_it_was_replaced_changes_nothing(
     make: Make, undisturbed: str, tmp_path: Path, index: int
 ) -> None:
@@ -102,6 +102,7 @@ def test_a_worker_0_that_runs_on_after_it_was_replaced_loses_the_others_to_its_s
     assert [record.kind for record in read_records(pods.store)] == ["attempt", "attempt", "end"]
 
 
+@pytest.mark.soak
 def test_a_writer_that_was_frozen_before_its_commit_commits_off_the_line(
     make: Make, undisturbed: str, gcs_url: str
 ) -> None:

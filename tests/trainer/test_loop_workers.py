@@ -106,6 +106,7 @@ def test_a_stop_request_at_one_worker_stops_both_after_the_same_step(tmp_path: P
         assert resumed.workers[0].result.step == last[0] + 3
 
 
+@pytest.mark.soak
 def test_models_with_state_that_differs_by_replica_stop_and_go_on_alike(tmp_path: Path) -> None:
     train = {**DIGITS, "task": "tasks_for_tests.py:ManyLayers", "evaluate": {"every": 20}}
     with job(tmp_path / "whole", train, workers=2) as whole:

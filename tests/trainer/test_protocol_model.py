@@ -477,7 +477,7 @@ class Protocol(RuleBasedStateMachine):
 
 _EXAMPLES = os.environ.get("ORCH_MODEL_EXAMPLES")
 Protocol.TestCase.settings = settings(
-    max_examples=int(_EXAMPLES or "500"),
+    max_examples=int(_EXAMPLES or "300"),
     stateful_step_count=int(os.environ.get("ORCH_MODEL_STEPS", "60")),
     # The same walks each time in the test suite; other ones in a long run, by pytest's --hypothesis-seed.
     derandomize=_EXAMPLES is None,
