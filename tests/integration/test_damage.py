@@ -89,6 +89,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(
     assert last["restore"]["step"] == steps[-2]
 
 
+@pytest.mark.soak
 def test_damaged_commit_falls_back_too(run_once: Callable[..., OrchRun], undisturbed: str, tmp_path: Path) -> None:
     run_once(300).result()
     flip(tmp_path / "runs/damage/checkpoints/commits/step-300.attempt-1.json")
@@ -174,6 +175,7 @@ def test_finished_run_reports_its_result_and_goes_on_with_more_steps(
     assert more["step"] == 600
 
 
+@pytest.mark.soak
 def test_fresh_starts_over_and_says_what_it_leaves_alone(run_once: Callable[..., OrchRun], tmp_path: Path) -> None:
     first = run_once(300).result()
     before = sorted((tmp_path / "runs/damage/checkpoints/commits").iterdir())

@@ -88,7 +88,8 @@ def test_killed_training_process_ends_with_the_weights_of_an_undisturbed_run(
     assert f"worker {index}: killed (SIGKILL)" in run.log
 
 
-@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("index", [0, 1])
 def test_killed_agent_ends_with_the_weights_of_an_undisturbed_run(
     start: Start, undisturbed: str, go: Path, index: int
 ) -> None:

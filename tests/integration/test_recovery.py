@@ -43,7 +43,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_writer_that_ends_or_stands_still_is_replaced_and_no_step_is_lost(
     start: Callable[..., Disturbed], undisturbed: dict[int, str], number: signal.Signals
 ) -> None:

@@ -128,6 +128,7 @@ def test_training_goes_on_while_the_bucket_makes_trouble(
         proxy.close()
 
 
+@pytest.mark.soak
 def test_training_goes_on_while_the_disk_is_full_or_read_only(start: Callable[..., OrchRun], tmp_path: Path) -> None:
     with small_disk(tmp_path / "runs/outages/checkpoints") as disk:
         run = start()
