@@ -107,6 +107,10 @@ def test_saves_that_fail_show_in_status_while_the_job_trains_on(
         shown = capsys.readouterr().out
         assert f"saves fail: {before['save_error'].splitlines()[0]}" in shown
         assert "what to do: training goes on and the next save tries again" in shown
+        assert f"of {before['total_steps']}, " in shown
+        (row,) = status()["workers"]
+        assert (row["index"], row["attempt"]) == (0, 1)
+        assert row["step"] >= before["step"]
         # Once nothing is in the way any more, one that succeeds ends the trouble.
         (tmp_path / "runs/goodput/checkpoints/data").unlink()
         run.wait_until(lambda: not status()["save_error"], "a save to succeed")
