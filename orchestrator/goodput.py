@@ -20,7 +20,8 @@ HISTORY_LINES = 10
 STATUS_SEGMENTS = 256
 """`orch status` reads no more of a bucket than that: some hours of training. `orch goodput` reads all."""
 _LOCAL_FLUSH_S = 1.0
-_BUCKET_SILENT_S = 2 * SEGMENT_S
+BUCKET_SILENT_S = 2 * SEGMENT_S
+"""Whoever runs a job writes to its bucket more often than that."""
 _ONLY_WHERE_THERE_IS_SOME = (Row.SCRIPT, Row.UNKNOWN)
 
 
@@ -45,8 +46,7 @@ def read_ledger(
     in_bucket = store.url.startswith("gs://")
     if in_bucket and not ended:
         # Nobody can be asked: who wrote lately runs still.
-        newest = max((of_attempt[-1].time for of_attempt in signs.values() if of_attempt), default=0.0)
-        running = running or time.time() - newest < _BUCKET_SILENT_S
+        running = running or time.time() - newest_time(signs) < BUCKET_SILENT_S
     commits = [] if running else line(records, list_commits(store))
     return account(
         records,
@@ -55,6 +55,11 @@ def read_ledger(
         committed=None if running else (commits[0].step if commits else 0),
         unseen_s=ALIVE_S + (SEGMENT_S if in_bucket else _LOCAL_FLUSH_S),
     )
+
+
+def newest_time(signs: Mapping[int, Sequence[Sign]]) -> float:
+    """When the newest of all signs was made, in seconds since the epoch; 0 where there is none."""
+    return max((of_attempt[-1].time for of_attempt in signs.values() if of_attempt), default=0.0)
 
 
 def to_json(ledger: Ledger) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def of_events(events: Iterable[Manifest], job: Manifest) -> list[Happening]:
             key=str(event["metadata"].get("uid", "")),
         )
         for event in events
-        if concerns(event, job) and time_of(event) >= began
+        if concerns(event, job) and time_of(event)[:19] >= began[:19]
     ]
     return sorted(found, key=lambda happening: happening.time)
 

@@ -135,6 +135,7 @@ class Cluster:
         from kubernetes import config as kube_config
         from kubernetes.client.rest import RESTClientObject
         from kubernetes.config.config_exception import ConfigException
+        from yaml import YAMLError
 
         config: Any = kube_config  # its functions carry no types
         configuration: Any = client.Configuration()
@@ -152,6 +153,11 @@ class Cluster:
             config.load_kube_config(paths, context=chosen["name"], client_configuration=configuration)
             self.context: str = chosen["name"]
             default_namespace = chosen["context"].get("namespace") or "default"
+        except YAMLError as error:
+            raise ClusterUnreachable(
+                f"the kubeconfig cannot be read: {' '.join(str(error).split())}",
+                remedy=f"mend {paths or '~/.kube/config'}, or set KUBECONFIG to another file",
+            ) from None
         except ConfigException as error:
             try:
                 if context is not None:
@@ -481,10 +487,31 @@ class Cluster:
         content: str = "application/json",
     ) -> Manifest:
         response = self._send(method, path, what, query=query, body=body, content=content)
-        with contextlib.closing(response):
-            data = response.read()
-        answer: Manifest = json.loads(data)
+        data = self._body(response)
+        try:
+            answer: Manifest = json.loads(data)
+        except ValueError:
+            raise ServerTrouble(
+                f"cannot {what}: the answer of {self._configuration.host} is no JSON", remedy="try again in a moment"
+            ) from None
         return answer
+
+    def _body(self, response: Any) -> bytes:
+        """All of a response. Raises ClusterUnreachable where the connection breaks before its end."""
+        import urllib3
+
+        with contextlib.closing(response):
+            try:
+                data: bytes = response.read()
+            except urllib3.exceptions.HTTPError as error:
+                raise self._unreachable(error) from None
+            return data
+
+    def _unreachable(self, error: Exception) -> ClusterUnreachable:
+        return ClusterUnreachable(
+            f"the API server {self._configuration.host} does not answer: {_first_line(error)}",
+            remedy=f"check the network and the context {self.context} (kubectl cluster-info)",
+        )
 
     def _send(
         self,
@@ -521,14 +548,10 @@ class Cluster:
                     timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
                 )
             except urllib3.exceptions.HTTPError as error:
-                raise ClusterUnreachable(
-                    f"the API server {self._configuration.host} does not answer: {_first_line(error)}",
-                    remedy=f"check the network and the context {self.context} (kubectl cluster-info)",
-                ) from None
+                raise self._unreachable(error) from None
             if response.status < 400:
                 return response
-            with contextlib.closing(response):
-                answer = response.read()
+            answer = self._body(response)
             # 429: the server took no notice of the request and says when to come again; so any verb may be repeated.
             pause_s = _retry_after_s(response.headers.get("Retry-After")) if response.status == 429 else None
             if pause_s is None or not tries_left or waited_s + pause_s > _BUSY_S:
@@ -637,8 +660,9 @@ def _log_lines(response: Any, what: str, *, follow: bool) -> Iterator[str]:
 
 
 def _first_line(error: BaseException) -> str:
+    # An ApiException without a status holds its words as the reason alone.
     reason = getattr(error, "reason", None)
-    text = str(reason if isinstance(reason, Exception) else error).strip()
+    text = str(reason if isinstance(reason, Exception) or not getattr(error, "status", 1) else error).strip()
     return (text.splitlines() or [type(error).__name__])[0]
 
 

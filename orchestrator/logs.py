@@ -33,7 +33,7 @@ _TRIES = 3
 _QUIET_S = 100.0
 """The agent says something once a minute: a stream that is silent for longer hangs on a dead connection, and is opened anew."""
 _REST_S = 30.0
-"""After the end of the job, how long a pod whose node does not answer is still tried."""
+"""After the end of the job, how long a pod is still tried that cannot be read, as when its node does not answer."""
 
 
 def read(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
@@ -210,6 +210,8 @@ class _Shared:
     stop: threading.Event = field(default_factory=threading.Event)
     readers: dict[str, threading.Thread] = field(default_factory=dict)
     """Pod UID -> the thread that reads it."""
+    failing: dict[str, float] = field(default_factory=dict)
+    """Pod UID -> since when it cannot be read, of those that cannot."""
     failure: ClusterError | None = None
 
     def read_on(self, pod: _Pod) -> None:
@@ -261,11 +263,20 @@ def _watch(job: Manifest, shared: _Shared) -> None:
         pass  # deleted: what was there is read to its end
     except ClusterError as error:
         shared.failure = error
-    deadline = time.monotonic() + _REST_S
-    for reader in list(shared.readers.values()) if shared.failure is None else []:
-        while reader.is_alive() and time.monotonic() < deadline and not shared.stop.is_set():
-            reader.join(0.5)
+    if shared.failure is None:
+        _read_the_rest(shared)
     shared.put(None)
+
+
+def _read_the_rest(shared: _Shared) -> None:
+    """After the job's end: until each pod was read to its end, or could not be read for a while."""
+    ended_s = time.monotonic()
+    for uid, reader in list(shared.readers.items()):
+        while reader.is_alive() and not shared.stop.is_set():
+            reader.join(0.5)
+            failing_s = shared.failing.get(uid)
+            if failing_s is not None and time.monotonic() - max(failing_s, ended_s) > _REST_S:
+                break
 
 
 def _explain(shared: _Shared, told: str) -> str:
@@ -299,12 +310,14 @@ def _read_pod(pod: _Pod, shared: _Shared) -> None:
             if ended:
                 return
             failures, told = 0, False
+            shared.failing.pop(pod.uid, None)
             continue
         except NotFound:
             return
         except (ClusterUnreachable, Rejected) as error:
             log.debug("log of pod %s: %s", pod.name, error)
             failures += 1
+            shared.failing.setdefault(pod.uid, time.monotonic())
             if failures == _TRIES and not told:
                 told = True
                 shared.put(Note(f"{_cannot_read(pod, error)}; trying again"))

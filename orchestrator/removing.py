@@ -10,7 +10,7 @@ from orchestrator.observe import find_carriers, is_ours
 from orchestrator.silent import OVER, hint
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
-"""What belongs to a job besides its Job or JobSet and its pods."""
+"""What belongs to a job besides its Job or JobSet and its pods. The Secret goes last: the others tell that it is orch's."""
 POD_WAIT_S = 600.0
 Say = Callable[[str], None]
 
@@ -33,7 +33,8 @@ def delete(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
             others += cluster.select(kind, labels=labels)
         except Forbidden:
             # Who may list Secrets may read them all, so few may; its name follows from the job's.
-            others += [{"kind": kind, "metadata": {"name": token_name(name)}}] if kind == "Secret" and carriers else []
+            if kind == "Secret" and (carriers or others):
+                others.append({"kind": kind, "metadata": {"name": token_name(name)}})
     # Pods of a Job that somebody else deleted already are waited for as well.
     if not carriers and not others and not cluster.select("Pod", labels=labels):
         raise NotFound(
@@ -43,9 +44,7 @@ def delete(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
     removed = _remove(cluster, carriers)
     # Where the Job does not own the rest (kubectl apply), it stays until the pods have stopped: they still find each other.
     if wait:
-        wait_for_pods(
-            cluster, name, say=say, timeout_s=timeout_s, and_then=lambda: not any(find_carriers(cluster, name))
-        )
+        wait_for_pods(cluster, name, say=say, timeout_s=timeout_s, and_then=lambda: not _in_use(cluster, name))
     return removed + _remove(cluster, others)
 
 

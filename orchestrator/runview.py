@@ -38,6 +38,11 @@ class RunView:
         return self.store.url
 
     @property
+    def in_bucket(self) -> bool:
+        """Whether other machines may run it, of whom this one knows nothing."""
+        return self.directory.startswith("gs://")
+
+    @property
     def end(self) -> EndRecord | None:
         """The end record, when it is the newest."""
         newest = self.records[-1] if self.records else None
@@ -101,7 +106,8 @@ def status(directory: str) -> dict[str, Any]:
         for record in view.records
         if isinstance(record, AttemptRecord) and attempt is not None and record.launch.id == attempt.launch.id
     ]
-    running = holder(directory)
+    signs = _signs(view)
+    running = holder(directory) or (_seen_elsewhere(view, signs or {}) if end is None else "")
     facts: dict[str, Any] = {
         "name": view.name,
         "state": end.state if end else ("running" if running else "stopped"),
@@ -118,7 +124,6 @@ def status(directory: str) -> dict[str, Any]:
         "rate": 0.0,
         "workers": [],
     }
-    signs = _signs(view)
     newest = (signs or {}).get(view.attempts, [])
     history = history_of(view, signs)
     facts |= {
@@ -130,7 +135,7 @@ def status(directory: str) -> dict[str, Any]:
     }
     if end is None:
         at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
-        facts["reason"] = f"{running}; {at}" if running else f"stopped without an end ({at}); run it again to go on"
+        facts["reason"] = f"{running}; {at}" if running else f"stopped without an end ({at}); {_again(view)}"
         facts |= last_figures(newest) if running else {}
         live = read_live(view.directory)
         if live is not None:
@@ -140,12 +145,24 @@ def status(directory: str) -> dict[str, Any]:
             facts |= {"total_steps": live.total_steps, "rate": round(live.rate, 2)}
             facts["workers"] = [_worker(report) for report in live.workers]
         if running:
-            facts["save_error"] = facts["save_error"] or _unwritten(newest)
+            limit_s = goodput.BUCKET_SILENT_S if view.in_bucket else SILENT_S
+            facts["save_error"] = facts["save_error"] or _unwritten(newest, limit_s)
     if signs is not None:
         ledger = goodput.read_ledger(view.store, view.records, running=bool(running), signs=signs)
         if ledger is not None:
             facts |= {"goodput": ledger.goodput, "steps_lost": ledger.steps_lost}
     return facts
+
+
+def _seen_elsewhere(view: RunView, signs: dict[int, list[Sign]]) -> str:
+    """What tells of a job that somebody else runs: nobody can be asked, but it writes to its bucket."""
+    lately = time.time() - goodput.newest_time(signs) < goodput.BUCKET_SILENT_S
+    return "its workers wrote lately: it runs elsewhere, or stopped a moment ago" if view.in_bucket and lately else ""
+
+
+def _again(view: RunView) -> str:
+    unless = ", unless it waits on a cluster (orch list)" if view.in_bucket else ""
+    return f"run it again to go on{unless}"
 
 
 def _worker(report: AgentReport) -> dict[str, Any]:
@@ -178,19 +195,19 @@ def history_of(view: RunView, signs: dict[int, list[Sign]] | None = None) -> lis
 
 def _signs(view: RunView) -> dict[int, list[Sign]] | None:
     """What the chief's agents wrote, or None where that is too much to be read for a status, or cannot be read."""
-    most = goodput.STATUS_SEGMENTS if view.directory.startswith("gs://") else None
+    most = goodput.STATUS_SEGMENTS if view.in_bucket else None
     try:
         return read_signs(view.store, view.records, segments_max=most)
     except (StoreError, TooMany):
         return None
 
 
-def _unwritten(newest: list[Sign]) -> str:
+def _unwritten(newest: list[Sign], limit_s: float) -> str:
     """Trouble that cannot be told by the one who has it: the run directory takes nothing any more."""
     if not newest or newest[-1].type == "ended":
         return ""
     silent_s = time.time() - newest[-1].time
-    return f"nothing was written to the run directory for {silent_s:.0f} s" if silent_s > SILENT_S else ""
+    return f"nothing was written to the run directory for {silent_s:.0f} s" if silent_s > limit_s else ""
 
 
 def describe(facts: dict[str, Any], target: str) -> list[str]:

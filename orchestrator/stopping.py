@@ -5,7 +5,9 @@ suspend. The template of a Job cannot be changed once it has started: another nu
 made from the job file that its ConfigMap holds. What training knows is in the run directory either way.
 """
 
+import itertools
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from trainer.errors import ConfigError, OrchError
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 _CONFIG_VOLUME = "orch-config"
+_WORKLOAD_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
         raise ConfigError(
             f"job {name} has ended already", remedy=f"orch status {name} tells how; orch delete removes it"
         )
+    _wait_for_workload(cluster, job)
     _suspend(cluster, job, True)
     if wait:
 
@@ -160,6 +164,23 @@ def _suspend(cluster: Cluster, job: Manifest, suspend: bool) -> bool:
     return True
 
 
+def _wait_for_workload(cluster: Cluster, job: Manifest) -> None:
+    """A queued job is stopped by its Workload, which Kueue makes a moment after the job.
+
+    Raises:
+        ClusterError: there is none yet: what is not there cannot be stopped, and would start later.
+    """
+    deadline = time.monotonic() + _WORKLOAD_S
+    while QUEUE in (job["metadata"].get("labels") or {}) and _workload(cluster, job) is None:
+        if time.monotonic() > deadline:
+            name = job["metadata"]["name"]
+            raise ClusterError(
+                f"job {name} is in a queue, and Kueue has not taken notice of it within {_WORKLOAD_S:.0f} s",
+                remedy=f"see to Kueue (orch doctor), or orch delete {name}: its run directory stays",
+            )
+        time.sleep(0.5)
+
+
 def _workload(cluster: Cluster, job: Manifest) -> Manifest | None:
     """What Kueue made of a queued job; None where it made nothing (yet)."""
     uid = job["metadata"]["uid"]
@@ -190,11 +211,16 @@ def _step(directory: str) -> int | None:
 def _saved_on_failure(
     spec: JobSpec, still_there: Callable[[], bool], act: Callable[[], submitting.Submitted], say: Say
 ) -> submitting.Submitted:
-    """`act`; when it fails after it took the old job away, the job file, which that had, goes into the current folder."""
+    """`act`; when it fails after it took the old job away, the job file, which that had, stays in the current folder.
+
+    It is written before: what ends this process may not ask first.
+    """
     from orchestrator.yamltext import to_yaml
 
+    text = to_yaml([spec.written()])
+    path = _written(Path(), f"{spec.name}.job", text)
     try:
-        return act()
+        done = act()
     except BaseException:
         try:
             lost = not still_there()
@@ -203,7 +229,26 @@ def _saved_on_failure(
         except (ClusterError, Forbidden):
             lost = True  # not known: better a file too many
         if lost:
-            path = Path(f"{spec.name}.job.yaml")
-            path.write_text(to_yaml([spec.written()]))
-            say(f"the job was removed and is not there anew; its job file is in {path}: orch submit {path}")
+            where = f"in {path}: orch submit {path}" if path else f"this:\n{text}"
+            say(f"the job was removed and is not there anew; its job file is {where}")
+        elif path:
+            path.unlink(missing_ok=True)
         raise
+    if path:
+        path.unlink(missing_ok=True)
+    return done
+
+
+def _written(folder: Path, stem: str, text: str) -> Path | None:
+    """A new file, beside whatever is there; None where none can be made."""
+    for number in itertools.count():
+        path = folder / (f"{stem}-{number}.yaml" if number else f"{stem}.yaml")
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+            return path
+        except FileExistsError:
+            continue
+        except OSError:
+            return None
+    raise AssertionError("there is always one more number")

@@ -87,6 +87,8 @@ class _Session:
                     elif (code := self._receive()) is not None:
                         return code
                 self._send()
+        except _ReaderGone:
+            raise BrokenPipeError from None
         except (WebSocketException, OSError) as error:
             raise ClusterError(f"the connection to pod {self._pod} broke: {error}") from None
 
@@ -155,9 +157,16 @@ def _exit_code(status: dict[str, Any], pod: str) -> int:
     raise ClusterError(f"the command cannot be run in pod {pod}: {text.rpartition('exec failed: ')[2]}")
 
 
+class _ReaderGone(Exception):
+    """Whoever read our own output reads no more: not the connection's trouble."""
+
+
 def _write(descriptor: int, data: bytes) -> None:
     while data:
-        data = data[os.write(descriptor, data) :]
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BrokenPipeError:
+            raise _ReaderGone from None
 
 
 def _size() -> bytes:

@@ -48,7 +48,7 @@ def wait(
         if goal is Goal.DELETED:
             return
         raise
-    kind = job["kind"]
+    kind, uid = job["kind"], job["metadata"]["uid"]
     views = [View(kind, fields=f"metadata.name={name}"), View("Pod", labels=selector_of(name))]
     last: JobStatus | None = None
     away, changed, asked_s = "", True, 0.0
@@ -64,13 +64,14 @@ def wait(
                 yield Note(f"{away}; trying again" if away else "the API server answers again")
             if away or not watch.ready:
                 continue
-            carrier = next(iter(watch.items(kind)), None)
+            carrier = next((item for item in watch.items(kind) if item["metadata"]["uid"] == uid), None)
             if carrier is None:
                 if goal is Goal.DELETED:
                     return
                 raise NotFound(f"job {name} was deleted meanwhile", remedy="Its run directory stays.")
             now = time.monotonic()
-            due = ended(carrier) or now - asked_s > (_SOON_S if changed else _LATE_S) or goal is Goal.RUNNING
+            over = ended(carrier) and goal is not Goal.DELETED
+            due = over or now - asked_s > (_SOON_S if changed else _LATE_S) or goal is Goal.RUNNING
             if goal is Goal.STOPPED and is_stopped(carrier, watch.items("Pod")):
                 due = True
             if not due:

@@ -114,7 +114,7 @@ class Watch:
     def away(self) -> str:
         """Why what is known may be old: the API server does not answer. Empty while it does."""
         with self._lock:
-            return next((kept.away for kept in self._kept.values() if kept.away), "")
+            return next((kept.away for kept in self._kept.values() if kept.away and not kept.view.optional), "")
 
     def items(self, kind: str) -> list[Manifest]:
         """The objects of a view, as known now."""
@@ -182,7 +182,7 @@ class Watch:
 
     def _refused(self, kept: _Kept, error: ClusterError) -> None:
         with self._lock:
-            kept.listed = True
+            kept.listed, kept.away = True, ""
             if not kept.view.optional:
                 kept.failure = error
             self._changed = True

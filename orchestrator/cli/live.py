@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from orchestrator.cli.output import finite
+
 if TYPE_CHECKING:
     from rich.live import Live as RichLive
 
@@ -52,7 +54,7 @@ class Live:
 
             self._terminal.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
             return
-        said = json.dumps(value, ensure_ascii=False) if self._as_json else summary
+        said = json.dumps(finite(value), ensure_ascii=False) if self._as_json else summary
         now = time.monotonic()
         if said != self._last or (progress and not self._as_json and now - self._last_s > PROGRESS_S):
             self._last, self._last_s = said, now

@@ -1,6 +1,7 @@
 """What all commands print alike: errors on stderr, JSON on stdout, and the options for both."""
 
 import json
+import math
 import os
 import re
 import sys
@@ -41,7 +42,16 @@ def print_bug(error: Exception, *, debug: bool) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON object, the last thing on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that JSON cannot hold: a loss may be NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def print_checks(checks: "list[Check]", output: str, **more: Any) -> None:

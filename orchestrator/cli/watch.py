@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 _LOOK_S = 1.0
+_LOOK_AT_BUCKET_S = 10.0
+"""Each look lists a bucket, which costs time and money."""
 
 
 @click.command()
@@ -106,7 +108,7 @@ def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
                 return int(ExitCode.STOPPED)
             if facts["state"] != "running":
                 return int(facts["code"] or 0)
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_AT_BUCKET_S if facts["run_directory"].startswith("gs://") else _LOOK_S)
 
 
 def run_directory(target: str, context: str | None, namespace: str | None) -> str | None:

@@ -1,11 +1,13 @@
 """What `status -w` prints where nothing can be redrawn: news at once, and now and then how far the job is."""
 
 import json
+import math
 
 import pytest
 
 from orchestrator.cli import live
 from orchestrator.cli.live import Live
+from orchestrator.cli.output import print_json
 
 
 def shown(capsys: pytest.CaptureFixture[str], steps: list[int]) -> list[str]:
@@ -32,3 +34,8 @@ def test_json_is_an_object_a_line_whenever_it_changed(capsys: pytest.CaptureFixt
         for step in (1, 1, 2):
             picture.show(["text"], "summary", {"step": step}, progress="far")
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"step": 1}, {"step": 2}]
+
+
+def test_numbers_that_json_cannot_hold_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"metrics": {"loss": math.nan, "val_loss": 0.5}, "rates": [math.inf, 1.0]})
+    assert json.loads(capsys.readouterr().out) == {"metrics": {"loss": None, "val_loss": 0.5}, "rates": [None, 1.0]}

@@ -9,7 +9,7 @@ import pytest
 from support_api import Answer, Script, api_server, listed, pod, refused
 
 from orchestrator import watching
-from orchestrator.kube import Cluster, Forbidden, ServerTrouble
+from orchestrator.kube import Cluster, ClusterUnreachable, Forbidden, ServerTrouble
 from orchestrator.watching import Pauses, View, Watch
 
 
@@ -113,6 +113,32 @@ def test_a_refusal_at_the_beginning_is_an_error_but_of_an_optional_view(
         with Watch(cluster, [View("Event", optional=True)]) as watch:
             until(watch, lambda: watch.ready)
             assert watch.items("Event") == []
+
+
+def test_an_optional_view_that_is_refused_later_on_hides_nothing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "STARTING_S", 0.0)
+    answers = [
+        listed("10", pod("a", "3")),
+        refused(403, "no watch"),
+        refused(403, "no watch"),
+        refused(403, "no watch"),
+    ]
+    with cluster_of(answers, tmp_path, monkeypatch) as (script, cluster):
+        with Watch(cluster, [View("Pod", optional=True)]) as watch:
+            until(watch, lambda: len(script.asked) >= 3)
+            assert names(watch) == ["a"]
+            assert watch.away == ""
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_connection_that_ends_within_an_answer_is_a_server_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    answer = Answer({"metadata": {}, "message": "long enough to be cut"}, status, cut=True)
+    with cluster_of([answer] * 6, tmp_path, monkeypatch) as (_, cluster), pytest.raises(ClusterUnreachable):
+        cluster.get("Pod", "a")
 
 
 def test_an_api_server_that_is_away_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
