@@ -1,4 +1,7 @@
-"""A child that dies with its parent. Free of TensorFlow; Linux only, elsewhere nothing happens."""
+"""A child that dies with its parent. Free of TensorFlow; Linux only, elsewhere nothing happens.
+
+`python -m trainer.lifeline PROGRAM ARGUMENTS...` becomes that program, which then dies with its parent too.
+"""
 
 import ctypes
 import os
@@ -24,3 +27,8 @@ def adopt_orphans() -> None:
     """Grandchildren whose parent died become this process's children, to be reaped here."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    os.execvp(sys.argv[1], sys.argv[1:])

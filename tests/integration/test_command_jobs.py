@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support_run import OrchRun, children_of
+from support_run import OrchRun, children_of, command_of
 
 
 @pytest.fixture
@@ -81,3 +81,18 @@ def test_a_stopped_script_leaves_no_process_behind(run_command: Callable[..., Or
     while left := [pid for pid in everything if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.05)
+
+
+def test_a_script_dies_with_its_agent_and_is_not_there_twice(
+    run_command: Callable[..., OrchRun], tmp_path: Path
+) -> None:
+    run = run_command(f"echo $$ >> {tmp_path}/pids; exec sleep 60")
+
+    def pids() -> list[int]:
+        path = tmp_path / "pids"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+    run.wait_until(lambda: len(pids()) == 1, "the script")
+    os.kill(run.agent(0), signal.SIGKILL)
+    run.wait_until(lambda: len(pids()) == 2, "the script of the next attempt")
+    assert command_of(pids()[0]) == ""

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,18 +12,30 @@ from pathlib import Path
 
 import pytest
 
+from trainer.agent import output
 from trainer.agent.child import Child, Lines
-from trainer.agent.link import CoordinatorClient
+from trainer.agent.link import CoordinatorClient, Link
 from trainer.agent.memory import oom_kills
 from trainer.agent.output import LossyPipe, LossyQueue, Segments
-from trainer.agent.protocol import AgentReport, Directive, JobState, Phase
+from trainer.agent.protocol import (
+    AgentReport,
+    Directive,
+    JobState,
+    Phase,
+    SaveFailed,
+    SaveTrouble,
+    Snapshot,
+    WriterStart,
+)
 from trainer.agent.server import AgentServer
 from trainer.agent.watchdog import Watchdog
+from trainer.agent.writing import Writing
 from trainer.cluster import identity, tf_config
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode, code_of_exception, code_of_status, title_of
 from trainer.rundir.attempts import Member
-from trainer.rundir.store import open_store
+from trainer.rundir.local_store import LocalStore
+from trainer.rundir.store import Entry, open_store
 from trainer.strategy import make_strategy
 
 REPORT = AgentReport(launch="l", index=1, uid="u", address="127.0.0.1", port=20000, state="idle", attempt=0)
@@ -112,6 +125,67 @@ def test_output_that_is_held_back_is_written_when_asked_for(tmp_path: Path) -> N
     failed.flush()
     failed.close(10)
     assert (tmp_path / "logs/b/segment-000001.log").read_bytes() == b"why it failed\n"
+
+
+def test_of_too_much_output_that_is_held_back_the_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "KEEP_FAILED_BYTES", 1000)
+    held = Segments(open_store(str(tmp_path)), "logs/a/", ".log", immediate=True, hold=lambda: True)
+    for number in range(300):
+        held.write(b"line %d\n" % number)
+    held.flush()
+    held.close(5.0)
+    first, *lines = (tmp_path / "logs/a/segment-000001.log").read_text().splitlines()
+    assert first.endswith("bytes of output were dropped here]")
+    assert lines[-1] == "line 299"
+    assert lines == [f"line {number}" for number in range(300 - len(lines), 300)], (
+        "whole lines, none missing among them"
+    )
+
+
+def test_a_store_that_does_not_answer_keeps_nobody_from_polling(tmp_path: Path) -> None:
+    over = threading.Event()
+    polls: list[float] = []
+
+    class Stalled(LocalStore):
+        def list(self, *_: object) -> list[Entry]:
+            over.wait(30)
+            return []
+
+    def poll(_: AgentReport) -> Directive:
+        polls.append(time.monotonic())
+        if len(polls) == 2:
+            raise RuntimeError("can't start new thread")
+        raise ConnectionRefusedError
+
+    link = Link(poll, lambda: REPORT, Stalled(str(tmp_path)), "l", lambda: None)
+    deadline = time.monotonic() + 20
+    while len(polls) < 5:
+        assert time.monotonic() < deadline, "it stopped polling"
+        link.hurry()
+        time.sleep(0.05)
+    over.set()
+    link.close()
+
+
+def test_a_save_for_which_no_writer_can_be_started_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = os.memfd_create("test")
+    start = WriterStart(
+        run_directory=str(tmp_path), attempt=1, nonce="n", keep=1, shard_size_bytes=1, memory_fd=memory,
+        last_save_timeout_s=10.0,
+    )  # fmt: skip
+    writing = Writing(start, os.environ)
+    try:
+        writing.save(Snapshot(step=7, why="last", tensors=[], size_bytes=0, epoch=0, examples_seen=0), 0.0)
+        writing.child.kill_group()
+        writing.child.reaped(os.waitpid(writing.child.pid, 0)[1])
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+        said = [writing.tick(float(now)) for now in range(200)]
+    finally:
+        monkeypatch.undo()
+        writing.close()
+    assert isinstance(said[0], SaveTrouble)
+    failed = [item for item in said[1:] if item is not None]
+    assert [(type(item), item.step) for item in failed] == [(SaveFailed, 7)]
 
 
 def test_lines_are_cut_where_they_have_no_end() -> None:

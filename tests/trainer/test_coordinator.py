@@ -44,6 +44,12 @@ def write_next(one: Coordinator, now: float, *commits: CommitRef, uid: str = "ze
     return action.record
 
 
+def nobody_speaks(one: Coordinator, since: int, until: int) -> None:
+    """So long, by a clock that goes on: a coordinator to which it jumps takes itself for the one that stood still."""
+    for now in range(since, until + 1):
+        one.tick(float(now))
+
+
 def exited(attempt: int, code: int, **facts: object) -> dict[str, object]:
     return {"attempt": attempt, "last_exit": ExitReport(attempt=attempt, code=code, step=10, blocks=True), **facts}
 
@@ -72,7 +78,7 @@ def test_a_superseded_worker_0_leaves_alone() -> None:
 def test_the_last_record_of_a_replaced_worker_0_is_gone_on_behind() -> None:
     old = coordinator()
     first = write_next(old, 1.0)
-    old.tick(20.0)
+    nobody_speaks(old, 1, 20)
     second = write_next(old, 21.0, CommitRef(step=3, attempt=1))
     new = coordinator("new zero", (first,))
     for index, uid in enumerate(("new zero", "one")):
@@ -90,7 +96,7 @@ def test_a_new_launch_goes_on_behind_the_last_record_of_the_one_before() -> None
     later = Launch(id="later", started=datetime(2026, 1, 2, tzinfo=UTC))
     old = coordinator()
     first = write_next(old, 1.0)
-    old.tick(20.0)
+    nobody_speaks(old, 1, 20)
     new = coordinator("new zero", (first,), later)
     new.look(21.0)
     assert new.next_action(21.0) == Probe(2)
@@ -132,8 +138,9 @@ def test_the_records_alone_tell_an_agent_that_its_job_is_over_or_taken_over() ->
 def test_a_result_that_is_heard_after_another_worker_fell_silent_ends_the_job_well() -> None:
     one = coordinator()
     write_next(one, 1.0)
+    nobody_speaks(one, 2, 10)
     one.poll(report(0, "zero", 1, state="running"), 10.0)
-    one.tick(12.0)
+    nobody_speaks(one, 11, 12)
     assert one.poll(report(0, "zero", 1, state="running"), 12.0).kind == "end"
     result = Result(step=10, total_steps=10, metrics={}, weights_sha256="x", export=None)
     one.poll(report(0, "zero", **exited(1, 0, result=result)), 13.0)
@@ -146,11 +153,27 @@ def test_a_result_that_is_heard_after_another_worker_fell_silent_ends_the_job_we
 def test_a_command_job_whose_scripts_are_all_done_is_done_however_late_that_is_heard() -> None:
     one = coordinator()
     write_next(one, 1.0)
+    nobody_speaks(one, 2, 10)
     one.poll(report(0, "zero", **exited(1, 0)), 10.0)
-    one.tick(12.0)
+    nobody_speaks(one, 11, 12)
     assert one.stage is Stage.GATHER
     one.poll(report(1, "one", **exited(1, 0)), 13.0)
     action = one.next_action(13.0)
     assert isinstance(action, Append)
     assert isinstance(action.record, EndRecord)
     assert action.record.state == "succeeded"
+
+
+def test_a_coordinator_that_stood_still_itself_calls_nobody_silent() -> None:
+    one = coordinator()
+    write_next(one, 1.0)
+    for index, uid in enumerate(("zero", "one")):
+        one.poll(report(index, uid, 1, state="running"), 2.0)
+    one.tick(2.5)
+    one.tick(60.0)
+    assert one.stage is Stage.RUN
+    one.tick(62.0)
+    for now in range(63, 72):
+        one.tick(float(now))
+        one.poll(report(0, "zero", 1, state="running"), float(now))
+    assert one.stage is Stage.GATHER, "but who does not speak afterwards either"

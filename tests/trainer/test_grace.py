@@ -30,12 +30,12 @@ def test_the_words_at_the_end_tell_what_was_left() -> None:
     assert when_left(20, 21, None) == "left 21.0 s after SIGTERM, 0.0 s of the grace period unused"
 
 
-def test_only_the_last_save_is_waited_for() -> None:
+def test_only_a_save_that_ends_the_attempt_is_waited_for() -> None:
     dog = Watchdog(None)
     dog.block(0.5)
     dog.entered(Phase.SAVE, 500_000_000)
     assert dog.limit_s() == 10.0 + 10.0, "as a block, and time to copy"
-    dog.entered(Phase.SAVE, 500_000_000, last=True)
+    dog.entered(Phase.SAVE, 500_000_000, waits=True)
     assert dog.limit_s() > 900
 
 

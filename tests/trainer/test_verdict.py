@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from trainer.agent.protocol import ExitReport
-from trainer.agent.verdict import Loss, backoff_s, crash_loop, end_of_attempt, give_up
-from trainer.rundir.attempts import AttemptEnd
+from trainer.agent.verdict import Loss, backoff_s, crash_loop, end_of_attempt, ends_of_launch, give_up
+from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, Launch
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -132,3 +132,30 @@ def test_crashes_within_a_block_of_each_other_are_at_the_same_step() -> None:
 
     assert crash_loop([crash(100, 20), crash(110, 20), crash(118, 20)])
     assert not crash_loop([crash(100, 10), crash(110, 10), crash(118, 10)])
+
+
+def test_why_a_worker_was_lost_is_told_also_when_its_agent_comes_back_with_nothing_to_tell() -> None:
+    ended_by_agent = loss(1, 12.0, 137, killed_by_agent=True).report
+    back = Loss(1, 12.0, ended_by_agent, why="has been silent for 10 s")
+    end = ended(loss(0, 13.0, 75, killed_by_agent=True), back)
+    assert (end.worker, end.code, end.reason) == (1, 75, "worker 1 has been silent for 10 s")
+    crashed = Loss(1, 12.0, loss(1, 12.0, 139).report, why="has been silent for 10 s")
+    assert ended(crashed).code == 139, "what it did by itself says more"
+
+
+def test_an_attempt_whose_commit_was_gone_on_from_has_trained_whoever_was_left_to_say_so() -> None:
+    def record(number: int, restore: CommitRef | None) -> AttemptRecord:
+        previous = AttemptEnd(attempt=number - 1, code=75, reason="worker 0 was replaced", at=AT)
+        return AttemptRecord(
+            number=number,
+            nonce="n",
+            launch=Launch(id="l", started=AT),
+            created=AT,
+            members=[],
+            restore=restore,
+            world_size=1,
+            previous=previous if number > 1 else None,
+        )
+
+    records = [record(1, None), record(2, CommitRef(step=10, attempt=1)), record(3, CommitRef(step=10, attempt=1))]
+    assert [end.blocks for end in ends_of_launch(records, "l")] == [True, False]

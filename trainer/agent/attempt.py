@@ -206,7 +206,8 @@ class Attempt:
                 if message.phase is not self.phase:
                     self._phase_since = now
                 self.phase = message.phase
-                self._watchdog.entered(message.phase, message.state_bytes, last=message.detail == "last")
+                waits = message.detail in ("stop", "last")
+                self._watchdog.entered(message.phase, message.state_bytes, waits=waits)
                 progress.step = max(progress.step, message.step)
                 self._on_record(message)
             case Block():
@@ -328,6 +329,13 @@ class Attempt:
         """The writer may go on until then, where that is earlier than its own 30 s."""
         if self.writing is not None:
             self.writing.limit(until)
+
+    def stood_still(self, seconds: float) -> None:
+        """This agent did nothing for so long, as on a machine that was paused: nobody was silent, it did not listen."""
+        self._since += seconds
+        self._phase_since += seconds
+        if self.writing is not None:
+            self.writing.stood_still(seconds)
 
     def tick(self, now: float) -> None:
         """Time passed: hangs, the writer's limit."""
@@ -460,8 +468,8 @@ def _smooth(rate: float, sample: float) -> float:
 
 def _start_program(command: list[str], environment: Mapping[str, str]) -> Child:
     try:
-        return Child(command, environment, inherit=(), channel=False)
+        return Child.program(command, environment)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
+        if error.errno not in (errno.ENOENT, errno.EACCES):
             raise
         raise ConfigError(f"{command[0]} cannot be started: {error}") from None

@@ -4,7 +4,9 @@ What the messages mean is not known here: attempt.py reads them.
 """
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,6 +98,18 @@ class Child:
     def module(cls, name: str, environment: Mapping[str, str], *, inherit: Sequence[int] = ()) -> "Child":
         """Start a module of ours. -P: the user's folder is not where modules are looked for first."""
         return cls([sys.executable, "-P", "-m", name], environment, inherit=inherit, channel=True)
+
+    @classmethod
+    def program(cls, command: Sequence[str], environment: Mapping[str, str]) -> "Child":
+        """Start a program of the user's, which dies with this process as modules of ours do.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        if shutil.which(command[0], path=environment.get("PATH")) is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no such program that may be run", command[0])
+        shim = [sys.executable, "-P", "-m", "trainer.lifeline"]
+        return cls([*shim, *command], environment, inherit=(), channel=False)
 
     def reaped(self, status: int) -> None:
         """waitpid gave this wait status."""

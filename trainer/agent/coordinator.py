@@ -248,6 +248,8 @@ class Coordinator:
         """Time passed: notices silent agents and limits."""
         if now - self._ticked_s > FROZEN_S:
             self.look(now)
+            # It did not listen, so it cannot say that nobody spoke.
+            self._agents = {index: _Seen(seen.report, now) for index, seen in self._agents.items()}
         self._ticked_s = now
         for index, seen in list(self._agents.items()):
             if now - seen.at_s > SILENT_S and seen.report.state != "leaving":
@@ -346,7 +348,8 @@ class Coordinator:
             self._result = report.result
         loss = self._losses.get(report.index)
         if loss is None or loss.report is None:
-            self._losses[report.index] = Loss(report.index, loss.at_s if loss else now, exit_report)
+            at_s, why = (loss.at_s, loss.why) if loss else (now, "")
+            self._losses[report.index] = Loss(report.index, at_s, exit_report, why=why)
 
     def _lost(self, index: int, now: float, *, why: str) -> None:
         # While the attempt's ends are gathered, too: that a peer's echo was heard first must not make it the culprit.

@@ -3,13 +3,12 @@
 While worker 0 does not answer, the run directory is asked: the job may be over, or taken over, and worker 0 gone.
 """
 
+import contextlib
 import http.client
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-
-from pydantic import ValidationError
 
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError
@@ -107,6 +106,23 @@ class _Renewal(threading.Thread):
             self.connection = connection
 
 
+class _Records(threading.Thread):
+    """Reads the records in a thread of its own: a store that does not answer must not make this worker silent too."""
+
+    def __init__(self, store: Store, launch: str) -> None:
+        super().__init__(name="records", daemon=True)
+        self._store = store
+        self._launch = launch
+        self.directive: Directive | None = None
+        """What they tell, once the thread has ended."""
+
+    def run(self) -> None:
+        try:
+            self.directive = from_records(read_records(self._store), self._launch)
+        except OrchError as error:
+            log.debug("the run directory cannot be read: %s", error)
+
+
 class Link:
     """Polls until closed; the newest directive waits in `take`."""
 
@@ -134,6 +150,8 @@ class Link:
         self.silent_since: float | None = None
         """Since when the coordinator has not answered (monotonic), or None."""
         self.error = ""
+        self._asking: _Records | None = None
+        self._ask_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._thread.start()
 
@@ -162,23 +180,23 @@ class Link:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        next_end_check_s = 0.0
         wait_s = 0.25
         while True:
             closed = self._closed
             directive: Directive | None = None
             try:
                 directive = self._poll(self._report())
-                self.silent_since, self.error = None, ""
+                self.silent_since, self.error, self._asking = None, "", None
                 wait_s = directive.poll_after_s
-            except (OSError, http.client.HTTPException, ValueError, ValidationError) as error:
+            except Exception as error:  # whatever it is: an agent that polls no more waits for ever
                 now = time.monotonic()
                 self.silent_since = self.silent_since or now
                 self.error = f"{type(error).__name__}: {error}"
                 wait_s = 0.5
-                if now >= next_end_check_s and not closed:
-                    next_end_check_s = now + END_CHECK_S
-                    directive = self._told_by_store()
+                if not isinstance(error, OSError | http.client.HTTPException | ValueError):
+                    log.exception("worker 0 could not be asked")
+                if not closed:
+                    directive = self._told_by_store(now)
             if directive is not None:
                 with self._lock:
                     self._directive = directive
@@ -191,13 +209,18 @@ class Link:
             self._hurry.wait(wait_s)
             self._hurry.clear()
 
-    def _told_by_store(self) -> Directive | None:
-        try:
-            records = read_records(self._store)
-        except OrchError as error:
-            log.debug("the run directory cannot be read: %s", error)
-            return None
-        return from_records(records, self._launch)
+    def _told_by_store(self, now: float) -> Directive | None:
+        """The run directory's word, some time after it was asked for."""
+        directive = None
+        if self._asking is not None and not self._asking.is_alive():
+            directive, self._asking = self._asking.directive, None
+        elif self._asking is None and now >= self._ask_at_s:
+            self._ask_at_s = now + END_CHECK_S
+            asking = _Records(self._store, self._launch)
+            with contextlib.suppress(RuntimeError):  # no thread to be had: at the next failure
+                asking.start()
+                self._asking = asking
+        return directive
 
 
 def from_records(records: Sequence[AttemptRecord | EndRecord], launch: str) -> Directive | None:

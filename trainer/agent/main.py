@@ -42,6 +42,8 @@ from trainer.rundir.store import open_store
 log = logging.getLogger("trainer.agent")
 
 TICK_S = 0.2
+STOOD_STILL_S = 3.0
+"""An agent that did not look for so long was paused with its machine."""
 SUMMARY_S = 60.0
 UNREACHED_S = 5.0
 """A name answers about a second late; whoever does not reach worker 0 for longer says so, and why."""
@@ -151,9 +153,13 @@ class Agent:
 
     def _loop(self, duty: Duty | None) -> tuple[int, str]:
         held_since: float | None = None
+        looked = time.monotonic()
         while True:
             self._wait()
             now = time.monotonic()
+            if now - looked > STOOD_STILL_S and self._attempt is not None:
+                self._attempt.stood_still(now - looked)
+            looked = now
             self._reap()
             self._read(now)
             self._obey(now)

@@ -121,16 +121,21 @@ class Segments:
         self._dirty = False
         self._wake = threading.Event()
         self._closed = False
-        self.dropped_bytes = 0
+        self._dropped_bytes = 0
         self._thread = threading.Thread(target=self._run, name=f"segments {prefix}", daemon=True)
         self._thread.start()
 
     def write(self, data: bytes) -> None:
-        """Append; returns at once."""
+        """Append; returns at once. What is too much is dropped: of what is held back the oldest, since the end tells most."""
         with self._lock:
             if len(self._open) + len(data) > KEEP_FAILED_BYTES:
-                self.dropped_bytes += len(data)
-                return
+                if not self._hold():
+                    self._dropped_bytes += len(data)
+                    return
+                least = len(self._open) + len(data) - KEEP_FAILED_BYTES // 2
+                cut = self._open.find(b"\n", min(least, len(self._open))) + 1 or len(self._open)
+                del self._open[:cut]
+                self._dropped_bytes += cut
             self._open += data
             self._dirty = True
             if len(self._open) >= SEGMENT_BYTES:
@@ -161,6 +166,9 @@ class Segments:
         with self._lock:
             if not self._dirty:
                 return
+            if self._dropped_bytes:
+                self._open[:0] = b"[%d bytes of output were dropped here]\n" % self._dropped_bytes
+                self._dropped_bytes = 0
             data = bytes(self._open)
             self._dirty = False
         name = f"{self._prefix}segment-{self._number:06d}{self._suffix}"

@@ -10,7 +10,7 @@ from datetime import datetime
 from trainer.agent.memory import in_words, is_full
 from trainer.agent.protocol import ExitReport
 from trainer.exit_codes import CRASH_CODES, FINAL_CODES, ExitCode, title_of
-from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord
+from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord
 
 CRASH_LOOP_ATTEMPTS = 3
 TOLD_TO_LEAVE = "was told to leave (SIGTERM)"
@@ -29,9 +29,15 @@ class Loss:
     """By the coordinator's clock."""
     report: ExitReport | None = None
     why: str = ""
-    """Instead of a report: `silent for 10 s`, `replaced by a new pod`."""
+    """Instead of a report, or before one that says no more than that its agent had to end it: `silent for 10 s`."""
     memory_bytes: int = 0
     """Instead of a report: what its process had when its agent was last heard."""
+
+    @property
+    def told(self) -> ExitReport | None:
+        """The report, where that says why the process ended."""
+        report = self.report
+        return None if report and self.why and report.killed_by_agent and report.silent_s <= SILENT_S else report
 
 
 def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | None, at: datetime) -> AttemptEnd:
@@ -56,7 +62,7 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
             blocks=blocks,
             heard=heard,
         )
-    report = culprit.report
+    report = culprit.told
     if report is None:
         # Peers end in order only where somebody was told to leave: who is gone without a word was that one.
         stopped = heard and all(peer.code == ExitCode.STOPPED for peer in reports)
@@ -99,13 +105,13 @@ def _culprit(losses: Sequence[Loss]) -> Loss | None:
         return loss.report.code if loss.report else None
 
     echoes = (ExitCode.DONE, ExitCode.LOST_PEER, ExitCode.STOPPED)
-    own = [loss for loss in losses if loss.report is None or not loss.report.killed_by_agent]
+    own = [loss for loss in losses if loss.told is None or not loss.told.killed_by_agent]
     hung = [loss for loss in losses if loss.report and loss.report.killed_by_agent and loss.report.silent_s > SILENT_S]
     ranks: list[list[Loss]] = [
         [loss for loss in losses if code(loss) in FINAL_CODES],
         [loss for loss in own if loss.report and loss.report.bad_commit],
-        [loss for loss in own if code(loss) not in echoes and loss.report is not None],
-        [loss for loss in own if loss.report is None],
+        [loss for loss in own if code(loss) not in echoes and loss.told is not None],
+        [loss for loss in own if loss.told is None],
         sorted(hung, key=lambda loss: -(loss.report.silent_s if loss.report else 0)),
         [loss for loss in losses if loss.report and loss.report.asked],
         [loss for loss in own if code(loss) == ExitCode.STOPPED],
@@ -162,11 +168,19 @@ def backoff_s(ends: Sequence[AttemptEnd]) -> float:
     return min(2.0 ** (barren - BACKOFF_ATTEMPTS), BACKOFF_MAX_S) if barren >= BACKOFF_ATTEMPTS else 0.0
 
 
+def _with_commits(end: AttemptEnd, next_restore: CommitRef | None) -> AttemptEnd:
+    committed = next_restore is not None and next_restore.attempt == end.attempt
+    return end.model_copy(update={"blocks": end.blocks or committed})
+
+
 def ends_of_launch(records: Sequence[AttemptRecord | EndRecord], launch: str) -> list[AttemptEnd]:
-    """How the attempts of one launch ended, oldest first, as later records of the launch tell it."""
+    """How the attempts of one launch ended, oldest first, as later records of the launch tell it.
+
+    One from whose commit the next one went on has trained, also where nobody was left to say so.
+    """
     own = {record.number for record in records if isinstance(record, AttemptRecord) and record.launch.id == launch}
     return [
-        record.previous
+        _with_commits(record.previous, record.restore)
         for record in records
         if isinstance(record, AttemptRecord) and record.previous is not None and record.previous.attempt in own
     ]

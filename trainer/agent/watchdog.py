@@ -12,6 +12,8 @@ RESTORE_S = 720.0
 """A store that does not answer is asked for 10 min (checkpoint/restore.py), and one last time."""
 RESTORE_BYTES_PER_S = 50e6
 FIRST_EVALUATION_S = 1800.0
+WRITER_S = 60.0
+"""A writer that does not answer in time is replaced first: its process must not be taken for the one that hangs."""
 LAST_SAVE_S = 60.0
 """On top of checkpoint.last_save_timeout, in which the writer ends the save or gives it up."""
 SAVE_BYTES_PER_S = 1e6
@@ -33,7 +35,7 @@ class Watchdog:
         self._state_bytes = 0
         self._blocks: deque[float] = deque(maxlen=20)
         self._evaluation_s: float | None = None
-        self._last = False
+        self._waits = False
         self.phase = Phase.IMPORT
 
     @property
@@ -41,11 +43,11 @@ class Watchdog:
         """Of the last 20 blocks; 0 before the first."""
         return max(self._blocks, default=0.0)
 
-    def entered(self, phase: Phase, state_bytes: int = 0, *, last: bool = False) -> None:
-        """The process announced a phase, and once it knows it the size of its state. `last`: the save at the end of training,
-        which is waited for; of all others only the copy is."""
+    def entered(self, phase: Phase, state_bytes: int = 0, *, waits: bool = False) -> None:
+        """The process announced a phase, and once it knows it the size of its state. `waits`: the save is one that the chief
+        waits for, behind another one that may be in flight, and all others for the chief; else only the copy is waited for."""
         self.phase = phase
-        self._last = last
+        self._waits = waits
         self._state_bytes = state_bytes or self._state_bytes
 
     def block(self, seconds: float) -> None:
@@ -75,13 +77,13 @@ class Watchdog:
                 if self._evaluation_s is None:
                     return FIRST_EVALUATION_S
                 return max(FACTOR * self._evaluation_s, LEAST_S)
-            case Phase.SAVE if not self._last:
+            case Phase.SAVE if not self._waits:
                 return self._of_training_s() + self._state_bytes / RESTORE_BYTES_PER_S
             case Phase.SAVE:
-                return self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
+                return WRITER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.EXPORT:
                 # The other workers are here already while the chief still waits for its last save.
-                return EXPORT_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
+                return EXPORT_S + WRITER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.TRAIN:
                 return self._of_training_s()
 

@@ -17,6 +17,8 @@ from trainer.exit_codes import title_of
 log = logging.getLogger(__name__)
 
 AGAIN_S = 0.5
+NO_WRITER_S = 5.0
+"""Between tries to start one, where none can be started."""
 WRITERS_MAX = 3
 """So many may die over one save; then it has failed, and the next one gets another."""
 
@@ -82,6 +84,9 @@ class Writing:
         if self._again_at is not None:
             if now >= self._again_at:
                 self._replace(now)
+            if self._in_flight is not None and self.child.status is not None and now > self._silent_at:
+                step, self._in_flight = self._in_flight.step, None
+                return SaveFailed(step=step, error="no writer could be started")
             return None
         self._again_at = now + AGAIN_S
         step = self._in_flight.step if self._in_flight is not None else 0
@@ -110,12 +115,17 @@ class Writing:
             self.child = self._begin()
         except OSError as error:
             log.error("no writer can be started: %s", error)
+            self._again_at = now + NO_WRITER_S
             return
         if self._in_flight is not None:
             self._writers_of_save += 1
             self._write(self._in_flight, now)
         if self._finishing:
             self.child.send(LastSave())
+
+    def stood_still(self, seconds: float) -> None:
+        """Nobody looked for so long."""
+        self._silent_at += seconds
 
     def ended(self, now: float) -> bool:
         """Whether no writer runs and none will."""
