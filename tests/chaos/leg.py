@@ -107,6 +107,7 @@ class Leg:
         self.faults.mkdir()
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
+        self._temporary_now = self.temporary
         self.pace = folder / "pace"
         self.pace.write_text(SLOW)
         self.directory = str(folder / "run")
@@ -130,13 +131,17 @@ class Leg:
     # --- starting and stopping
 
     def launch(self, *, workers: int | None = None, temporary: Path | None = None) -> None:
-        """Start, or start again: with another number of workers, or with another folder for temporary files."""
+        """Start, or start again: with another number of workers, or with another folder for temporary files from now on.
+
+        What a killed run left in its folder only the next one there finds, and clears away.
+        """
+        self._temporary_now = temporary or self._temporary_now
         if workers is not None:
             self.workers, self.resized = workers, True
         environment = {
             faults.VARIABLE: str(self.faults),
             "CHAOS_PACE": str(self.pace),
-            "TMPDIR": str(temporary or self.temporary),
+            "TMPDIR": str(self._temporary_now),
         }
         if self._proxy is not None:
             environment["STORAGE_EMULATOR_HOST"] = self._proxy.url
