@@ -1,5 +1,6 @@
 """One list and one watch a view, whatever the API server does: it ends watches, forgets versions, is busy, is away."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,7 +162,11 @@ def test_pauses_double_up_to_a_bound_and_begin_anew() -> None:
 
 def test_a_busy_server_is_asked_again_when_it_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("orchestrator.kube.time.sleep", slept.append)
+    sleep, this = time.sleep, threading.current_thread()
+    # Threads that other tests left sleeping are none of this one's.
+    monkeypatch.setattr(
+        "orchestrator.kube.time.sleep", lambda s: slept.append(s) if threading.current_thread() is this else sleep(s)
+    )
     busy = refused(429, "too many requests", **{"Retry-After": "3"})
     created = Answer({"kind": "Job", "metadata": {"name": "digits"}})
     item = {"kind": "Job", "metadata": {"name": "digits"}}
