@@ -162,6 +162,7 @@ def test_second_run_on_one_directory_says_who_holds_it(run_once: Callable[..., O
     assert first.result()["code"] == 143
 
 
+@pytest.mark.soak
 def test_finished_run_reports_its_result_and_goes_on_with_more_steps(
     run_once: Callable[..., OrchRun], undisturbed: str, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_task_that_raises_on_one_worker_ends_the_job_with_its_traceback(start:
     assert "UnavailableError" not in end["traceback"], "the culprit's traceback, not its peer's"
 
 
+@pytest.mark.soak
 def test_the_same_crash_at_the_same_step_three_times_is_the_end(start: Callable[..., Disturbed]) -> None:
     result = start("Crashes", workers=2).result()
     assert (result["state"], result["code"]) == ("failed", 77)

@@ -57,7 +57,8 @@ def everything(pods: Pods) -> dict[str, int]:
     return {entry.name: entry.generation for entry in entries}
 
 
-@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.soak), 1])
+@pytest.mark.soak
+@pytest.mark.parametrize("index", [0, 1])
 def test_a_worker_that_is_continued_after_it_was_replaced_changes_nothing(
     make: Make, undisturbed: str, tmp_path: Path, index: int
 ) -> None:
