@@ -84,7 +84,8 @@ def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
     result = run.result()
     assert result["weights_sha256"] == whole["weights_sha256"]
     assert run.log.count("its agent ended (stopped)") == len(phases)
-    assert run.log.count("s of the grace period unused") == len(phases)
+    # `orch run` sends SIGTERM too, to agents that a job that is over needs no more.
+    assert run.log.count("s of the grace period unused") >= len(phases)
     assert "a block takes up to" in run.log, "what an orderly end takes was measured"
     assert verified_commits(run.directory), "every commit verifies"
 
