@@ -1,13 +1,13 @@
 """How long a job stands still when a training process is killed or frozen, and what is lost: orch beside Keras' own way.
 
-    python benchmarks/recovery.py [--kills 20] [--stops 5] [--peer-kills 10]
+    python benchmarks/recovery.py [--kills 20] [--stops 5] [--soon 5] [--peer-kills 10]
 
 Measured is the time from the signal to the end of the first block (orch) or batch (Keras) that is trained afterwards, and the
 steps that were done before the signal and had to be done again. The peer is the same model on the same data in model.fit with
 BackupAndRestore(save_freq=100), in a loop that starts the process again when it ends; orch saves every 100 steps, too. It has
 one process, since fit of Keras 3.15 fails under MultiWorkerMirroredStrategy (it cannot reduce its own logs); orch is shown with
-one worker and with two. A frozen process is never noticed by a plain loop: that is shown after a minute. Signals come at random
-moments of a run that goes on.
+one worker and with two. A frozen process is never noticed by a plain loop: that is shown after a minute. Signals come 10 to 25 s
+after training has gone on; also shown are those that come within 4 s, before orch's spare process has imported TensorFlow.
 """
 
 import argparse
@@ -56,6 +56,8 @@ model.fit(data, epochs=1000000, steps_per_epoch=500, verbose=0,
           callbacks=[Tell(), keras.callbacks.BackupAndRestore("backup", save_freq=100)])
 """
 NEVER_S = 60.0
+Row = tuple[str, signal.Signals, int, tuple[float, float]]
+"""What it is called, the signal, how often, and how long training goes on before each, in seconds."""
 
 
 class Orch:
@@ -150,26 +152,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--stops", type=int, default=5)
+    parser.add_argument("--soon", type=int, default=5)
     parser.add_argument("--peer-kills", type=int, default=10)
     arguments = parser.parse_args()
     choice = random.Random(0)
     rows: list[tuple[str, list[tuple[float, int]]]] = []
-    plans: tuple[tuple[str, Callable[[Path], Orch | Keras], int, int], ...] = (
-        ("orch, 2 workers", lambda folder: Orch(folder, 2), arguments.kills, arguments.stops),
-        ("orch, 1 worker", lambda folder: Orch(folder, 1), arguments.peer_kills, arguments.stops),
-        ("Keras fit + BackupAndRestore, 1 process", Keras, arguments.peer_kills, 1),
+    kills, stops, soon, peer = arguments.kills, arguments.stops, arguments.soon, arguments.peer_kills
+    late, early = (10.0, 25.0), (2.0, 4.0)
+    kill, stop = signal.SIGKILL, signal.SIGSTOP
+    plans: tuple[tuple[str, Callable[[Path], Orch | Keras], list[Row]], ...] = (
+        (
+            "orch, 2 workers",
+            lambda folder: Orch(folder, 2),
+            [("SIGKILL", kill, kills, late), ("SIGSTOP", stop, stops, late), ("SIGKILL within 4 s", kill, soon, early)],
+        ),
+        (
+            "orch, 1 worker",
+            lambda folder: Orch(folder, 1),
+            [("SIGKILL", kill, peer, late), ("SIGSTOP", stop, stops, late), ("SIGKILL within 4 s", kill, soon, early)],
+        ),
+        (
+            "Keras fit + BackupAndRestore, 1 process",
+            Keras,
+            [("SIGKILL", kill, peer, early), ("SIGSTOP", stop, 1, early)],
+        ),
     )
-    for name, start, kills, stops in plans:
+    for name, start, series in plans:
         with tempfile.TemporaryDirectory() as folder:
             job = start(Path(folder))
             try:
-                for number, count in ((signal.SIGKILL, kills), (signal.SIGSTOP, stops)):
+                for told, number, count, pause_s in series:
                     figures = []
                     for turn in range(count):
-                        time.sleep(choice.uniform(2.0, 4.0))
+                        time.sleep(choice.uniform(*pause_s))
                         figures.append(job.disturb(turn, number))
-                        print(f"{name} {number.name} {turn + 1}/{count}: {figures[-1][0]:.2f} s", file=sys.stderr)
-                    rows.append((f"{name}, {number.name}", figures))
+                        print(f"{name} {told} {turn + 1}/{count}: {figures[-1][0]:.2f} s", file=sys.stderr)
+                    rows.append((f"{name}, {told}", figures))
             finally:
                 job.close()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; from the signal to the next step")

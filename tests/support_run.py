@@ -89,13 +89,17 @@ class OrchRun:
         """Process id of the training process of a worker; waits for it."""
         return self._find(lambda: self.look("trainer", index))
 
+    def spare(self, index: int) -> int:
+        """Process id of the spare process of a worker; waits for it."""
+        return self._find(lambda: self.look("spare", index))
+
     def writer(self) -> int:
         """Process id of the chief's writer; waits for it."""
         return self._find(lambda: self.look("writer"))
 
-    def _child(self, index: int, module: str) -> int | None:
+    def _child(self, index: int, module: str, *, spare: bool) -> int | None:
         agent = children_of(self.process.pid, "trainer.agent", index)
-        return children_of(agent, module, None) if agent else None
+        return children_of(agent, module, None, spare=spare) if agent else None
 
     def everything(self) -> list[int]:
         """All process ids of the run, this one's first."""
@@ -112,10 +116,11 @@ class OrchRun:
         self.process.wait()
 
     def look(self, what: str, worker: int = 0) -> int | None:
-        """The process id of an `agent`, a `trainer` or the `writer` as of now, or None."""
+        """The process id of an `agent`, a `trainer`, a `spare` or the `writer` as of now, or None."""
         if what == "agent":
             return children_of(self.process.pid, "trainer.agent", worker)
-        return self._child(worker, {"trainer": "trainer.worker", "writer": "trainer.checkpoint.writer"}[what])
+        modules = {"trainer": "trainer.worker", "spare": "trainer.worker", "writer": "trainer.checkpoint.writer"}
+        return self._child(worker, modules[what], spare=what == "spare")
 
     def _find(self, find: Callable[[], int | None]) -> int:
         found: list[int] = []
@@ -245,6 +250,14 @@ def command_of(pid: int) -> str:
         return ""
 
 
+def name_of(pid: int) -> str:
+    """The name that a process has given itself, or an empty string."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def environment_of(pid: int) -> dict[str, str]:
     """The environment a process was started with."""
     try:
@@ -254,10 +267,15 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
 
 
-def children_of(parent: int, module: str, index: int | None) -> int | None:
-    """The child of `parent` that runs this module, for this worker."""
-    for pid, its_parent in _parents().items():
-        mine = its_parent == parent and command_of(pid).rstrip().endswith(module)
-        if mine and (index is None or environment_of(pid).get("ORCH_INDEX") == str(index)):
-            return pid
-    return None
+def children_of(parent: int, module: str, index: int | None, *, spare: bool = False) -> int | None:
+    """The child of `parent` that runs this module, for this worker; of training processes the one that trains, or the spare."""
+    found = [
+        pid
+        for pid, its_parent in _parents().items()
+        if its_parent == parent
+        and command_of(pid).rstrip().endswith(module)
+        and (index is None or environment_of(pid).get("ORCH_INDEX") == str(index))
+        and (name_of(pid) == "orch-spare") == spare
+    ]
+    # A process that was just started has no name yet, and may be a spare.
+    return min(found, key=lambda pid: name_of(pid) != "orch-train", default=None)

@@ -24,6 +24,7 @@ from trainer.agent.protocol import (
     Block,
     Evaluated,
     Failure,
+    Prepare,
     Result,
     Saved,
     SaveFailed,
@@ -155,9 +156,6 @@ class Run:
             "CUDA_VISIBLE_DEVICES": "-1",
             **extra,
         }
-        cluster = tf_config(record.members, index)
-        if cluster:
-            environment["TF_CONFIG"] = cluster
         log = self.folder / f"worker-{index}.attempt-{record.number}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -172,9 +170,10 @@ class Run:
             )
         theirs.close()
         worker = Worker(index, process, ours, log)
-        worker.send(
-            Start(config=str(config), record=record, index=index, memory_fd=self.memory if index == 0 else None)
-        )
+        cluster = tf_config(record.members, index)
+        memory_fd = self.memory if index == 0 else None
+        worker.send(Prepare(config=str(config)))
+        worker.send(Start(tf_config=cluster, record=record, index=index, memory_fd=memory_fd))
         return worker
 
     def wait(self, until: Callable[["Run"], bool] | None = None, deadline_s: float = DEADLINE_S) -> list[int]:

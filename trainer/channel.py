@@ -7,8 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from typing import TypeVar
 
-from trainer.agent.protocol import Phase, PhaseBegan, Saved, SaveFailed, Start, Stop, encode, to_process
+from trainer.agent.protocol import Phase, PhaseBegan, Prepare, Saved, SaveFailed, Start, Stop, encode, to_process
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import Wire
@@ -16,10 +17,11 @@ from trainer.rundir.attempts import Wire
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16
+_Message = TypeVar("_Message", bound=Wire)
 
 
 class Channel:
-    """Messages to and from the agent. `read_start` comes first, then `listen`."""
+    """Messages to and from the agent. `read_prepare` comes first, then `read_start`, then `listen`."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -45,12 +47,18 @@ class Channel:
             )
         return cls(socket.socket(fileno=int(text)))
 
-    def read_start(self) -> Start:
+    def read_prepare(self) -> Prepare:
         """The first message. Blocks until it is there."""
-        line = self._read_line()
-        message = to_process.validate_json(line)
-        if not isinstance(message, Start):
-            raise ConfigError(f"the agent's first message is {message.type}, not start")
+        return self._expect(Prepare)
+
+    def read_start(self) -> Start:
+        """The second message. Blocks until it is there."""
+        return self._expect(Start)
+
+    def _expect(self, kind: type[_Message]) -> _Message:
+        message = to_process.validate_json(self._read_line())
+        if not isinstance(message, kind):
+            raise ConfigError(f"the agent's message is {message.type}, not {kind.__name__.lower()}")
         return message
 
     def listen(self) -> None:

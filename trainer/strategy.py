@@ -3,12 +3,16 @@
 import json
 import logging
 import os
+import socket
+import time
 from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+LEADER_S = 30.0
 
 
 def set_deterministic_environment() -> None:
@@ -62,6 +66,7 @@ def make_strategy(*, tpu: bool = False) -> Any:
         return _tpu_strategy()
     gpus = tf.config.list_logical_devices("GPU") if workers < 2 else []
     if workers > 1:
+        _wait_for_leader()
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     elif len(gpus) > 1:
         strategy = tf.distribute.MirroredStrategy()
@@ -82,6 +87,22 @@ def check_batch(global_batch_size: int, replicas: int) -> None:
             f"train.global_batch_size {global_batch_size} does not divide by the {replicas} replicas",
             remedy=f"Use {choices}, or another number of workers.",
         )
+
+
+def _wait_for_leader() -> None:
+    """Until worker 0 listens, LEADER_S at most: whoever calls it too early is made to wait a whole second by gRPC."""
+    told = json.loads(os.environ["TF_CONFIG"])
+    if told["task"]["index"] == 0:
+        return
+    host, _, port = told["cluster"]["worker"][0].rpartition(":")
+    until = time.monotonic() + LEADER_S
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _workers_of_tf_config() -> int:

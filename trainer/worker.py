@@ -1,19 +1,21 @@
-"""The training process, `python -P -m trainer.worker`: from the agent's Start message to an exit code.
+"""The training process, `python -P -m trainer.worker`: from the agent's Prepare and Start messages to an exit code.
 
-TensorFlow is imported only after the agent was told that this begins. The process ends by os._exit: under several workers
-TensorFlow's own shutdown may hang or abort.
+TensorFlow is imported between the two, after the agent was told that this begins. The process ends by os._exit: under several
+workers TensorFlow's own shutdown may hang or abort.
 """
 
+import contextlib
 import faulthandler
 import logging
 import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 from trainer import faults
-from trainer.agent.protocol import Failure, Phase, Start
+from trainer.agent.protocol import Failure, Phase, Prepare, Start
 from trainer.channel import Channel
 from trainer.config import TrainConfig
 from trainer.errors import DamagedCheckpoint, OrchError
@@ -38,10 +40,11 @@ def main() -> None:
     )
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     channel = Channel.from_environment()
-    start = channel.read_start()
-    channel.listen()
     try:
-        code = train(channel, start)
+        config = import_tensorflow(channel, channel.read_prepare())
+        start = channel.read_start()
+        channel.listen()
+        code = train(channel, start, config)
     except BaseException as error:
         code = tell(channel, error)
     sys.stdout.flush()
@@ -49,21 +52,33 @@ def main() -> None:
     os._exit(code)
 
 
-def train(channel: Channel, start: Start) -> ExitCode:
-    """Everything between Start and the end.
-
-    Raises whatever ended training; exit_codes.code_of_exception says what that means.
-    """
+def import_tensorflow(channel: Channel, prepare: Prepare) -> TrainConfig:
+    """All that can be done before an attempt is known, and takes longest."""
+    name_process("orch-spare" if prepare.spare else "orch-train")
     channel.enter(Phase.IMPORT)
-    config = TrainConfig.load(start.config)
-    from trainer.strategy import make_strategy, set_deterministic_environment, set_up_devices
+    config = TrainConfig.load(prepare.config)
+    from trainer.strategy import set_deterministic_environment
 
     if config.train.deterministic:
         set_deterministic_environment()
     import tensorflow  # noqa: F401  (its import is what this phase is about)
 
-    from trainer.setup import Training, prepare
+    import trainer.setup  # noqa: F401
 
+    return config
+
+
+def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
+    """Everything between Start and the end.
+
+    Raises whatever ended training; exit_codes.code_of_exception says what that means.
+    """
+    from trainer.setup import Training, prepare
+    from trainer.strategy import make_strategy, set_up_devices
+
+    name_process("orch-train")
+    if start.tf_config is not None:
+        os.environ["TF_CONFIG"] = start.tf_config
     faults.reach("process.imported")
 
     set_up_devices(config)
@@ -78,6 +93,12 @@ def train(channel: Channel, start: Start) -> ExitCode:
     training.loop.collective.leave(start.index, start.record.world_size)
     faults.reach("process.left")
     return ExitCode.DONE if done else ExitCode.STOPPED
+
+
+def name_process(name: str) -> None:
+    """The name that ps and top show, 15 characters at most. Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def tell(channel: Channel, error: BaseException) -> ExitCode:

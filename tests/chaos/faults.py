@@ -78,6 +78,17 @@ def _to_writer(number: signal.Signals) -> Callable[[random.Random, int], Drawn]:
     return lambda choice, workers: (f"{number.name} to the writer", lambda leg: _signal(leg.writer(), number))
 
 
+def _to_spare(choice: random.Random, workers: int) -> Drawn:
+    """And then the process whose place it would take is killed."""
+    worker, number = choice.randrange(workers), choice.choice([signal.SIGKILL, signal.SIGSTOP])
+
+    def act(leg: "Leg") -> None:
+        _signal(leg.spare(worker), number)
+        _signal(leg.trainer(worker), signal.SIGKILL)
+
+    return f"{number.name} to the spare process of worker {worker}, and its training process killed", act
+
+
 kill_process = _to_process(signal.SIGKILL)
 freeze_process = _to_process(signal.SIGSTOP)
 kill_agent = _to_agent(signal.SIGKILL)
@@ -258,6 +269,7 @@ KINDS = (
     Kind("process killed", kill_process, 4, True),
     Kind("process crashed", _to_process(signal.SIGSEGV, signal.SIGABRT), 2, True),
     Kind("process frozen", freeze_process, 3, True),
+    Kind("spare process lost", _to_spare, 2, True),
     Kind("process hung", hang, 2, True),
     Kind("agent killed", kill_agent, 4, True),
     Kind("agent frozen", _to_agent(signal.SIGSTOP), 2, True),

@@ -182,6 +182,10 @@ class Leg:
         """Process id of an agent."""
         return self._look("agent", worker)
 
+    def spare(self, worker: int) -> int | None:
+        """Process id of a spare process."""
+        return self._look("spare", worker)
+
     def writer(self) -> int | None:
         """Process id of the writer."""
         return self._look("writer")

@@ -81,6 +81,26 @@ def test_whoever_stands_still_is_found_and_the_job_goes_on(
         assert f"worker {who[-1]} was replaced: its agent or pod had ended" in run.log
 
 
+def test_an_attempt_begins_with_the_processes_that_have_imported_tensorflow_before(
+    start: Callable[..., Disturbed], undisturbed: dict[int, str], tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    run = start("Paced", workers=2, hang="120s", params={"hold_at": 200, "go": str(go)})
+    spares = [run.spare(worker) for worker in (0, 1)]
+    os.kill(run.trainer(1), signal.SIGKILL)
+    run.wait_until(lambda: run.figure("orch_attempt") == 2, "the next attempt")
+    assert [run.trainer(worker) for worker in (0, 1)] == spares
+    assert run.spare(0) != spares[0]
+    # One that is gone when it is needed is not missed.
+    os.kill(run.spare(0), signal.SIGKILL)
+    os.kill(run.trainer(0), signal.SIGKILL)
+    run.wait_until(lambda: run.figure("orch_attempt") == 3, "the next attempt")
+    go.touch()
+    result = run.result()
+    assert result["weights_sha256"] == undisturbed[2]
+    assert result["attempts"] == 3
+
+
 def test_a_hang_shows_all_stacks_and_ends_in_one_new_attempt(
     start: Callable[..., Disturbed], undisturbed: dict[int, str], tmp_path: Path
 ) -> None:

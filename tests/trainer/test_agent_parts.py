@@ -183,6 +183,7 @@ def test_a_save_for_which_no_writer_can_be_started_has_failed(tmp_path: Path, mo
     finally:
         monkeypatch.undo()
         writing.close()
+        os.close(memory)
     assert isinstance(said[0], SaveTrouble)
     failed = [item for item in said[1:] if item is not None]
     assert [(type(item), item.step) for item in failed] == [(SaveFailed, 7)]

@@ -40,6 +40,7 @@ from trainer.agent.protocol import (
     from_process,
     from_writer,
 )
+from trainer.agent.spare import Prepared
 from trainer.agent.stillness import STOPPED_S
 from trainer.agent.verdict import SILENT_S
 from trainer.agent.watchdog import Watchdog
@@ -96,8 +97,9 @@ class Attempt:
         now: float,
         *,
         on_record: Callable[[Wire], None],
+        spare: Prepared | None = None,
     ) -> None:
-        """Start the process. `on_record` gets what the metrics in the run directory hold.
+        """Start the process, or give the spare its assignment. `on_record` gets what the metrics in the run directory hold.
 
         Raises:
             ConfigError: the user's program cannot be started, now or later.
@@ -126,52 +128,58 @@ class Attempt:
             None if hang == "auto" else hang, last_save_timeout_s=config.checkpoint.last_save_timeout
         )
         self.writing: Writing | None = None
-        # Gone with the attempt, whatever its processes leave there when they are killed.
-        self._scratch = tempfile.TemporaryDirectory(prefix="orch-attempt-", ignore_cleanup_errors=True)
+        self._closing = contextlib.ExitStack()
         try:
-            self.process = self._start(config_path, environment)
+            self.process = self._start(config_path, environment, spare)
         except (OSError, ConfigError):
-            self._scratch.cleanup()
+            self._closing.close()
             raise
 
-    def _start(self, config_path: str, environment: Mapping[str, str]) -> Child:
-        # Whoever reads the process's environment finds no token of ours in it.
-        environment = {name: value for name, value in environment.items() if name != "ORCH_TOKEN_FILE"}
-        cluster = tf_config(self.record.members, self._index)
-        if cluster is not None:
-            environment["TF_CONFIG"] = cluster
-        environment["ORCH_INDEX"] = str(self._index)
-        environment["TMPDIR"] = self._scratch.name
+    def _start(self, config_path: str, environment: Mapping[str, str], spare: Prepared | None) -> Child:
         if self._config.train.command is not None:
-            environment["ORCH_ATTEMPT"] = str(self.record.number)
-            child = _start_program(self._config.train.command, environment)
-            self._on_record(PhaseBegan(phase=Phase.TRAIN, detail="command"))
-            return child
-        memory_fd = None
-        if self._index == 0:
-            memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
+            return self._start_program(self._config.train.command, environment)
+        prepared = spare or Prepared(self._config, config_path, self._index, environment)
+        self._closing.callback(prepared.close)
+        if prepared.memory_fd is not None:
             start = WriterStart(
                 run_directory=self._config.run_directory,
                 attempt=self.record.number,
                 nonce=self.record.nonce,
                 keep=self._config.checkpoint.keep,
                 shard_size_bytes=self._config.checkpoint.shard_size_mb * 1_000_000,
-                memory_fd=memory_fd,
+                memory_fd=prepared.memory_fd,
                 last_save_timeout_s=self._config.checkpoint.last_save_timeout,
             )
-            try:
-                self.writing = Writing(start, environment)
-            except OSError:
-                os.close(memory_fd)
-                raise
+            self.writing = Writing(start, {**environment, "TMPDIR": prepared.scratch.name})
+            self._closing.callback(self.writing.close)
+        prepared.child.send(
+            Start(
+                tf_config=tf_config(self.record.members, self._index),
+                record=self.record,
+                index=self._index,
+                memory_fd=prepared.memory_fd,
+            )
+        )
+        return prepared.child
+
+    def _start_program(self, command: list[str], environment: Mapping[str, str]) -> Child:
+        scratch = self._closing.enter_context(
+            tempfile.TemporaryDirectory(prefix="orch-attempt-", ignore_cleanup_errors=True)
+        )
+        environment = {**environment, "ORCH_ATTEMPT": str(self.record.number), "TMPDIR": scratch}
+        cluster = tf_config(self.record.members, self._index)
+        if cluster is not None:
+            environment["TF_CONFIG"] = cluster
         try:
-            process = Child.module("trainer.worker", environment, inherit=[memory_fd] if memory_fd is not None else [])
-        except OSError:
-            if self.writing is not None:
-                self.writing.close()
-            raise
-        process.send(Start(config=config_path, record=self.record, index=self._index, memory_fd=memory_fd))
-        return process
+            child = Child.program(command, environment)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EACCES):
+                raise
+            raise ConfigError(f"{command[0]} cannot be started: {error}") from None
+        self._closing.callback(child.close)
+        self._closing.callback(child.kill_group)
+        self._on_record(PhaseBegan(phase=Phase.TRAIN, detail="command"))
+        return child
 
     @property
     def children(self) -> list[Child]:
@@ -455,21 +463,8 @@ class Attempt:
 
     def close(self) -> None:
         """Kill what still runs, give the files back."""
-        self.process.kill_group()
-        self.process.close()
-        if self.writing is not None:
-            self.writing.close()
-        self._scratch.cleanup()
+        self._closing.close()
 
 
 def _smooth(rate: float, sample: float) -> float:
     return sample if rate == 0 else 0.7 * rate + 0.3 * sample
-
-
-def _start_program(command: list[str], environment: Mapping[str, str]) -> Child:
-    try:
-        return Child.program(command, environment)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES):
-            raise
-        raise ConfigError(f"{command[0]} cannot be started: {error}") from None

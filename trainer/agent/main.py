@@ -30,6 +30,7 @@ from trainer.agent.output import LossyPipe, Segments
 from trainer.agent.ports import free_port
 from trainer.agent.protocol import AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
+from trainer.agent.spare import Spare
 from trainer.cluster import Identity, identity
 from trainer.config import TrainConfig
 from trainer.errors import OrchError
@@ -91,6 +92,10 @@ class Agent:
         self._unreached_said = False
         self._peak_written_bytes = 0
         self._memory_limit_bytes = config.memory_limit_bytes or limit_of_cgroup()
+        # Whoever reads the environment of a process finds no token of ours in it.
+        self._of_processes = {name: value for name, value in environment.items() if name != "ORCH_TOKEN_FILE"}
+        self._of_processes["ORCH_INDEX"] = str(identity.index)
+        self._spare = Spare(config, config_path, identity.index, self._of_processes, self._memory_limit_bytes)
         self._report = self._make_report(time.monotonic())
         self._pipe = LossyPipe(1)
         self._store = open_store(config.run_directory)
@@ -128,6 +133,7 @@ class Agent:
         try:
             code, reason = self._loop(duty)
         finally:
+            self._spare.close()
             if self._attempt is not None:
                 self._attempt.close()
         self._link.close(self._at_most(REQUEST_S))
@@ -227,6 +233,7 @@ class Agent:
             for child in self._attempt.children if self._attempt else []:
                 if child.pid == pid:
                     child.reaped(status)
+            self._spare.reaped(pid, status)
 
     def _read(self, now: float) -> None:
         if self._attempt is None:
@@ -304,9 +311,10 @@ class Agent:
                 self._identity.index,
                 self._config,
                 self._config_path,
-                self._environment,
+                self._of_processes,
                 now,
                 on_record=self._on_record,
+                spare=self._spare.take(),
             )
         except (OrchError, OSError) as error:
             # For want of memory, files or temporary space another attempt may do better; a program that is not there stays away.
@@ -329,6 +337,7 @@ class Agent:
         if attempt is None:
             return
         attempt.tick(now)
+        self._tend_spare(attempt, now)
         if attempt.superseded and self._duty is not None:
             # Whether to leave, and with which code, the coordinator tells: it finds the record of who took over.
             log.warning("the training process ends: %s", attempt.superseded)
@@ -337,6 +346,21 @@ class Agent:
             self._duty.look()
         if attempt.ended(now):
             self._ended(attempt, now)
+
+    def _tend_spare(self, attempt: Attempt, now: float) -> None:
+        progress = attempt.progress
+        if self._leaving is not None:
+            self._spare.close()
+        elif attempt.process.status is None:
+            self._spare.tick(
+                attempt.record.number,
+                training=progress.blocks,
+                peak_bytes=progress.memory_peak_bytes,
+                now_bytes=progress.memory_bytes,
+                now=now,
+            )
+        elif attempt.exit_report().code not in (ExitCode.DONE, *FINAL_CODES):
+            self._spare.needed()
 
     def _terminate(self, now: float) -> None:
         """SIGTERM came: end in order, with a save where time allows."""

@@ -33,6 +33,15 @@ def of_process(pid: int) -> Memory | None:
     return Memory(*(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
 
 
+def free_bytes() -> int | None:
+    """What this machine could still give to processes; None where that is not told."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def is_full(used_bytes: int, limit_bytes: int | None) -> bool:
     """Whether so much memory is reason enough to be killed for it."""
     return bool(limit_bytes) and used_bytes > FULL * (limit_bytes or 0)

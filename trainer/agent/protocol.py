@@ -29,12 +29,22 @@ class Phase(StrEnum):
 # --- from the agent to the training process
 
 
-class Start(Wire):
-    """The first line a process reads: its assignment. TF_CONFIG is in its environment already."""
+class Prepare(Wire):
+    """The first line a process reads: it imports TensorFlow, and waits for its Start."""
 
-    type: Literal["start"] = "start"
+    type: Literal["prepare"] = "prepare"
     config: str
     """Path of the TrainConfig's JSON."""
+    spare: bool = False
+    """No attempt waits for it yet."""
+
+
+class Start(Wire):
+    """The second line: its assignment."""
+
+    type: Literal["start"] = "start"
+    tf_config: str | None
+    """TF_CONFIG for its environment; None where it is the only worker."""
     record: AttemptRecord
     index: int
     memory_fd: int | None = None
@@ -173,7 +183,7 @@ class Failure(Wire):
     bad_commit: str | None = None
 
 
-ToProcess = Annotated[Start | Stop | Saved | SaveFailed, Field(discriminator="type")]
+ToProcess = Annotated[Prepare | Start | Stop | Saved | SaveFailed, Field(discriminator="type")]
 FromProcess = Annotated[
     PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure,
     Field(discriminator="type"),
@@ -249,7 +259,7 @@ class Alive(Wire):
 ToWriter = Annotated[WriterStart | Snapshot | LastSave, Field(discriminator="type")]
 FromWriter = Annotated[Saved | SaveFailed | Retained | SaveTrouble, Field(discriminator="type")]
 
-to_process: TypeAdapter[Start | Stop | Saved | SaveFailed] = TypeAdapter(ToProcess)
+to_process: TypeAdapter[Prepare | Start | Stop | Saved | SaveFailed] = TypeAdapter(ToProcess)
 from_process: TypeAdapter[PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure] = TypeAdapter(
     FromProcess
 )

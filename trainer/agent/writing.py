@@ -5,7 +5,6 @@ What the writer says is read in attempt.py.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 
 from trainer.agent.child import Child
@@ -27,11 +26,7 @@ class Writing:
     """Starts writers, one after the other, until the last save is done or given up."""
 
     def __init__(self, start: WriterStart, environment: Mapping[str, str]) -> None:
-        """Takes `start.memory_fd` over, and closes it in `close`.
-
-        Raises:
-            OSError: a process cannot be started.
-        """
+        """Raises OSError where a process cannot be started."""
         self._start = start
         self._environment = environment
         self._in_flight: Snapshot | None = None
@@ -134,7 +129,6 @@ class Writing:
         return self._in_flight is None or (self._until is not None and now > self._until)
 
     def close(self) -> None:
-        """Kill what still runs, give the memory back."""
+        """Kill what still runs, give the files back."""
         self.child.kill_group()
         self.child.close()
-        os.close(self._start.memory_fd)
