@@ -27,7 +27,7 @@ EXEC_S = 60
 KILL_TRAINING = """
 import os, signal
 for pid in filter(str.isdecimal, os.listdir("/proc")):
-    if b"trainer.worker" in open(f"/proc/{pid}/cmdline", "rb").read():
+    if open(f"/proc/{pid}/comm").read().strip() == "orch-train":
         os.kill(int(pid), signal.SIGKILL)
 """
 """A Python program that kills the training process of the container in which it runs."""
