@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -102,7 +103,9 @@ class Orch:
 
 
 class Keras:
-    """A process of model.fit, started again when it ends."""
+    """A process of model.fit, started again when it ends; from nothing where it cannot read its own backup any more."""
+
+    unreadable = 0
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -126,7 +129,11 @@ class Keras:
         """What the process that runs now tells first."""
         while (told := self._told())["pid"] != self._process.pid:
             if self._process.poll() is not None:
-                raise SystemExit(f"model.fit ended with {self._process.returncode} before its first batch")
+                if not (self._folder / "backup").exists():
+                    raise SystemExit(f"model.fit ended with {self._process.returncode} before its first batch")
+                shutil.rmtree(self._folder / "backup")
+                Keras.unreadable += 1
+                self._start()
             time.sleep(0.005)
         return told
 
@@ -201,6 +208,7 @@ def main() -> None:
             for value in (statistics.median(seconds), max(seconds))
         )
         print(f"{name:48} {len(seconds):5d} {middle:>8} {worst:>8} {statistics.median(lost):19.0f} {max(lost):6d}")
+    print(f"Keras' backups that could not be read after a kill, and were deleted by hand: {Keras.unreadable}")
     for (name, figures), limit in zip(rows[:2], (5.0, 15.0), strict=True):
         if figures:
             worst = max(entry[0] for entry in figures)
