@@ -218,7 +218,7 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
     if facts["traceback"]:
         lines += [f"    {text}" for text in facts["traceback"].rstrip().splitlines()[-12:]]
     if facts["state"] == "failed":
-        lines.append(f"  what to do: {general_remedy(facts['code'])}")
+        lines.append(f"  what to do: {general_remedy(facts['code'], facts['reason'])}")
     how_far = progress(facts["step"], facts["total_steps"], facts["rate"])
     lines.append(f"  {how_far}, attempt {facts['attempts']}, restarts {facts['restarts']}")
     if facts["metrics"]:

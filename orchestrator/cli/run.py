@@ -64,7 +64,7 @@ def run(
     if result.restarts:
         _print_restarts(result.run_directory, result.restarts)
     if result.state == "failed":
-        _print_failure(result.run_directory, result.code)
+        _print_failure(result.run_directory, result.code, result.reason)
     return result.code
 
 
@@ -114,9 +114,9 @@ def _print_traceback(directory: str) -> None:
             click.echo(end.traceback.rstrip(), err=True)
 
 
-def _print_failure(directory: str, code: int) -> None:
+def _print_failure(directory: str, code: int, reason: str) -> None:
     from trainer.agent.last_words import general_remedy
     from trainer.exit_codes import title_of
 
-    click.echo(f"what to do: {general_remedy(code)}")
+    click.echo(f"what to do: {general_remedy(code, reason)}")
     click.echo(f"exit code {code}: {title_of(code)}; `orch logs {_short(directory)}` shows what the workers printed")

@@ -20,6 +20,7 @@ _REMEDIES = {
     ExitCode.CONFIGURATION: f"mend what the reason names (the job file, the task, a checkpoint), then {_AGAIN}",
 }
 _BY_ITSELF = "nothing: the job goes on by itself"
+_OUT_OF_MEMORY = f"raise resources.memory, or make train.global_batch_size smaller, then {_AGAIN}"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
 
 SAVE_REMEDY = (
@@ -64,11 +65,11 @@ class LastWords(Wire):
 
 
 def remedy_for(
-    code: int | None, message: str = "", *, memory_peak_bytes: int = 0, memory_limit_bytes: int | None
+    code: int | None, message: str = "", *, reason: str = "", memory_peak_bytes: int = 0, memory_limit_bytes: int | None
 ) -> str:
     """What to do next about an end with this code; empty while there was none.
 
-    `message` is the failed process's own: where orch itself raised it, its last line says what to do.
+    `message` is the failed process's own: where orch itself raised it, its last line says what to do. `reason` is the job's.
     """
     if code is None or code == ExitCode.DONE:
         return ""
@@ -79,9 +80,11 @@ def remedy_for(
         is_full(memory_peak_bytes, memory_limit_bytes) or message.startswith("out of memory")
     ):
         return _MEMORY
-    return general_remedy(code)
+    return general_remedy(code, reason)
 
 
-def general_remedy(code: int) -> str:
-    """What to do next about an end of which nothing but the code is known."""
+def general_remedy(code: int, reason: str = "") -> str:
+    """What to do next about an end of which the code is known, and perhaps the job's reason."""
+    if code == ExitCode.GIVEN_UP and "out of memory" in reason:
+        return _OUT_OF_MEMORY
     return next((text for known, text in _REMEDIES.items() if known == code), _BY_ITSELF)

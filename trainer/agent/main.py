@@ -511,14 +511,16 @@ class Agent:
         if self._attempt is not None:
             peak = self._peak_written_bytes = self._attempt.progress.memory_peak_bytes
         own = report.message if report and report.code == code else ""
+        if end is not None:
+            reason = end.reason
         words = LastWords(
             code=code,
             name=title_of(code) if code is not None else "",
-            reason=end.reason if end else reason,
+            reason=reason,
             step=end.step if end else self._report.step,
             attempt=self._last_attempt,
             traceback=end.traceback if end else "",
-            remedy=remedy_for(code, own, memory_peak_bytes=peak, memory_limit_bytes=limit),
+            remedy=remedy_for(code, own, reason=reason, memory_peak_bytes=peak, memory_limit_bytes=limit),
             memory_peak_bytes=peak,
             memory_limit_bytes=limit,
         )
