@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support_cluster import Room, close_room, open_room, orch, what_is_missing
 from support_cluster_faults import Faults, why_no_faults
+from support_recovery import NOTE, ROW, Row, table
 from support_training import CHECKPOINT, STEPS, TRAIN
 
 from orchestrator.yamltext import to_yaml
@@ -29,16 +30,22 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 
 @pytest.fixture
-def faults(room: Room) -> Iterator[Faults]:
-    """Faults of the cluster; all that a test leaves are ended after it."""
-    missing = why_no_faults()
-    if missing:
-        pytest.skip(missing)
+def nodes(room: Room) -> Iterator[Faults]:
+    """Two nodes at least, and what the API can do to them; all that a test leaves is undone after it."""
     given = Faults(room.api)
     if len(given.nodes) < 2:
         pytest.skip(f"two nodes that take pods are needed, there is {len(given.nodes)}")
     yield given
     given.restore()
+
+
+@pytest.fixture
+def faults(nodes: Faults) -> Faults:
+    """The same, and a program that can take away nodes, the network, the API server and the bucket."""
+    missing = why_no_faults()
+    if missing:
+        pytest.skip(missing)
+    return nodes
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +72,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and call.when == "call" and isinstance(opened, Room):
         report.sections.append(("cluster", opened.report()))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long jobs took to come back, and what else tests have to tell."""
+    passed = [report for report in terminalreporter.stats.get("passed", []) if report.when == "call"]
+    told = [(name, value) for report in passed for name, value in report.user_properties]
+    rows = [value for name, value in told if name == ROW and isinstance(value, Row)]
+    if rows:
+        terminalreporter.section(f"from a loss to the next step, on a machine with {os.cpu_count()} cores")
+        terminalreporter.write_line(table(rows))
+    for name, value in told:
+        if name == NOTE:
+            terminalreporter.write_line(str(value))

@@ -32,9 +32,8 @@ class Faults:
 
     def __init__(self, api: client.CoreV1Api) -> None:
         self._api = api
-        self._program = os.environ["ORCH_TEST_FAULTS"]
         self._undo: dict[str, Callable[[], None]] = {}
-        self.nodes: list[str] = sorted(node.metadata.name for node in api.list_node().items if _takes_pods(node))
+        self.nodes: list[str] = sorted(node.metadata.name for node in api.list_node().items if takes_pods(node))
         """Names of the nodes that take pods."""
 
     @property
@@ -133,8 +132,9 @@ class Faults:
             self._wait_until_whole()
 
     def _run(self, verb: str, what: str) -> None:
-        done = subprocess.run([self._program, verb, what], capture_output=True, text=True, timeout=PROGRAM_S)
-        assert done.returncode == 0, f"{self._program} {verb} {what}: {done.returncode}\n{done.stdout}{done.stderr}"
+        program = os.environ["ORCH_TEST_FAULTS"]
+        done = subprocess.run([program, verb, what], capture_output=True, text=True, timeout=PROGRAM_S)
+        assert done.returncode == 0, f"{program} {verb} {what}: {done.returncode}\n{done.stdout}{done.stderr}"
 
     def _start(self, what: str) -> None:
         self._run("start", what)
@@ -171,7 +171,7 @@ class Faults:
                 found = self._api.list_node(_request_timeout=5).items
             except (ApiException, HTTPError, OSError):
                 return False
-            return wanted <= {node.metadata.name for node in found if _takes_pods(node)}
+            return wanted <= {node.metadata.name for node in found if takes_pods(node)}
 
         assert self._soon(whole, WHOLE_S), f"waited {WHOLE_S} s for the nodes {', '.join(sorted(wanted))}"
 
@@ -185,7 +185,7 @@ class Faults:
         return True
 
 
-def _takes_pods(node: Any) -> bool:
+def takes_pods(node: Any) -> bool:
     ready = any(item.type == "Ready" and item.status == "True" for item in node.status.conditions or [])
     taints = [taint for taint in node.spec.taints or [] if taint.effect in ("NoSchedule", "NoExecute")]
     return ready and not taints and not node.spec.unschedulable

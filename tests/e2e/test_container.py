@@ -6,23 +6,47 @@ reads the run directory after it ended.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support_cluster import KILL_TRAINING, Manifest, Room, orch, what_is_missing
+from support_recovery import NOTE
 from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS, TRAIN
 
 from orchestrator.yamltext import to_yaml
 from trainer.agent.last_words import LastWords
 from trainer.exit_codes import ExitCode
-from trainer.rundir.attempts import AttemptRecord, EndRecord, parse_record
+from trainer.rundir.attempts import AttemptRecord, EndRecord, parse_record, read_records
+from trainer.rundir.commits import list_commits
+from trainer.rundir.store import open_store
 
 pytestmark = pytest.mark.e2e
 
 DISK = "/run/training"
 GRACE_S = 30
+KEPT = "orch.example/kept"
+"""A finalizer: how the pod ended can be read after it was deleted."""
+LIMIT_BYTES = 1_000_000_000
 
+HUNGRY = """
+import keras
+
+from trainer.tasks.digits import Digits
+
+
+class Eat(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        kept = []
+        while True:
+            kept.append(b"x" * 50_000_000)
+
+
+class Hungry(Digits):
+    def callbacks(self):
+        return [Eat()]
+"""
 WAIT = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); signal.sigwait([15])"
 KILL_AGENT = """
 import os, signal
@@ -165,7 +189,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(done.json()["weights_sha256"])
 
 
-def test_a_container_whose_process_is_killed_trains_on_to_the_weights_of_a_local_run(room: Room, alone: str) -> None:
+def test_a_container_whose_process_is_killed_trains_on_to_the_weights_of_a_local_run(
+    room: Room, alone: str, record_property: Callable[[str, object], None]
+) -> None:
     room.mount_code("paced.py", PACED)
     container = Container(room, "killed", train=PACED_TRAIN)
     container.wait_for_save()
@@ -184,6 +210,10 @@ def test_a_container_whose_process_is_killed_trains_on_to_the_weights_of_a_local
     assert second.restore is not None
     assert (end.state, end.step, end.weights_sha256) == ("succeeded", STEPS, alone)
     assert container.status().restart_count == 0
+    images = [image for node in room.api.list_node().items for image in node.status.images or []]
+    size_bytes = next((image.size_bytes for image in images if room.image in (image.names or [])), None)
+    if size_bytes:
+        record_property(NOTE, f"image {room.image}: {size_bytes / 1e6:.0f} MB, as the nodes tell it")
 
 
 def test_a_container_whose_agent_is_killed_too_goes_on_when_it_is_started_again(room: Room, alone: str) -> None:
@@ -207,3 +237,42 @@ def test_a_container_whose_agent_is_killed_too_goes_on_when_it_is_started_again(
     assert isinstance(end, EndRecord)
     assert second.restore is not None
     assert end.weights_sha256 == alone
+
+
+def test_a_deleted_container_saves_and_ends_with_143_within_its_grace_period(room: Room) -> None:
+    room.mount_code("paced.py", PACED)
+    directory = f"{room.run_root}/deleted"
+    store = open_store(directory)
+    # No save is due by itself: the one there is was made because it was told to leave.
+    container = Container(
+        room, "deleted", train=PACED_TRAIN, directory=directory, checkpoint={"every": 600.0}, finalizers=[KEPT]
+    )
+    try:
+        room.wait_for("the first steps", lambda: container.step() > 0, timeout_s=180)
+        room.api.delete_namespaced_pod("deleted", room.namespace)
+        code, words, _ = container.ended()
+    finally:
+        room.api.patch_namespaced_pod("deleted", room.namespace, {"metadata": {"finalizers": None}})
+    assert (code, words.code) == (ExitCode.STOPPED, ExitCode.STOPPED)
+    assert words.step > 0
+    assert [ref.step for ref in list_commits(store)] == [words.step]
+    assert [record.kind for record in read_records(store)] == ["attempt"], "who is told to leave writes no end"
+
+
+def test_a_container_that_runs_out_of_memory_says_so(room: Room) -> None:
+    room.mount_code("hungry.py", HUNGRY)
+    train = TRAIN | {"task": "code/hungry.py:Hungry"}
+    container = Container(room, "hungry", train=train, memory_limit_bytes=LIMIT_BYTES)
+    room.wait_for("it to run", lambda: bool(container.log()))
+    version2 = container.run("beside", "import os; print(os.path.exists('/sys/fs/cgroup/cgroup.controllers'))")
+    code, words, reason = container.ended()
+    if version2.strip() == "True":
+        assert (code, reason) == (ExitCode.KILLED, "OOMKilled")
+        return
+    # Linux killed the training process and spared its agent, which tried again, twice.
+    assert code == ExitCode.GIVEN_UP
+    assert "crash loop" in words.reason
+    assert "out of memory" in words.reason
+    assert words.memory_limit_bytes == LIMIT_BYTES
+    assert words.memory_peak_bytes > LIMIT_BYTES / 2
+    assert "memory" in words.remedy

@@ -47,6 +47,28 @@ def test_two_groups_of_workers_lose_a_pod_and_end_with_the_weights_of_a_local_ru
     assert room.objects() == []
 
 
+def test_a_jobset_that_is_cancelled_is_stopped_with_a_checkpoint_and_resumed(
+    room: Room, undisturbed: dict[str, Any]
+) -> None:
+    code = room.mount_code("paced.py", PACED)
+    kubernetes = {"groups": 2}
+    job = room.job_file("again", train=PACED_TRAIN, checkpoint={"every": "10m"}, kubernetes=kubernetes, **code)
+    room.orch("submit", str(job))
+    room.wait_for_status("again", lambda status: status["state"] == "running" and status["step"] > 0)
+    room.orch("cancel", "again")
+    assert room.pods("again") == {}
+    stopped = room.status("again")
+    assert stopped["state"] == "stopped"
+    assert 0 < stopped["step"] < STEPS
+    room.orch("resume", "again")
+    room.orch("wait", "again", timeout_s=300)
+    status = room.status("again")
+    assert (status["state"], status["step"], status["attempts"]) == ("succeeded", STEPS, 2)
+    assert status["weights_sha256"] == undisturbed["weights_sha256"]
+    room.orch("delete", "again")
+    assert room.objects() == []
+
+
 def test_a_slice_of_several_hosts_is_taken_by_the_cluster_and_refused_by_submit(room: Room) -> None:
     # Of the longest name there may be: the names of its pods and of its Jobs are derived from it.
     job = str(room.job_file("s" * 40, resources={"accelerator": "v5litepod-16", "cpu": 1, "memory": "1Gi"}))

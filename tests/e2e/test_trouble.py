@@ -1,11 +1,12 @@
 """What goes wrong is told with its reason and its remedy, and a submit leaves all of a job or nothing."""
 
+import json
 import secrets
 from pathlib import Path
 
 import pytest
 from kubernetes import client
-from support_cluster import Room
+from support_cluster import Manifest, Room
 
 from orchestrator import submit as submitting
 from orchestrator.jobfile import load, resolve_for_cluster
@@ -23,6 +24,20 @@ class Broken(Task):
     def train_data(self):
         import numpy
         return numpy.zeros((64, 4), "float32"), numpy.zeros(64, "int32")
+"""
+
+
+HUNGRY = """
+from trainer.task import Task
+
+class Hungry(Task):
+    def model(self):
+        raise AssertionError
+
+    def train_data(self):
+        eaten = []
+        while True:
+            eaten.append(b"x" * (16 << 20))
 """
 
 
@@ -57,6 +72,29 @@ def test_a_task_that_raises_ends_the_job_with_its_traceback(room: Room) -> None:
     assert "labels must be below ten" in room.orch("logs", "broken").stdout
     room.orch("delete", "broken")
     assert room.objects() == []
+
+
+def test_a_process_that_runs_out_of_memory_is_told_with_its_limit(room: Room) -> None:
+    code = room.mount_code("hungry.py", HUNGRY)
+    job = room.job_file(
+        "hungry",
+        train={"task": "code/hungry.py:Hungry", "steps": 100},
+        resources={"workers": 1, "cpu": 1, "memory": "1Gi"},
+        restarts={"max": 0},
+        **code,
+    )
+    room.orch("submit", str(job), "--skip", "memory")
+    # With cgroup v1 the agent lives on and tells it; with v2 it dies too, and the pod's status does.
+    said = room.wait_for_status("hungry", _says_out_of_memory, timeout_s=120)
+    assert "1Gi" in json.dumps(said["troubles"]), "the limit"
+    assert "resources.memory" in room.orch("status", "hungry").stdout
+    assert (
+        any("emory" in event["message"] for event in room.orch("events", "hungry", "-o", "json").json()) or said["code"]
+    )
+
+
+def _says_out_of_memory(status: Manifest) -> bool:
+    return "memory" in status["reason"] or any("memory" in trouble["reason"] for trouble in status["troubles"])
 
 
 def test_a_worker_that_fits_no_node_says_so(room: Room) -> None:

@@ -1,0 +1,58 @@
+"""A queue that is too small for all: who waits is told so, who is more urgent goes first, and nobody loses what was learnt."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support_cluster import Manifest, Room
+from support_queues import QUEUE, small_queue
+from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS
+
+pytestmark = pytest.mark.e2e
+
+SHORT = {"task": "trainer.tasks.digits:Digits", "steps": 50}
+
+
+def test_the_second_waits_and_the_urgent_preempts_the_first_which_ends_with_the_same_weights(
+    room: Room, undisturbed: dict[str, Any]
+) -> None:
+    if not room.serves("kueue.x-k8s.io"):
+        pytest.skip("Kueue is not installed on this cluster")
+    code = room.mount_code("paced.py", PACED)
+    with small_queue(room, cpu=2, memory="3000Mi", priorities={"usual": 10, "urgent": 100}) as classes:
+
+        def job(name: str, priority: str, **sections: Any) -> Path:
+            scheduling = {"queue": QUEUE, "priority": classes[priority]}
+            return room.job_file(name, scheduling=scheduling, **sections)
+
+        submitted = room.orch("submit", str(job("first", "usual", train=PACED_TRAIN, checkpoint=CHECKPOINT, **code)))
+        assert f"queue {QUEUE} decides when it starts" in submitted.stderr
+        running = room.wait_for_status("first", lambda status: status["state"] == "running" and status["step"] > 0)
+
+        room.orch("submit", str(job("second", "usual", train=SHORT)))
+        waiting = room.wait_for_status("second", lambda status: "no room" in status["reason"], timeout_s=30)
+        assert waiting["state"] == "waiting"
+        assert waiting["reason"].startswith(f"waiting in queue {QUEUE}, next in line: no room for ")
+        assert "what to do: nothing: it starts when the queue has room" in room.orch("status", "second").stdout
+        assert room.pods("second") == {}
+
+        room.orch("submit", str(job("urgent", "urgent", train=SHORT)))
+        preempted = room.wait_for_status("first", lambda status: "preempted" in status["reason"], timeout_s=60)
+        assert f"waiting in queue {QUEUE}" in preempted["reason"]
+        room.wait_for("the end of the preempted pods", lambda: room.pods("first") == {})
+        stopped = room.status("first")
+        assert stopped["step"] >= running["step"], "it was saved when it was told to stop"
+        assert _waits(room.status("second")), "who came later and is no more urgent waits on"
+        room.orch("wait", "urgent", timeout_s=120)
+
+        status = room.wait_for_status("first", lambda status: status["state"] == "succeeded", timeout_s=240)
+        assert (status["step"], status["attempts"]) == (STEPS, 2)
+        assert status["weights_sha256"] == undisturbed["weights_sha256"]
+        room.orch("wait", "second", timeout_s=120)
+        for name in ("first", "second", "urgent"):
+            room.orch("delete", name)
+        assert room.objects() == []
+
+
+def _waits(status: Manifest) -> bool:
+    return bool(status["state"] == "waiting" and not status["workers"])
