@@ -46,7 +46,7 @@ def memories(leg: Leg) -> list[str]:
     found = []
     for worker in range(leg.workers):
         pid = leg.agent(worker)
-        held = _memories(pid) if pid is not None else 0
+        held = _filled_memories(pid) if pid is not None else 0
         if held > (worker == 0):
             found.append(f"the agent of worker {worker} holds the memory of {held} snapshots")
     return found
@@ -73,6 +73,16 @@ def _files(pid: int) -> Iterator[str]:
 
 def _memories(pid: int) -> int:
     return sum(name.startswith(MEMORY) for name in _files(pid))
+
+
+def _filled_memories(pid: int) -> int:
+    """Without the empty one that waits with the spare process for its attempt."""
+    held = 0
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                held += os.readlink(path).startswith(MEMORY) and path.stat().st_size > 0
+    return held
 
 
 def _sockets(pid: int) -> set[str]:
