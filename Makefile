@@ -73,6 +73,11 @@ e2e: setup ## Tests on the cluster that KUBECONFIG names, with the image in ORCH
 	@$(PY) tools/e2e_ready.py
 	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" $(PY) -m pytest -m e2e tests/e2e
 
+.PHONY: e2e-faults
+e2e-faults: setup ## Those that disturb a job, alone; prints how long it took to come back (docs/kubernetes.md)
+	@$(PY) tools/e2e_ready.py
+	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" $(PY) -m pytest -m e2e tests/e2e/test_faults.py
+
 .PHONY: clean
 clean: ## Remove what the commands above made, but not ./runs
 	rm -rf .venv .venv-tf219 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
