@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 PROGRAM_S = 120
 WHOLE_S = 120
 REGISTER_S = 20
+ANY_POD = {"metadata": {"generateName": "any-"}, "spec": {"containers": [{"name": "any", "image": "any"}]}}
 
 
 def why_no_faults() -> str:
@@ -160,7 +161,7 @@ class Faults:
         return True
 
     def _wait_until_whole(self) -> None:
-        """Until the nodes take pods again that no fault, which still lasts, keeps from it."""
+        """Until the nodes take pods again that no fault, which still lasts, keeps from it, and no webhook refuses one."""
         lame = {fault.rpartition(" ")[2].removeprefix("kubelet/") for fault in self._undo}
         if lame & {"apiserver", "etcd"}:
             return
@@ -169,6 +170,7 @@ class Faults:
         def whole() -> bool:
             try:
                 found = self._api.list_node(_request_timeout=5).items
+                self._api.create_namespaced_pod("default", ANY_POD, dry_run="All", _request_timeout=15)
             except (ApiException, HTTPError, OSError):
                 return False
             return wanted <= {node.metadata.name for node in found if takes_pods(node)}
