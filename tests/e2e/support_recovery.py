@@ -79,10 +79,11 @@ class DisturbedJob:
         self._mended = (how, time.time())
 
     def wait_until_told(self, *words: str, timeout_s: float = 120) -> Manifest:
-        """Until `orch status` gives a reason, of the job or of a worker, with all these words in it."""
+        """Until `orch status` gives a reason, of the job, a trouble or a worker, with all these words in it."""
 
         def told(status: Manifest) -> bool:
-            reasons = [status["reason"], *(worker["reason"] for worker in status["workers"])]
+            parts = [status, *status["troubles"], *status["workers"]]
+            reasons = [entry["reason"] for entry in parts]
             return any(all(word in reason for word in words) for reason in reasons)
 
         status = self.room.wait_for_status(self.name, told, timeout_s)
