@@ -76,7 +76,7 @@ e2e: setup ## Tests on the cluster that KUBECONFIG names, with the image in ORCH
 .PHONY: e2e-faults
 e2e-faults: setup ## Those that disturb a job, alone; prints how long it took to come back (docs/kubernetes.md)
 	@$(PY) tools/e2e_ready.py
-	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" $(PY) -m pytest -m e2e tests/e2e/test_faults.py
+	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" $(PY) -m pytest -m e2e tests/e2e/test_disturbed_jobs.py
 
 .PHONY: clean
 clean: ## Remove what the commands above made, but not ./runs
