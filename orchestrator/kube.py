@@ -28,6 +28,9 @@ _PAGE = 500
 _BUSY_TRIES = 4
 _BUSY_S = 30.0
 """How often, and in all for how long, a server that says when to come again is asked again."""
+STARTING_S = 60.0
+"""An API server that starts refuses, for some seconds, what it grants later (roles and kinds are not loaded yet): so long
+after it was away, or after it granted the same, a refusal is taken for that."""
 _QUIET_S = 100.0
 """A watch brings a bookmark about once a minute; one that is silent for longer hangs on a dead connection."""
 _CONNECTIONS = 24
@@ -174,6 +177,8 @@ class Cluster:
         self.namespace = namespace or default_namespace
         configuration.connection_pool_maxsize = _CONNECTIONS
         self._configuration = configuration
+        self._away_s = -STARTING_S
+        """When the API server did not answer last, on the monotonic clock."""
         self._pool = RESTClientObject(configuration).pool_manager
 
     @property
@@ -508,6 +513,7 @@ class Cluster:
             return data
 
     def _unreachable(self, error: Exception) -> ClusterUnreachable:
+        self._away_s = time.monotonic()
         return ClusterUnreachable(
             f"the API server {self._configuration.host} does not answer: {_first_line(error)}",
             remedy=f"check the network and the context {self.context} (kubectl cluster-info)",
@@ -578,6 +584,8 @@ class Cluster:
             )
         if status == 403 and "exceeded quota" in message:
             return Rejected(f"cannot {what}: {message}", remedy="ask for less, or free some of the quota")
+        if status == 403 and time.monotonic() - self._away_s < STARTING_S:
+            return ServerTrouble(f"cannot {what}: the API server, which was away, still refuses it: {message}")
         if status == 403:
             return Forbidden(
                 f"cannot {what} in namespace {self.namespace}: {message}",

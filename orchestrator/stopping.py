@@ -19,7 +19,7 @@ from orchestrator.explain import dotted, explain
 from orchestrator.jobfile import resolve_for_cluster
 from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
 from orchestrator.manifests import JOB_FILE, RUN_DIRECTORY
-from orchestrator.observe import find_job
+from orchestrator.observe import find_job, status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.spec import JobSpec
 from orchestrator.waiting import ended
@@ -60,7 +60,8 @@ def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
         NotFound: no such job. ConfigError: it has ended. ClusterError: pods are still there after `timeout_s`.
     """
     job = find_job(cluster, name)
-    if ended(job):
+    # Its run may have ended a moment before the Job notices.
+    if ended(job) or status_of(cluster, name).over:
         raise ConfigError(
             f"job {name} has ended already", remedy=f"orch status {name} tells how; orch delete removes it"
         )

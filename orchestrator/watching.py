@@ -13,15 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.known import Known, Manifest
-from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Gone, ServerTrouble
+from orchestrator.kube import STARTING_S, Cluster, ClusterError, ClusterUnreachable, Gone, ServerTrouble
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
 LAST_PAUSE_S = 10.0
-STARTING_S = 60.0
-"""An API server that starts refuses, for some seconds, what it grants later (roles and kinds are not loaded yet): so long
-a refusal of what was granted before is taken for that."""
 TRIES_OF_A_VERSION = 3
 """After so many failures with one resource version it is dropped: etcd may have been restored from a backup."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support_api import Answer, Script, api_server, listed, pod, refused
 
-from orchestrator import watching
+from orchestrator import kube, watching
 from orchestrator.kube import Cluster, ClusterUnreachable, Forbidden, ServerTrouble
 from orchestrator.watching import Pauses, View, Watch
 
@@ -140,6 +140,18 @@ def test_a_connection_that_ends_within_an_answer_is_a_server_that_is_away(
     answer = Answer({"metadata": {}, "message": "long enough to be cut"}, status, cut=True)
     with cluster_of([answer] * 6, tmp_path, monkeypatch) as (_, cluster), pytest.raises(ClusterUnreachable):
         cluster.get("Pod", "a")
+
+
+def test_a_refusal_soon_after_an_outage_is_not_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Answer({"metadata": {}}, cut=True)
+    with cluster_of([away, refused(403, "no role yet"), refused(403, "no")], tmp_path, monkeypatch) as (_, cluster):
+        with pytest.raises(ClusterUnreachable):
+            cluster.get("Pod", "a")
+        with pytest.raises(ServerTrouble, match="was away, still refuses it: no role yet"):
+            cluster.get("Pod", "a")
+        monkeypatch.setattr(kube, "STARTING_S", 0.0)
+        with pytest.raises(Forbidden):
+            cluster.get("Pod", "a")
 
 
 def test_an_api_server_that_is_away_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,18 @@ def test_a_result_that_is_heard_after_another_worker_fell_silent_ends_the_job_we
     assert action.record.state == "succeeded"
 
 
+def test_who_is_silent_while_the_others_wait_is_named() -> None:
+    one = coordinator()
+    write_next(one, 1.0)
+    one.poll(report(1, "one", 1, state="running"), 2.0)
+    one.poll(report(0, "zero", **exited(1, 137)), 3.0)
+    assert "waiting" not in one.reason()
+    for now in range(3, 15):
+        one.tick(float(now))
+        one.poll(report(0, "zero", **exited(1, 137)), float(now))
+    assert one.reason().startswith("waiting for worker 1, silent for over 10 s; worker ")
+
+
 def test_a_command_job_whose_scripts_are_all_done_is_done_however_late_that_is_heard() -> None:
     one = coordinator()
     write_next(one, 1.0)

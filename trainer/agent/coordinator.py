@@ -672,7 +672,14 @@ class Coordinator:
         absent = [index for index in range(self.job.workers) if index not in self._agents]
         if absent:
             return "waiting for worker " + ", ".join(str(index) for index in absent[:10])
-        return self._losses_in_words() if self._losses else "starting"
+        silent = [index for index, seen in sorted(self._agents.items()) if self._ticked_s - seen.at_s > SILENT_S]
+        parts = []
+        if silent:
+            names = ", ".join(str(index) for index in silent[:10])
+            parts.append(f"waiting for worker {names}, silent for over {SILENT_S:.0f} s")
+        if self._losses:
+            parts.append(self._losses_in_words())
+        return "; ".join(parts) or "starting"
 
     def state(self, now: float) -> JobState:
         """What `orch status` shows."""
