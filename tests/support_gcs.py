@@ -68,6 +68,7 @@ class FakeGcs:
         """The server goes silent: it accepts and never answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # a thread that has not seen the signal yet still answers
 
     def resume(self) -> None:
         """It answers again."""
