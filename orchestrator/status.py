@@ -339,6 +339,8 @@ _PHASES = {
     Phase.RENDEZVOUS: "starting: the workers connect to each other",
     Phase.RESTORE: "starting: the state is being restored",
     Phase.COMPILE: "starting: the first steps are being compiled",
+    Phase.DATA: "waiting for data: the task's input gives no batch",
+    Phase.CALLBACK: "a callback of the task runs",
     Phase.EVALUATE: "evaluating",
     Phase.SAVE: "waiting for the last save",
     Phase.EXPORT: "writing the trained model",

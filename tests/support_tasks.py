@@ -54,6 +54,30 @@ class Paced(Digits):
         return [Pause(self.pause_s), *self._hold]
 
 
+class Waits(Digits):
+    """Once its data comes late on worker 0, and once a callback takes long on worker 1: longer than a hang's limit."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(hidden=[16])
+        self._seconds = seconds
+
+    def train_data(self) -> Any:
+        for number, example in enumerate(zip(*super().train_data(), strict=True)):
+            if number == 640 and os.environ["ORCH_INDEX"] == "0":
+                time.sleep(self._seconds)
+            yield example
+
+    def callbacks(self) -> list[Any]:
+        seconds = self._seconds
+
+        class Long(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                if epoch == 1 and os.environ["ORCH_INDEX"] == "1":
+                    time.sleep(seconds)
+
+        return [Long()]
+
+
 class Normalised(Paced):
     """BatchNormalization's statistics differ between replicas: each save is a collective."""
 

@@ -1,12 +1,13 @@
 """The process's end of the socket to its agent: messages go out at once, a thread reads what comes in. Free of TensorFlow."""
 
+import contextlib
 import logging
 import os
 import select
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from trainer.agent.protocol import Phase, PhaseBegan, Prepare, Saved, SaveFailed, Start, Stop, encode, to_process
@@ -17,6 +18,8 @@ from trainer.rundir.attempts import Wire
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16
+SLOW_S = 0.5
+"""What is done within a phase and takes longer is announced."""
 _Message = TypeVar("_Message", bound=Wire)
 
 
@@ -83,6 +86,28 @@ class Channel:
         if phase is not self.phase:
             self.phase = phase
             self.send(PhaseBegan(phase=phase, step=step, detail=detail))
+
+    @contextlib.contextmanager
+    def within(self, phase: Phase) -> Iterator[None]:
+        """Announce a phase within the present one, once it takes longer than SLOW_S; at its end the present one again."""
+        before, lock, over = self.phase, threading.Lock(), False
+
+        def announce() -> None:
+            with lock:
+                if not over:
+                    self.enter(phase, self.step)
+
+        timer = threading.Timer(SLOW_S, announce)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with lock:
+                over = True
+            if before is not None:
+                self.enter(before, self.step)
 
     def restoring(self, state_bytes: int) -> None:
         """Tell how large the state is that is restored now: its agent waits the longer for it."""

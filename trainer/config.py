@@ -179,7 +179,8 @@ class RestartsSection(Section):
     max: Annotated[int, Field(ge=0, strict=True)] = 20
     """Restarts that count against the budget of one launch; those after which steps were committed are free."""
     hang_timeout: Literal["auto"] | Seconds = "auto"
-    """A worker without a finished block for so long hangs. auto: 10 times the longest of the last 20 blocks, at least 10 s."""
+    """A worker without a finished block for so long hangs. auto: 10 times the longest of the last 20 blocks, at least 10 s; for
+    the first block, of one step, 2 min; for the task's own code (data, callbacks) 30 min."""
     start_timeout: Seconds = 900.0
     """How long the first assembly of all workers of a launch may take."""
 

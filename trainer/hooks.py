@@ -1,6 +1,7 @@
 """Keras callbacks at the boundaries of blocks and epochs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -12,8 +13,15 @@ from trainer.errors import ConfigError
 class Hooks:
     """Calls the task's callbacks; see Task.callbacks for which hooks, and when."""
 
-    def __init__(self, callbacks: Sequence[Any], model: keras.Model, calendar: Calendar, total_steps: int) -> None:
-        """Raises ConfigError: something that is no callback."""
+    def __init__(
+        self,
+        callbacks: Sequence[Any],
+        model: keras.Model,
+        calendar: Calendar,
+        total_steps: int,
+        during: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Callbacks run in the context that `during` gives. Raises ConfigError: something that is no callback."""
         for callback in callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise ConfigError(
@@ -23,6 +31,7 @@ class Hooks:
         self._model = model
         self._calendar = calendar
         self._total_steps = total_steps
+        self._during = during
         self._seen = 0
         model.stop_training = False
         epoch_steps = calendar.end_of(1)
@@ -66,5 +75,8 @@ class Hooks:
             self._call("on_epoch_begin", self._calendar.epochs_done(step), {})
 
     def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self._callbacks:
-            getattr(callback, hook)(*arguments)
+        if not self._callbacks:
+            return
+        with self._during():
+            for callback in self._callbacks:
+                getattr(callback, hook)(*arguments)

@@ -17,7 +17,7 @@ from trainer.agent.protocol import Phase, Result, Start
 from trainer.build import build_model, task_variables
 from trainer.channel import Channel
 from trainer.checkpoint import restore
-from trainer.checkpoint.snapshot import SnapshotMemory
+from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
 from trainer.collective import Collective
 from trainer.config import TrainConfig
@@ -26,6 +26,7 @@ from trainer.data.order import Calendar, total_steps
 from trainer.data.sources import ArraySource, Source, StreamSource, source_of
 from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
+from trainer.exit_codes import ExitCode
 from trainer.export import export_model
 from trainer.hooks import Hooks
 from trainer.loop import Loop
@@ -111,10 +112,15 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     channel.enter(Phase.COMPILE, progress.step)
     memory = SnapshotMemory(start.memory_fd) if start.memory_fd is not None else None
     if memory is not None:
-        memory.reserve(state.size_bytes)
+        _reserve(memory, state.size_bytes, again=record.restarts > 0)
     mode = choose_mode(train.compile, model, source.sample(1), replicas, tpu=config.tpu)
     feed = make_feed(
-        strategy, source, seed=train.seed, global_batch_size=train.global_batch_size, first_step=progress.step
+        strategy,
+        source,
+        seed=train.seed,
+        global_batch_size=train.global_batch_size,
+        first_step=progress.step,
+        waits=lambda: channel.within(Phase.DATA),
     )
     block = Block(strategy, task, model, feed, mode)
     began = time.monotonic()
@@ -174,7 +180,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
             channel, state, memory, config.checkpoint, about, restored_step=progress.step if record.restore else None
         ),
         collective=collective,
-        hooks=Hooks(callbacks, model, plan.calendar, plan.total_steps),
+        hooks=Hooks(callbacks, model, plan.calendar, plan.total_steps, during=lambda: channel.within(Phase.CALLBACK)),
         early=early,
         channel=channel,
         tensorboard=TensorBoard(store, record.number) if chief else None,
@@ -182,6 +188,15 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         progress=progress,
     )
     return Training(loop, model, store, record.number, config.checkpoint.last_save_timeout)
+
+
+def _reserve(memory: SnapshotMemory, size_bytes: int, *, again: bool) -> None:
+    try:
+        memory.reserve(size_bytes)
+    except NotEnoughMemory as error:
+        if again:  # there was room before; who has it now may give it back
+            error.code = ExitCode.LOST_PEER
+        raise
 
 
 def _data(task: Task, method: str, seed: int) -> Source | None:

@@ -27,6 +27,7 @@ from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import data_folder, list_commits
 from trainer.rundir.lineage import line
+from trainer.rundir.signs import Sign, read_signs
 from trainer.rundir.store import Store, open_store
 
 HERE = Path(__file__).parent
@@ -348,6 +349,11 @@ class Leg:
     def attempts(self) -> list[AttemptRecord]:
         """The records of attempts."""
         return [record for record in self.records() if isinstance(record, AttemptRecord)]
+
+    def signs(self) -> dict[int, list[Sign]]:
+        """Attempt -> what its chief's agent wrote."""
+        with self.directly() as store:
+            return read_signs(store, read_records(store))
 
     def commits(self) -> list[CommitRef]:
         """The commits of the line, the newest first."""

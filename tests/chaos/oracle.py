@@ -84,9 +84,11 @@ def _budget(told: dict[int, int], attempts: list[AttemptRecord]) -> list[str]:
 
 
 def steps_lost(leg: Leg) -> dict[int, int]:
-    """Attempt -> steps that were done before it and had to be done again, as the records tell."""
-    return {
-        record.number: max(0, record.previous.step - (record.restore.step if record.restore else 0))
-        for record in leg.attempts()
-        if record.previous is not None
-    }
+    """Attempt -> steps that were done before it and had to be done again, as the attempt before it told."""
+    signs = leg.signs()
+    lost = {}
+    for before, after in itertools.pairwise(leg.attempts()):
+        known = [sign.step for sign in signs.get(before.number, [])]
+        known += [after.previous.step] if after.previous is not None else []
+        lost[after.number] = max(0, max(known, default=0) - (after.restore.step if after.restore else 0))
+    return lost

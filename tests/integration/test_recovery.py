@@ -120,6 +120,17 @@ def test_a_hang_shows_all_stacks_and_ends_in_one_new_attempt(
 
 
 @pytest.mark.soak
+def test_who_waits_for_its_data_or_a_callback_does_not_hang_and_neither_do_its_peers(
+    start: Callable[..., Disturbed],
+) -> None:
+    run = start("Waits", workers=2, steps=80, hang="auto", params={"seconds": 13.0})
+    result = run.result()
+    assert (result["state"], result["attempts"]) == ("succeeded", 1)
+    phases = [line for path in run.directory.glob("metrics/attempt-1/*") for line in path.read_text().splitlines()]
+    assert any('"phase": "data"' in line for line in phases)
+
+
+@pytest.mark.soak
 def test_faults_in_the_middle_of_recoveries_end_in_recovery(
     start: Callable[..., Disturbed], undisturbed: dict[int, str]
 ) -> None:

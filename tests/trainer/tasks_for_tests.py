@@ -1,6 +1,7 @@
 """Tasks that the worker's tests train. Loaded by file, as a user's are."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -73,6 +74,27 @@ class Hooked(Digits):
                 self.model.stop_training = epoch == 2
 
         return [Printing()]
+
+
+class StopsWhenStopped(Digits):
+    """After two epochs it waits for a file; at the end of the third it wants to end."""
+
+    def __init__(self, go: str) -> None:
+        super().__init__()
+        self._go = Path(go)
+
+    def callbacks(self) -> list[Any]:
+        go = self._go
+
+        class Stops(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                while batch + 1 == 58 and not go.exists():
+                    time.sleep(0.02)
+
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                self.model.stop_training = epoch == 2
+
+        return [Stops()]
 
 
 class Raises(Digits):

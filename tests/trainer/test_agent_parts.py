@@ -70,14 +70,25 @@ def test_hang_limit_of_the_job_file_holds_for_blocks_alone() -> None:
     assert dog.limit_s() == 300
 
 
+@pytest.mark.parametrize("phase", [Phase.DATA, Phase.CALLBACK])
+def test_the_tasks_own_code_may_take_its_time_unless_the_job_file_says_how_much(phase: Phase) -> None:
+    dog = Watchdog(None)
+    dog.block(0.5)
+    dog.entered(phase)
+    assert dog.limit_s() == 1800
+    dog = Watchdog(40.0)
+    dog.entered(phase)
+    assert dog.limit_s() == 40
+
+
 def test_a_large_state_may_take_longer_to_restore() -> None:
     dog = Watchdog(None)
     dog.entered(Phase.RESTORE)
-    assert dog.limit_s() == 720
+    assert dog.limit_s() == 1800
     dog.entered(Phase.RESTORE, state_bytes=2_000_000_000)
-    assert dog.limit_s() == 760
+    assert dog.limit_s() == 1840
     dog.entered(Phase.RESTORE)
-    assert dog.limit_s() == 760, "what is known of the size is not forgotten"
+    assert dog.limit_s() == 1840, "what is known of the size is not forgotten"
 
 
 def test_output_nobody_reads_costs_lines_and_says_how_many() -> None:
@@ -187,6 +198,43 @@ def test_a_save_for_which_no_writer_can_be_started_has_failed(tmp_path: Path, mo
     assert isinstance(said[0], SaveTrouble)
     failed = [item for item in said[1:] if item is not None]
     assert [(type(item), item.step) for item in failed] == [(SaveFailed, 7)]
+
+
+def test_writers_that_die_idle_are_replaced_ever_more_slowly_and_at_once_when_there_is_a_save(tmp_path: Path) -> None:
+    memory = os.memfd_create("test")
+    start = WriterStart(run_directory=str(tmp_path), attempt=1, nonce="n", keep=1, shard_size_bytes=1, memory_fd=memory)
+    writing = Writing(start, os.environ)
+
+    def dies() -> None:
+        writing.child.kill_group()
+        writing.child.reaped(os.waitpid(writing.child.pid, 0)[1])
+
+    def replaced_after(now: float) -> float:
+        dead = writing.child
+        assert isinstance(writing.tick(now), SaveTrouble)
+        later = now
+        while writing.child is dead:
+            later += 0.25
+            writing.tick(later)
+        return later - now
+
+    try:
+        dies()
+        waits = [replaced_after(0.0)]
+        for now in (100.0, 200.0):
+            dies()
+            waits.append(replaced_after(now))
+        assert waits == sorted(waits)
+        assert waits[2] >= 4 * waits[0] > 0
+        dies()
+        assert isinstance(writing.tick(300.0), SaveTrouble)
+        writing.save(Snapshot(step=7, why="last", tensors=[], size_bytes=0, epoch=0, examples_seen=0), 300.0)
+        dead = writing.child
+        writing.tick(300.6)
+        assert writing.child is not dead
+    finally:
+        writing.close()
+        os.close(memory)
 
 
 def test_lines_are_cut_where_they_have_no_end() -> None:

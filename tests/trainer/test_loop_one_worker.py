@@ -149,6 +149,24 @@ def test_stop_when_ends_at_an_evaluation_and_callbacks_at_an_epoch(tmp_path: Pat
         assert "\n".join(said) == "\n".join(["HOOK train_begin", *epochs, "HOOK train_end"])
 
 
+def test_a_callback_that_ends_training_while_the_process_is_stopped_is_remembered(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    train = {**DIGITS, "task": "tasks_for_tests.py:StopsWhenStopped", "params": {"go": str(go)}}
+    with job(tmp_path, train) as stopped:
+        stopped.wait(until=lambda current: [block.step for block in current.workers[0].of(Block)][-1:] == [58])
+        stopped.stop()
+        go.touch()
+        assert stopped.wait() == [143], stopped.workers[0].output()
+        (snapshot,) = stopped.workers[0].of(Snapshot)
+        assert (snapshot.step, snapshot.why) == (87, "stop")
+        phases = [message.phase for message in stopped.workers[0].of(PhaseBegan)]
+        assert Phase.DATA not in phases
+    with job(tmp_path, train, attempt=2, restore=CommitRef(step=87, attempt=1)) as resumed:
+        assert resumed.wait() == [0], resumed.workers[0].output()
+        assert resumed.workers[0].of(Block) == []
+        assert resumed.workers[0].result.reason == "a callback set model.stop_training"
+
+
 def test_errors_say_whose_they_are(tmp_path: Path) -> None:
     raises = {**DIGITS, "task": "tasks_for_tests.py:Raises"}
     no_loss = {**DIGITS, "task": "tasks_for_tests.py:NoLoss"}

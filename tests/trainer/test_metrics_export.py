@@ -1,5 +1,6 @@
 """What a run leaves behind beside checkpoints: event files and the exported model, on a local path and on GCS."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -77,6 +78,19 @@ def test_events_that_cannot_be_written_never_end_training(tmp_path: Path, monkey
             except tf.errors.DataLossError:
                 pass  # the end of a file that was full
         assert {20, 29, 1000} <= set(found)
+
+
+def test_an_export_waits_for_room_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(300)])
+    with small_disk(tmp_path / "disk") as disk:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "disk"))
+        disk.fill()
+        with pytest.raises(SaveRefused, match="Free space in"):
+            export_model(model, open_store(str(tmp_path / "run")), 1)
+        threading.Timer(1.0, disk.free).start()
+        where = export_model(model, open_store(str(tmp_path / "run")), 1, patience_s=30)
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == []
+    assert Path(where).stat().st_size > 300 * 300 * 4
 
 
 def test_an_export_waits_for_its_store_and_says_what_is_lost(tmp_path: Path) -> None:

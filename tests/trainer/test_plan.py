@@ -36,7 +36,7 @@ def test_a_block_grows_to_its_target_and_never_beyond_capacity() -> None:
         steps = pace.next_steps(until_cut=10**9)
         lengths.append(steps)
         pace.observe(steps, seconds=steps * 0.001)
-    assert lengths[0] < 10
+    assert lengths[0] == 1, "nobody knows how long a step takes"
     assert lengths == sorted(lengths)
     assert lengths[-1] == 500
     pace.observe(500, seconds=0.05)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.agent.spare import AFTER_S, Prepared, Spare
+from trainer.agent.stillness import STOPPED_S
 from trainer.config import TrainConfig
 
 GIB = 1 << 30
@@ -91,6 +92,19 @@ def test_it_ends_when_memory_gets_short(make: Callable[..., Spare]) -> None:
     train(spare)
     spare.tick(1, training=True, peak_bytes=4 * GIB, now_bytes=4 * GIB, now=9.0)
     assert spare.take() is None
+
+
+def test_one_that_a_signal_has_stopped_is_of_no_use(make: Callable[..., Spare]) -> None:
+    spare = make()
+    train(spare)
+    process = spare._process
+    assert process is not None
+    os.kill(process.child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, process.child.pid, os.WSTOPPED)
+    for now in (9.0, 9.1 + STOPPED_S):
+        spare.tick(1, training=True, peak_bytes=GIB, now_bytes=GIB, now=now)
+    assert spare.take() is None
+    os.waitpid(process.child.pid, 0)
 
 
 def test_one_that_died_is_not_replaced_in_the_same_attempt(make: Callable[..., Spare]) -> None:

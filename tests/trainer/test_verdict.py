@@ -118,6 +118,12 @@ def test_who_was_told_to_leave_is_named_and_not_a_peer_that_left_with_it() -> No
     assert late.reason == "worker 1 was told to leave (SIGTERM): the grace period was too short to save"
 
 
+def test_who_was_told_to_leave_is_named_and_not_those_who_waited_for_it_in_a_long_step() -> None:
+    waited = loss(1, 9.0, 137, killed_by_agent=True, silent_s=20.0)
+    end = ended(loss(0, 8.0, 143, asked=True, message="the grace period was too short to save"), waited)
+    assert (end.worker, end.code) == (0, 143)
+
+
 def test_an_agent_that_went_with_its_memory_full_is_a_crash_and_one_with_room_is_not() -> None:
     full = end_of_attempt(1, [Loss(1, 1.0, why="was replaced", memory_bytes=95)], memory_limit=100, at=AT)
     assert (full.code, full.memory_full) == (137, True)

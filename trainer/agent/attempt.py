@@ -54,7 +54,7 @@ from trainer.rundir.attempts import AttemptRecord, CommitRef, Wire
 log = logging.getLogger(__name__)
 
 WRITER_S = 30.0
-"""How long the writer may go on after its process died."""
+"""How long the writer may go on after its process died, at least."""
 DUMP_S = 1.0
 """Between the request for stacks and SIGKILL."""
 QUICK_DUMP_S = 0.3
@@ -114,7 +114,7 @@ class Attempt:
         self._index = index
         self._on_record = on_record
         self._failure: Failure | None = None
-        self._since = self._phase_since = now
+        self._since = self._phase_since = self._excused_at = now
         self._killed_silent_s: float | None = None
         self._hung_s: float | None = None
         self._stopped = False
@@ -284,7 +284,8 @@ class Attempt:
     def pace(self) -> grace.Pace:
         """What an orderly end would take, as far as it was measured."""
         commit = self.progress.last_commit
-        return grace.Pace(self._watchdog.longest_block_s, self.progress.save_s, commit.step if commit else None)
+        step = commit.step if commit else None
+        return grace.Pace(self._watchdog.longest_block_s, self.progress.save_s, step, self._watchdog.evaluation_s)
 
     def _compare_with_grace(self) -> None:
         """Say once when a save takes longer than a preempted worker is given."""
@@ -334,9 +335,13 @@ class Attempt:
             self.process.kill_group()
 
     def writer_deadline(self, until: float) -> None:
-        """The writer may go on until then, where that is earlier than its own 30 s."""
+        """The writer may go on until then, where that is earlier than what it was given."""
         if self.writing is not None:
             self.writing.limit(until)
+
+    def peers_wait(self, now: float) -> None:
+        """Another worker's process waits for its data or a callback: that this one is silent until now says nothing."""
+        self._excused_at = now
 
     def stood_still(self, seconds: float) -> None:
         """This agent did nothing for so long, as on a machine that was paused: nobody was silent, it did not listen."""
@@ -356,7 +361,7 @@ class Attempt:
             end = self.exit_report()
             self._on_record(ProcessEnded(code=end.code, step=end.step, exception=end.exception))
             if self.writing is not None:
-                self.writing.finish(now + WRITER_S)
+                self.writing.finish(now + self._writer_may_s())
         match self.writing.tick(now) if self.writing is not None else None:
             case SaveTrouble(step=step, error=error):
                 log.warning("%s step=%d attempt=%d", error, step, self.record.number)
@@ -366,11 +371,17 @@ class Attempt:
             case SaveFailed() as failed:
                 self._save_failed(failed)
 
+    def _writer_may_s(self) -> float:
+        """How long the writer may go on after its process: all of a grace period, which the agent cuts where it ends; else
+        twice what the last save took, for the others wait."""
+        return self._config.grace_s if self._asked else max(WRITER_S, 2 * (self.progress.save_s or 0.0))
+
     def _watch(self, now: float) -> None:
         limit_s = self._limit_s()
         self._stopped = self._stopped or self.process.stopped_s(now) > STOPPED_S
         being_ended = self._killed_silent_s is not None
-        if self._hung_s is None and not being_ended and (now - self._since > limit_s or self._stopped):
+        silent = now - max(self._since, self._excused_at) > limit_s
+        if self._hung_s is None and not being_ended and (silent or self._stopped):
             self._hung_s = now - self._since
             log.error(
                 "hang: phase=%s silent_s=%.0f limit_s=%.0f%s",

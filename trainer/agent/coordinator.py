@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from trainer.agent.protocol import AgentReport, Directive, JobState, Phase, Result
+from trainer.agent.protocol import WITHIN, AgentReport, Directive, JobState, Phase, Result
 from trainer.agent.verdict import TOLD_TO_LEAVE, Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
 from trainer.exit_codes import FINAL_CODES, ExitCode
 from trainer.rundir.attempts import (
@@ -638,7 +638,10 @@ class Coordinator:
         if record is None or report.state == "leaving":
             return self._directive("wait")
         if report.state == "running":
-            return self._directive("wait" if report.attempt == record.number else "end")
+            if report.attempt != record.number:
+                return self._directive("end")
+            others = (seen.report for index, seen in self._agents.items() if index != report.index)
+            return self._directive("wait", peers_wait=any(other.phase in WITHIN for other in others))
         # An agent that took the place of one whose process was done already has no part in this attempt.
         if report.attempt < record.number and any(member.uid == report.uid for member in record.members):
             return self._directive("run", record=record)

@@ -28,7 +28,7 @@ from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
 from trainer.agent.memory import limit_of_cgroup
 from trainer.agent.output import LossyPipe, Segments
 from trainer.agent.ports import free_port
-from trainer.agent.protocol import AgentReport, Alive, Directive, ExitReport, Result
+from trainer.agent.protocol import WITHIN, AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
 from trainer.agent.spare import Spare
 from trainer.cluster import Identity, identity
@@ -55,6 +55,8 @@ HOLD_S = 15.0
 STORE_S = 15.0
 """How long a call of the coordinator or the link tries: whoever waits for the store is to know soon."""
 FLUSH_S = 5.0
+TELL_S = 5.0
+"""That this worker waits for its task is told at once, but not more often than this."""
 METRICS_S = 20.0
 """Metrics that matter most go to a bucket at once, but not more often than this."""
 
@@ -90,6 +92,7 @@ class Agent:
         self._waiting_reason = ""
         self._next_summary = time.monotonic() + SUMMARY_S
         self._unreached_said = False
+        self._waiting_told_at = 0.0
         self._peak_written_bytes = 0
         self._memory_limit_bytes = config.memory_limit_bytes or limit_of_cgroup()
         # Whoever reads the environment of a process finds no token of ours in it.
@@ -175,6 +178,7 @@ class Agent:
             self._summarise(now)
             self._remember_memory()
             self._sign_of_life(now)
+            self._tell_that_it_waits(now)
             if self._attempt is not None or self._leaving is None:
                 continue
             # Worker 0 stays a little: the others learn from it of the end, or that the run directory was taken over.
@@ -269,6 +273,8 @@ class Agent:
         if directive is None:
             return
         self._waiting_reason = directive.reason
+        if directive.peers_wait and self._attempt is not None:
+            self._attempt.peers_wait(now)
         match directive.kind:
             case "run" if directive.record is not None:
                 if self._attempt is None and self._leaving is None and directive.record.number > self._last_attempt:
@@ -438,6 +444,11 @@ class Agent:
     def _sign_of_life(self, now: float) -> None:
         if self._attempt is not None and now - self._metrics_at > ALIVE_S:
             self._on_record(Alive(step=self._attempt.progress.step))
+
+    def _tell_that_it_waits(self, now: float) -> None:
+        if self._report.phase in WITHIN and now - self._waiting_told_at > TELL_S:
+            self._waiting_told_at = now
+            self._link.hurry()
 
     # --- what others see
 

@@ -21,9 +21,16 @@ class Phase(StrEnum):
     RESTORE = "restore"
     COMPILE = "compile"
     TRAIN = "train"
+    DATA = "data"
+    """Within training: the next batch is waited for."""
+    CALLBACK = "callback"
     EVALUATE = "evaluate"
     SAVE = "save"
     EXPORT = "export"
+
+
+WITHIN = (Phase.DATA, Phase.CALLBACK)
+"""The task's own code is waited for, within another phase. Peers wait too, and must not be taken for hung."""
 
 
 # --- from the agent to the training process
@@ -345,6 +352,8 @@ class Directive(Wire):
     code: int = 143
     """With kind leave: the code to leave with."""
     reason: str = ""
+    peers_wait: bool = False
+    """Another worker waits for its data or a callback, and so this one may be silent."""
     poll_after_s: float = 0.25
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from trainer.agent import memory
 from trainer.agent.child import Child
 from trainer.agent.protocol import Prepare
+from trainer.agent.stillness import STOPPED_S
 from trainer.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,9 @@ class Spare:
     def tick(self, attempt: int, *, training: bool, peak_bytes: int, now_bytes: int, now: float) -> None:
         """Time passed. `training`: the attempt has done a block. The memory is that of its training process."""
         if self._process is not None:
-            if self._is_short(now_bytes):
-                log.info("the spare process ends: memory gets short")
+            stopped = self._process.child.stopped_s(now) > STOPPED_S
+            if stopped or self._is_short(now_bytes):
+                log.info("the spare process ends: %s", "a signal had stopped it" if stopped else "memory gets short")
                 self.close()
         elif self._possible and training:
             if attempt != self._attempt:

@@ -44,8 +44,8 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
     """The culprit's end, told as the end of the attempt.
 
     A final code (task error, configuration, last save refused) beats all, wherever and whenever it shows; then the first
-    that is no echo (75), no orderly stop (143) and not killed by its agent because the attempt was over; then hung
-    processes, the longest silent first; then who was told to leave; then the first of what is left.
+    that is no echo (75), no orderly stop (143) and not killed by its agent because the attempt was over; then who was
+    told to leave; then hung processes, the longest silent first; then the first of what is left.
     """
     culprit = _culprit(sorted(losses, key=lambda loss: loss.at_s))
     reports = [loss.report for loss in losses if loss.report is not None]
@@ -112,8 +112,8 @@ def _culprit(losses: Sequence[Loss]) -> Loss | None:
         [loss for loss in own if loss.report and loss.report.bad_commit],
         [loss for loss in own if code(loss) not in echoes and loss.told is not None],
         [loss for loss in own if loss.told is None],
-        sorted(hung, key=lambda loss: -(loss.report.silent_s if loss.report else 0)),
         [loss for loss in losses if loss.report and loss.report.asked],
+        sorted(hung, key=lambda loss: -(loss.report.silent_s if loss.report else 0)),
         [loss for loss in own if code(loss) == ExitCode.STOPPED],
         [loss for loss in own if code(loss) != ExitCode.DONE],
         [loss for loss in losses if code(loss) != ExitCode.DONE],

@@ -8,8 +8,8 @@ IMPORT_S = 120.0
 RENDEZVOUS_S = 180.0
 """The coordinator ends a rendezvous that failed 60 s after the last member started; this is the bound without a coordinator."""
 COMPILE_S = 900.0
-RESTORE_S = 720.0
-"""A store that does not answer is asked for 10 min (checkpoint/restore.py), and one last time."""
+RESTORE_S = 1800.0
+"""The task loads its data first; and a store that does not answer is asked for 10 min (checkpoint/restore.py)."""
 RESTORE_BYTES_PER_S = 50e6
 FIRST_EVALUATION_S = 1800.0
 WRITER_S = 60.0
@@ -18,6 +18,8 @@ LAST_SAVE_S = 60.0
 """On top of checkpoint.last_save_timeout, in which the writer ends the save or gives it up."""
 SAVE_BYTES_PER_S = 1e6
 """A writer that is slower than this counts the store as away."""
+TASK_S = 1800.0
+"""For the task's own code: a batch that is read, data that is skipped, a callback. A time of the user's own counts instead."""
 EXPORT_S = 900.0
 FIRST_BLOCK_S = 120.0
 """No block has told yet how long one takes: a step of a large model may take many seconds."""
@@ -42,6 +44,11 @@ class Watchdog:
     def longest_block_s(self) -> float:
         """Of the last 20 blocks; 0 before the first."""
         return max(self._blocks, default=0.0)
+
+    @property
+    def evaluation_s(self) -> float:
+        """The last evaluation; 0 before the first."""
+        return self._evaluation_s or 0.0
 
     def entered(self, phase: Phase, state_bytes: int = 0, *, waits: bool = False) -> None:
         """The process announced a phase, and once it knows it the size of its state. `waits`: the save is one that the chief
@@ -86,6 +93,8 @@ class Watchdog:
                 return EXPORT_S + WRITER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.TRAIN:
                 return self._of_training_s()
+            case Phase.DATA | Phase.CALLBACK:
+                return self._hang_timeout_s or TASK_S
 
     def _of_training_s(self) -> float:
         if self._hang_timeout_s is not None:

@@ -16,6 +16,8 @@ from trainer.exit_codes import title_of
 log = logging.getLogger(__name__)
 
 AGAIN_S = 0.5
+AGAIN_MAX_S = 30.0
+"""Between a writer's end and the next one: twice as long after each, until one has saved something."""
 NO_WRITER_S = 5.0
 """Between tries to start one, where none can be started."""
 WRITERS_MAX = 3
@@ -35,6 +37,8 @@ class Writing:
         self._again_at: float | None = None
         self._silent_at = 0.0
         self._writers_of_save = 0
+        self._pause_s = AGAIN_S
+        self._killed: Child | None = None
         self.child = self._begin()
 
     def _begin(self) -> Child:
@@ -46,6 +50,8 @@ class Writing:
         """Hand over a snapshot that lies in the memfd, whole."""
         self._in_flight = snapshot
         self._writers_of_save = 1
+        if self._again_at is not None:
+            self._again_at = min(self._again_at, now + AGAIN_S)
         self._write(snapshot, now)
 
     def _write(self, snapshot: Snapshot, now: float) -> None:
@@ -57,6 +63,7 @@ class Writing:
     def answered(self) -> None:
         """The writer told what became of the save in flight."""
         self._in_flight = None
+        self._pause_s = AGAIN_S
 
     def finish(self, until: float) -> None:
         """No snapshot follows: the writer ends once the one in flight is saved, at `until` at the latest."""
@@ -83,7 +90,9 @@ class Writing:
                 step, self._in_flight = self._in_flight.step, None
                 return SaveFailed(step=step, error="no writer could be started")
             return None
-        self._again_at = now + AGAIN_S
+        self._again_at = now + self._pause_s
+        if self._in_flight is None:
+            self._pause_s = min(2 * self._pause_s, AGAIN_MAX_S)
         step = self._in_flight.step if self._in_flight is not None else 0
         error = f"the writer ended: {title_of(self.child.status)}"
         if self._in_flight is not None and self._writers_of_save == WRITERS_MAX:
@@ -99,8 +108,9 @@ class Writing:
             why = "it does not answer"
         elif self.child.stopped_s(now) > STOPPED_S:
             why = "a signal had stopped it"
-        if why:
+        if why and self._killed is not self.child:
             log.warning("writer killed: %s attempt=%d", why, self._start.attempt)
+            self._killed = self.child
             self.child.kill_group()
 
     def _replace(self, now: float) -> None:

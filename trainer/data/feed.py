@@ -8,8 +8,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,15 +96,23 @@ class StreamFeed:
     """Batches assembled by a thread ahead of training, stacked to [capacity, per-replica batch, ...]."""
 
     def __init__(
-        self, strategy: Any, source: ArraySource | StreamSource, order: Order | None, batch_size: int, first_step: int
+        self,
+        strategy: Any,
+        source: ArraySource | StreamSource,
+        order: Order | None,
+        batch_size: int,
+        first_step: int,
+        waits: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`order`: of arrays. A stream keeps its own, and is read up to `first_step` first."""
+        """`order`: of arrays. A stream keeps its own, and is read up to `first_step` first. In the context that `waits` gives
+        training waits for a batch."""
         import keras
 
         self._strategy = strategy
         self._source = source
         self._order = order
         self._batch_size = batch_size
+        self._waits = waits
         self._replicas = strategy.num_replicas_in_sync
         sample = keras.tree.flatten(source.sample(1))
         step_bytes = max(1, sum(leaf.nbytes for leaf in sample)) * batch_size
@@ -145,7 +154,11 @@ class StreamFeed:
         self._closed.set()
 
     def _take(self) -> Batch:
-        item = self._ready.get()
+        try:
+            item = self._ready.get_nowait()
+        except queue.Empty:
+            with self._waits():
+                item = self._ready.get()
         if isinstance(item, BaseException):
             raise item
         return item
@@ -194,12 +207,18 @@ def on_replicas(strategy: Any, value: Any) -> Any:
 
 
 def make_feed(
-    strategy: Any, source: ArraySource | StreamSource, *, seed: int, global_batch_size: int, first_step: int
+    strategy: Any,
+    source: ArraySource | StreamSource,
+    *,
+    seed: int,
+    global_batch_size: int,
+    first_step: int,
+    waits: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Feed:
-    """The feed for a source: resident where its arrays are small enough, else streamed."""
+    """The feed for a source: resident where its arrays are small enough, else streamed, and waited for within `waits`."""
     if isinstance(source, StreamSource):
-        return StreamFeed(strategy, source, None, global_batch_size, first_step)
+        return StreamFeed(strategy, source, None, global_batch_size, first_step, waits)
     order = Order(source.examples, global_batch_size, seed)
     if source.size_bytes <= RESIDENT_BYTES_MAX:
         return ResidentFeed(strategy, source, order)
-    return StreamFeed(strategy, source, order, global_batch_size, first_step)
+    return StreamFeed(strategy, source, order, global_batch_size, first_step, waits)

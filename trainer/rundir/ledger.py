@@ -75,6 +75,8 @@ _OF_PHASE = {
     "command": Row.SCRIPT,
 }
 _TRAIN = "train"
+_WITHIN = ("data", "callback")
+"""Phases within another one, whose time they are."""
 _FINISHING = "finishing"
 """The phase `save` of the last save, which is waited for."""
 _TELLING = frozenset({"phase", "block", "evaluated", "stalled", "ended"})
@@ -268,7 +270,7 @@ class _Accountant:
             self._spend(Row.EVALUATION, moment)
         elif sign.type == "stalled":
             self._stretch(moment)
-        else:
+        elif sign.phase not in _WITHIN:
             if sign.step > self._step:
                 # The agent was too busy to hear of a block.
                 self._steps_done(sign.step, moment)
