@@ -120,6 +120,22 @@ def test_all_workers_stopped_at_once_save_what_differs_between_replicas(start: C
 
 
 @pytest.mark.soak
+def test_a_save_at_a_stop_has_all_of_the_grace_period(start: Callable[..., Disturbed]) -> None:
+    run = start(
+        *("Paced", "--directory", "long", "--set", "checkpoint.every=100000"),
+        workers=1, steps=3000, grace="60s", params={"pause_s": 0.2},
+    )  # fmt: skip
+    run.directory = run.directory.parent.parent / "long"
+    run.wait_for_step(100)
+    arm(run.faults, "writer.before-commit", "sleep 35")
+    agent, step = run.agent(0), int(run.figure("orch_step"))
+    os.kill(agent, signal.SIGTERM)
+    run.wait_until(lambda: not Path(f"/proc/{agent}").exists(), "the agent to leave")
+    run.wait_until((run.directory / "attempts/2.json").exists, "the next attempt")
+    assert restored_step(run, 2) >= step
+
+
+@pytest.mark.soak
 def test_too_little_time_leaves_the_last_commit_standing(start: Callable[..., Disturbed]) -> None:
     whole = start("Paced", workers=1, steps=200, grace="20s", params={"pause_s": 0.0}).result()
     run = start("Paced", "--directory", "short", workers=1, steps=200, grace="3s", params={"pause_s": 0.2})
