@@ -19,6 +19,7 @@ from orchestrator.image import Packaged, code_parts, environment_on, layout, pac
 from orchestrator.jobfile import load
 from orchestrator.layers import Entry, code_entries, write_layer
 from orchestrator.registry import sha256
+from orchestrator.yamltext import to_yaml
 from tests.support_registry import Registry, serving
 from trainer.errors import ConfigError
 
@@ -29,6 +30,9 @@ train: {{task: "task.py:Mine", steps: 10}}
 run: {{directory: gs://bucket/mine}}
 """
 KEY = "-----BEGIN PRIVATE KEY-----\n" + "A" * 64 + "\n"
+ENCRYPTED = f"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n{'A' * 64}\n"
+PGP = f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2\n\n{'A' * 64}\n"
+KUBECONFIG = {"apiVersion": "v1", "kind": "Config", "clusters": [], "users": [{"name": "me", "user": {"token": "x"}}]}
 
 
 @pytest.fixture
@@ -80,7 +84,25 @@ def trainer_base(registry: Registry) -> None:
         (".kube/config", "x"),
         ("kubeconfig", "x"),
         ("innocent.txt", KEY),
+        ("innocent.txt", ENCRYPTED),
+        ("innocent.txt", PGP),
+        ("innocent.json", json.dumps({"tls": ENCRYPTED})),
         ("account.json", json.dumps({"type": "service_account", "private_key": "x"})),
+        ("adc", json.dumps({"type": "authorized_user", "refresh_token": "x"}, indent=2)),
+        ("dockerconfig", json.dumps({"auths": {"a": {}, "ghcr.io": {"auth": "eDp5"}}})),
+        ("team", to_yaml([KUBECONFIG])),
+        ("team.json", json.dumps(KUBECONFIG)),
+        ("prod.env", "TOKEN=x"),
+        (".envrc", "export TOKEN=x"),
+        ("kaggle.json", "{}"),
+        (".boto", "x"),
+        (".s3cfg", "x"),
+        (".streamlit/secrets.toml", "x"),
+        ("secrets.yaml", "x"),
+        ("store.jks", "x"),
+        ("login.ppk", "x"),
+        ("store.p12", "x"),
+        ("store.pfx", "x"),
     ],
 )
 def test_secrets_stay_out_and_are_named(code: Path, path: str, content: str) -> None:
@@ -91,6 +113,25 @@ def test_secrets_stay_out_and_are_named(code: Path, path: str, content: str) -> 
     found = collect(code)
     assert path not in {file.path for file in found.files}
     assert any(path.startswith(secret.partition(" ")[0]) for secret in found.secrets)
+
+
+@pytest.mark.parametrize(
+    "path, content",
+    [
+        ("keys.py", 'PEM = "-----BEGIN PRIVATE KEY-----"\nPGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----"\n'),
+        ("keys.md", f"-----BEGIN RSA PRIVATE KEY-----\\n...\\n and then it goes on, {'word ' * 20}\n"),
+        ("server.py", f"CONFIG = {KUBECONFIG!r}\nLOGIN = {{'type': 'authorized_user'}}\n"),
+        ("login.py", 'def test(): assert read() == {"type": "authorized_user", "private_key": "x"}\n'),
+        ("skaffold.yaml", "apiVersion: skaffold/v4beta11\nkind: Config\nbuild: {}\n"),
+        ("docker.json", '{"auths": {"ghcr.io": {}}, "credsStore": "desktop"}'),
+        ("example.env", "TOKEN=\n"),
+        ("secrets.py", "import os\n"),
+    ],
+)
+def test_code_that_speaks_of_secrets_goes_in(code: Path, path: str, content: str) -> None:
+    (code / path).write_text(content)
+    assert path in paths(code)
+    assert collect(code).secrets == ()
 
 
 def test_what_tools_leave_stays_out(code: Path) -> None:
