@@ -209,6 +209,10 @@ class Cluster:
             found[group["name"]] = [preferred, *others]
         return found
 
+    def schema(self, group: str, version: str) -> Manifest:
+        """The OpenAPI document of an API, which every user may read. Raises NotFound."""
+        return self._json("GET", f"/openapi/v3/apis/{group}/{version}", f"read the schema of {group}/{version}")
+
     def elsewhere(self, namespace: str) -> "Cluster":
         """The same cluster, another namespace."""
         other = copy.copy(self)

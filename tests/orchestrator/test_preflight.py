@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
+from support_api import Answer, api_server, refused
 
 from orchestrator.interrupts import held_back
-from orchestrator.kube import KINDS
+from orchestrator.kube import KINDS, Cluster
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.capacity import Wanted
 from orchestrator.preflight.check import SKIPPABLE, Check, Level, lines, ok, warning
-from orchestrator.preflight.facts import Facts, Unknown
+from orchestrator.preflight.facts import Facts, Unknown, jobset_schema
 from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryUnreachable
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
@@ -240,6 +241,26 @@ def test_add_ons_that_a_job_uses_must_be_there_in_a_known_version() -> None:
     assert "orch speaks v1alpha2" in addons.addons(other, jobset=True, queue=None).text
     both = facts(groups={addons.JOBSET: ["v1alpha2"], addons.KUEUE: ["v1beta1"]})
     assert addons.addons(both, jobset=True, queue="team").text == "JobSet v1alpha2 and Kueue v1beta1: there"
+
+
+def test_a_jobset_that_lacks_a_field_of_ours_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = {"action": {}, "onJobFailureReasons": {}}
+    bodies = [{"rules": {"properties": known}} for known in (rule, rule | {"onJobFailureMessagePatterns": {}})]
+    with api_server([*(Answer(body) for body in bodies), refused(404, "none"), refused(403, "no")], tmp_path) as (
+        script,
+        kubeconfig,
+    ):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        cluster = Cluster()
+        schemas = [jobset_schema(cluster) for _ in script.answers]
+    assert {query["path"] for query in script.asked} == {"/openapi/v3/apis/jobset.x-k8s.io/v1alpha2"}
+    there = facts(groups={addons.JOBSET: ["v1alpha2"]})
+    old, *others = [addons.addons(there, jobset=True, queue=None, schema=schema) for schema in schemas]
+    assert (old.level, old.text) == (Level.ERROR, "JobSet is too old: orch needs 0.10.1 or newer")
+    assert [check.level for check in others] == [Level.OK] * 3
+    # What is looked for is what is sent.
+    (jobset,) = yaml.safe_load_all((SETUP.parent / "jobset.yaml").read_text())
+    assert addons.addons(there, jobset=True, queue=None, schema=jobset).level is Level.OK
 
 
 # --- access, names
