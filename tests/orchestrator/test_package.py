@@ -4,9 +4,11 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,10 @@ from orchestrator import imageparts
 from orchestrator.baseimage import ENTRYPOINT, BaseFiles
 from orchestrator.builders import Context, commands, find_builder
 from orchestrator.codefiles import collect
-from orchestrator.image import Packaged, code_parts, environment_on, layout, package
+from orchestrator.image import LABEL_TRAINER, Packaged, code_parts, environment_on, layout, package
 from orchestrator.jobfile import load
 from orchestrator.layers import Entry, code_entries, write_layer
-from orchestrator.registry import sha256
+from orchestrator.registry import describe, sha256
 from orchestrator.yamltext import to_yaml
 from tests.support_registry import Registry, serving
 from trainer.errors import ConfigError
@@ -209,6 +211,26 @@ def test_on_a_base_with_the_trainer_the_code_alone_is_added(registry: Registry, 
     assert config["config"]["Env"] == ["A=b"]
     with tarfile.open(fileobj=io.BytesIO(registry.blobs["mine", manifest["layers"][-1]["digest"]])) as archive:
         assert archive.getnames() == ["app", "app/task.py"]
+
+
+def test_the_image_says_of_which_orch_its_trainer_is(
+    registry: Registry, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a base without the trainer, orch adds it; what else it adds takes minutes to fetch.
+    registry.image("base", "1", layers=(gzip.compress(b"\0" * 10240),))
+    monkeypatch.setattr("orchestrator.image.read_files", lambda *_, **__: BaseFiles("/usr/bin/python3.11", "", ""))
+    for name in ("wheels_layer", "trainer_layer"):
+        monkeypatch.setattr(imageparts, name, lambda *_: write_layer([Entry("x", b"")], code.parent / "x"))
+    described = describe(packed(registry, code).ref)
+    assert described.labels[LABEL_TRAINER] == version("orch")
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    assert re.findall(r"^LABEL (.+)$", dockerfile, re.MULTILINE) == [f"{LABEL_TRAINER}={version('orch')}"]
+    # With the trainer in the base, what the base says stays.
+    labels = {LABEL_TRAINER: "0.0.9"}
+    registry.image(
+        "base", "1", layers=(gzip.compress(b"\0" * 10240),), config={"Entrypoint": ENTRYPOINT, "Labels": labels}
+    )
+    assert describe(packed(registry, code).ref).labels[LABEL_TRAINER] == "0.0.9"
 
 
 def test_the_same_code_gives_the_same_image_and_sends_nothing(registry: Registry, code: Path) -> None:

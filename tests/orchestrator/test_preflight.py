@@ -10,6 +10,7 @@ import pytest
 import yaml
 from support_api import Answer, api_server, refused
 
+from orchestrator.image import LABEL_TRAINER
 from orchestrator.interrupts import held_back
 from orchestrator.kube import KINDS, Cluster
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
@@ -384,8 +385,9 @@ def test_only_a_registry_that_knows_no_such_image_stops_a_submit() -> None:
 
 
 def test_an_image_of_another_orch_is_a_warning() -> None:
-    assert image_check(described("linux/amd64", **{images.VERSION_LABEL: "0.0.9"})).level is Level.WARNING
-    assert image_check(described("linux/amd64", **{images.VERSION_LABEL: "0.1.0"})).level is Level.OK
+    old = image_check(described("linux/amd64", **{LABEL_TRAINER: "0.0.9"}))
+    assert (old.level, "built with orch 0.0.9, this is 0.1.0" in old.text) == (Level.WARNING, True)
+    assert "orch 0.1.0" in image_check(described("linux/amd64", **{LABEL_TRAINER: "0.1.0"})).text
 
 
 # --- checkpoints, memory, time
