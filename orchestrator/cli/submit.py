@@ -1,26 +1,23 @@
 """`orch submit` and `orch check`: a job file, and the cluster that is to take it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.output import cluster_options, output_option, print_checks, print_json, say, set_option
+from orchestrator.cli.output import (
+    cluster_options,
+    output_option,
+    print_checks,
+    print_json,
+    say,
+    set_option,
+    skip_option,
+)
 from orchestrator.cli.package import insecure_option, with_image
-from orchestrator.preflight.check import SKIPPABLE
 
 if TYPE_CHECKING:
     from orchestrator.kube import Cluster
-
-Command = TypeVar("Command")
-
-_skip_option = click.option(
-    "--skip",
-    multiple=True,
-    metavar="CHECK",
-    type=click.Choice(["all", *SKIPPABLE]),
-    help="Leave a check out, by its name in `orch check`; all: leave out every one that can be. Repeatable.",
-)
 
 
 @click.command()
@@ -39,7 +36,7 @@ _skip_option = click.option(
     is_flag=True,
     help="Stop a job of the same name with a checkpoint, remove it, and submit this one in its place.",
 )
-@_skip_option
+@skip_option
 @insecure_option
 @output_option
 def submit(
@@ -130,7 +127,7 @@ def submit(
 @set_option
 @cluster_options
 @click.option("--replace", is_flag=True, help="As for `orch submit --replace`: a job of this name is no trouble.")
-@_skip_option
+@skip_option
 @output_option
 def check(
     job_file: Path,
