@@ -79,7 +79,7 @@ def examine(cluster: Cluster) -> Report:
     if errors(first):
         return Report(first, groups(facts.nodes))
     pieces: list[tuple[str, Callable[[], Check]]] = [
-        ("permissions", lambda: access.permissions(cluster, "Job")),
+        ("permissions", lambda: access.permissions(cluster, "Job", queue=addons.KUEUE in facts.groups)),
         ("pod", lambda: _try_pod(cluster, facts)),
         ("job", lambda: _try_job(cluster)),
         ("webhooks", lambda: _webhooks(cluster)),

@@ -86,7 +86,7 @@ def _pieces(cluster: Cluster, subject: Subject, facts: Facts) -> dict[str, Calla
     found = _once(lambda: names.taken(cluster, objects))
     run = _once(lambda: storage.read_run(config))
     return {
-        "permissions": lambda: access.permissions(cluster, kind),
+        "permissions": lambda: access.permissions(cluster, kind, queue=queue is not None),
         "name": lambda: names.name_free(found(), spec.name, cluster.namespace, replace=subject.replace),
         "run-directory": lambda: names.run_directory_free(cluster, spec.name, config),
         "references": lambda: names.references(cluster, spec, config),

@@ -491,15 +491,39 @@ def granted(role: str) -> set[tuple[str, str, str]]:
     }
 
 
-@pytest.mark.parametrize("carrier", ["Job", "JobSet"])
-def test_the_submitters_role_grants_what_preflight_asks_for(carrier: str) -> None:
-    asked = [*access.needed(carrier), *access.wanted()]
+def test_the_submitters_role_grants_what_preflight_asks_for_and_nothing_else() -> None:
+    asked = {*access.needed("Job"), *access.needed("JobSet"), *access.wanted(queue=True)}
     wanted = {
         (kind.group, kind.plural + (f"/{item.subresource}" if item.subresource else ""), item.verb)
         for item in asked
         for kind in (KINDS[item.kind],)
     }
-    assert wanted <= granted("role-submitter.yaml")
+    # What `kubectl describe quota` and `kubectl describe limitrange` ask for, to which status sends people.
+    by_hand = {("", "resourcequotas", "get"), ("", "limitranges", "get")}
+    assert granted("role-submitter.yaml") == wanted | by_hand
+
+
+@pytest.mark.parametrize(
+    "verb_and_kind",
+    [
+        "watch Job",
+        "get Job",
+        "watch Event",
+        "get ConfigMap",
+        "list Service",
+        "list NetworkPolicy",
+        "get Pod/exec",
+        "list Workload",
+        "patch Workload",
+        "get LocalQueueView/pendingworkloads",
+    ],
+)
+def test_a_verb_that_a_command_uses_is_asked_for_once(verb_and_kind: str) -> None:
+    for carrier in ("Job", "JobSet"):
+        asked = [item.text for item in (*access.needed(carrier), *access.wanted(queue=True))]
+        assert asked.count(verb_and_kind) == 1 or (carrier, verb_and_kind) == ("JobSet", "watch Job")
+        assert len(asked) == len(set(asked))
+    assert not any("Workload" in item.text or "Queue" in item.text for item in access.wanted(queue=False))
 
 
 def test_the_roles_read_no_secret_and_write_nothing_outside_the_namespace() -> None:
