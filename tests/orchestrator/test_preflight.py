@@ -343,6 +343,45 @@ def test_secrets_written_out_in_the_job_file_are_a_warning_that_does_not_show_th
     assert exposure.secrets_by_reference(job()).level is Level.OK
 
 
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("postgres://me:hunter2@db:5432/runs", True),
+        ("--db=redis://:12345@cache", True),
+        ("postgres://me:$(DB_PASSWORD)@db", False),
+        ("https://user:<password>@host", False),
+        ("https://host:8080/a@b", False),
+        ("git@host:a/b", False),
+    ],
+)
+def test_a_password_in_a_url_is_known(text: str, has: bool) -> None:
+    assert exposure.has_password(text) is has
+    assert (exposure.secrets_by_reference(job(env={"DB": text})).level is Level.WARNING) is has
+    assert (exposure.secrets_by_reference(job(train={"command": ["run", text]})).level is Level.WARNING) is has
+
+
+def test_patches_are_looked_through_for_secrets_and_may_name_them() -> None:
+    key = {"secretKeyRef": {"name": "wandb", "key": "token"}}
+    container = {
+        "name": "trainer",
+        "args": ["--api-key", "abc"],
+        "env": [{"name": "HF_TOKEN", "value": "hf_abc"}, {"name": "WANDB_API_KEY", "valueFrom": key}],
+    }
+    volumes = [{"name": "a-secret", "secret": {"secretName": "a-token"}}]
+    pod = {"spec": {"containers": [container], "volumes": volumes, "imagePullSecrets": [{"name": "pull-secret"}]}}
+    annotated = {"metadata": {"annotations": {"db": "postgres://me:hunter2@db"}}}
+    spec = job(kubernetes={"kind": "JobSet", "pod": pod, "job": annotated, "jobset": annotated})
+    check = exposure.secrets_by_reference(spec)
+    assert check.level is Level.WARNING
+    assert check.text.partition(": ")[0].split(", ") == [
+        "kubernetes.pod.spec.containers[0].args --api-key",
+        "kubernetes.pod.spec.containers[0].env[0] (HF_TOKEN)",
+        "kubernetes.job.metadata.annotations.db",
+        "kubernetes.jobset.metadata.annotations.db",
+    ]
+    assert not any(secret in check.text for secret in ("abc", "hunter2"))
+
+
 # --- image
 
 
