@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from support_api import Answer, api_server, refused
+from support_api import Answer, api_server, listed, refused
 
+from orchestrator.carrier import JOBSET_LABEL
 from orchestrator.image import LABEL_TRAINER
 from orchestrator.interrupts import held_back
 from orchestrator.kube import KINDS, Cluster
+from orchestrator.manifests import render
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.capacity import Wanted
@@ -300,6 +302,23 @@ def test_a_taken_name_is_told_by_whom_and_only_a_job_of_orch_is_replaced(
     check = names.name_free(found, "digits", "ns", replace=replace)
     assert check.level is level
     assert says in check.text
+
+
+def test_the_jobs_that_a_jobset_will_make_must_be_free_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def there(name: str, **labels: str) -> Manifest:
+        return {"metadata": {"name": name, "labels": labels}}
+
+    spec = job(kubernetes={"groups": 2}, resources={"workers": 2})
+    objects = render(spec, config(), namespace="here", token="")
+    strangers = [there("digits-worker-1"), there("digits-worker-2"), there("other-worker-0")]
+    own = there("digits-worker-0", **{JOBSET_LABEL: "digits"})
+    free = [refused(404, "none") for _ in range(len(objects) + 1)]
+    with api_server([*free, listed("1", own, *strangers)], tmp_path) as (_, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        found = names.taken(Cluster(), objects)
+    assert found == [names.Taken("Job", "digits-worker-0", "digits"), names.Taken("Job", "digits-worker-1", "")]
+    check = names.name_free(found, "digits", "here", replace=True)
+    assert check.text.startswith("the name digits is taken: Job digits-worker-1 exists already in namespace here")
 
 
 @pytest.mark.parametrize(
