@@ -56,7 +56,7 @@ def submit(
 
     All is checked before anything is created (`orch check` shows each check), and what was created is removed when a later
     step is refused, or when you interrupt it. With image.build in the job file, the image is made of your code and pushed
-    first (`orch package`), and the job gets it by its digest.
+    (`orch package`) once permissions, name and quota are known to do, and the job gets it by its digest.
 
     --replace touches nothing that orch did not make for a job of this name. Nothing of the old job is removed before the
     checks of the new one have passed; run directories always stay.
@@ -104,6 +104,8 @@ def submit(
         if output == "json":
             print_json({"objects": objects, "checks": [item.to_json() for item in checks]})
         return 0
+    if spec.image.build is not None:
+        submitting.check_before_image(cluster, spec, config, skip=skip, replace=replace)
     spec = with_image(job, insecure=insecure)
     done = submitting.submit(
         cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=replace
