@@ -29,6 +29,8 @@ RUN site=$(/opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('
 FROM python:3.11-slim
 RUN useradd --uid 1000 --user-group --create-home --home-dir /home/trainer --shell /usr/sbin/nologin trainer \
     && mkdir /app && chown trainer:trainer /app
+# The version in pyproject.toml, by which `orch check` tells an image of another one.
+LABEL orch.trainer=0.1.0
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/home/trainer \

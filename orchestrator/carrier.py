@@ -21,6 +21,8 @@ GROUP_LABEL = "jobset.sigs.k8s.io/job-index"
 """Of a pod: the Job, and so the group of workers, that it belongs to. Set by JobSet."""
 JOBSET_UID_LABEL = "jobset.sigs.k8s.io/jobset-uid"
 """Of a pod: the UID of the JobSet, which tells a launch from the next. Set by JobSet."""
+JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+"""Of a Job: the JobSet that it belongs to. Set by JobSet."""
 GROUP_WORKERS = "orch/workers-per-group"
 """The annotation of a pod that says how many workers a group has."""
 
@@ -46,9 +48,17 @@ def owner_reference(carrier: Manifest) -> Manifest:
     }
 
 
+def child_names(carrier: Manifest) -> list[str]:
+    """The Jobs that a JobSet makes; of a Job, none."""
+    if carrier["kind"] == "Job":
+        return []
+    (replicated,) = carrier["spec"]["replicatedJobs"]
+    return [f"{carrier['metadata']['name']}-{REPLICATED_JOB}-{group}" for group in range(replicated.get("replicas", 1))]
+
+
 def child_selector(name: str) -> str:
     """The label selector of the Jobs of a JobSet; they carry none of orch's own labels."""
-    return f"jobset.sigs.k8s.io/jobset-name={name}"
+    return f"{JOBSET_LABEL}={name}"
 
 
 def as_job(carrier: Manifest, children: Sequence[Manifest] = ()) -> Manifest:

@@ -20,11 +20,17 @@ _SHOWN = 5
 _SECRET_SIZE_MAX_BYTES = 1 << 20
 
 _SECRET_FILES = {
-    ".env": "environment variables, usually with secrets",
+    "*.env": "environment variables, usually with secrets",
     ".env.*": "environment variables, usually with secrets",
+    ".envrc": "environment variables, usually with secrets",
+    "secrets.json": "secrets, by its name",
+    "secrets.toml": "secrets, by its name",
+    "secrets.y*ml": "secrets, by its name",
     "*.pem": "a key or certificate",
     "*.p12": "a key",
     "*.pfx": "a key",
+    "*.jks": "keys",
+    "*.ppk": "an SSH key",
     "id_rsa": "an SSH key",
     "id_dsa": "an SSH key",
     "id_ecdsa": "an SSH key",
@@ -38,6 +44,9 @@ _SECRET_FILES = {
     ".npmrc": "passwords",
     ".git-credentials": "passwords",
     ".dockercfg": "passwords",
+    ".boto": "a login to buckets",
+    ".s3cfg": "a login to buckets",
+    "kaggle.json": "a Kaggle login",
     "application_default_credentials.json": "a Google login",
 }
 _SECRET_FOLDERS = {
@@ -49,9 +58,21 @@ _SECRET_FOLDERS = {
     ".kube": "access to a cluster",
     ".ssh": "SSH keys",
 }
-_HARMLESS = (".env.example", ".env.sample", ".env.template", ".env.dist")
-_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?:\s|\\n|\\r)*(?:[A-Za-z0-9+/=]|\s|\\n){64}")
-_ACCOUNT_KEY = re.compile(rb'"private_key"\s*:\s*"[^"]')
+_HARMLESS = (
+    ".env.example", ".env.sample", ".env.template", ".env.dist", "example.env", "sample.env", "template.env",
+)  # fmt: skip
+# Headers (of encrypted and PGP keys) and the key itself must follow: code may well mention the line alone.
+_PRIVATE_KEY = re.compile(
+    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:\s|\\[nr])*"
+    rb"(?:[A-Za-z-]+: [^\n\\]*(?:\n|(?:\\r)?\\n)(?:\s|\\[nr])*)*"
+    rb"[A-Za-z0-9+/=]{40}"
+)
+_SECRETS_IN_JSON = {
+    re.compile(rb'"private_key"\s*:\s*"[^"]'): "the key of a service account",
+    re.compile(rb'"type"\s*:\s*"authorized_user"'): "a Google login",
+    re.compile(rb'"auths"\s*:\s*\{.*?"(?:auth|password|identitytoken)"\s*:\s*"[^"]', re.DOTALL): "passwords",
+}
+_KUBECONFIG = re.compile(rb"""\bkind["']?\s*:\s*["']?Config\b""")
 
 _NEVER_FOLDERS = (
     ".git", ".hg", ".svn", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox",
@@ -255,6 +276,20 @@ def _secret(name: str, source: Path, size_bytes: int) -> str | None:
     content = source.read_bytes()
     if _PRIVATE_KEY.search(content):
         return "it holds a private key"
-    if lower.endswith(".json") and _ACCOUNT_KEY.search(content):
-        return "the key of a service account"
-    return None
+    if lower.endswith(".json") or content.lstrip().startswith(b"{"):
+        for within, why in _SECRETS_IN_JSON.items():
+            if within.search(content):
+                return why
+    return "access to a cluster" if _is_kubeconfig(content) else None
+
+
+def _is_kubeconfig(content: bytes) -> bool:
+    if not _KUBECONFIG.search(content):
+        return False
+    import yaml
+
+    try:
+        parsed = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
+    return isinstance(parsed, dict) and parsed.get("kind") == "Config" and bool(parsed.get("users"))

@@ -13,8 +13,8 @@ from orchestrator.kube import KINDS, Cluster, Forbidden, Manifest, NotFound, qua
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import access, addons, capacity, pod
 from orchestrator.preflight.access import Permission
-from orchestrator.preflight.check import Check, error, errors, ok, warning
-from orchestrator.preflight.facts import Facts, Unknown, look
+from orchestrator.preflight.check import Check, Level, error, errors, ok, warning
+from orchestrator.preflight.facts import Facts, Unknown, jobset_schema, look
 from orchestrator.preflight.names import dry_run
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
@@ -79,7 +79,7 @@ def examine(cluster: Cluster) -> Report:
     if errors(first):
         return Report(first, groups(facts.nodes))
     pieces: list[tuple[str, Callable[[], Check]]] = [
-        ("permissions", lambda: access.permissions(cluster, "Job")),
+        ("permissions", lambda: access.permissions(cluster, "Job", queue=addons.KUEUE in facts.groups)),
         ("pod", lambda: _try_pod(cluster, facts)),
         ("job", lambda: _try_job(cluster)),
         ("webhooks", lambda: _webhooks(cluster)),
@@ -149,14 +149,16 @@ def _jobset(cluster: Cluster, facts: Facts) -> Check:
             "not installed: TPU slices of several hosts and kubernetes.kind: JobSet are not possible",
             "https://jobset.sigs.k8s.io/docs/installation, if they are wanted",
         )
-    found = addons.addons(facts, jobset=True, queue=None)
+    found = addons.addons(facts, jobset=True, queue=None, schema=jobset_schema(cluster))
+    if found.level is not Level.OK:
+        return warning("jobset", found.text, found.remedy)
     missing = access.refused(
         cluster, [Permission(verb, "JobSet", "", "submit") for verb in ("create", "patch", "delete")]
     )
     if missing:
         told = ", ".join(item.text for item in missing)
         return warning("jobset", f"installed, and you may not {told}", "ask for the role orch-submitter (k8s/setup)")
-    return Check("jobset", found.level, f"{addons.JOBSET} {', '.join(served)}", found.remedy)
+    return ok("jobset", f"{addons.JOBSET} {', '.join(served)}")
 
 
 def _kueue(cluster: Cluster, facts: Facts) -> Check:

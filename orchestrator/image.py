@@ -39,7 +39,7 @@ LARGE_CODE_BYTES = 200 << 20
 LABEL_CONTENT = "orch.code"
 """The label with the digest of the user's code as it is in the image."""
 LABEL_TRAINER = "orch.trainer"
-"""The label with the version of the package trainer in the image."""
+"""The label with the version of the package trainer in the image, which the Dockerfile sets as well."""
 _CREATED = "1980-01-01T00:00:00Z"
 _TELL_S = 2.0
 Say = Callable[[str], None]
@@ -218,7 +218,6 @@ def assemble(base: Base, parts: tuple[Part, ...], *, workdir: str) -> Image:
     labels = {
         "org.opencontainers.image.base.name": base.reference.name,
         "org.opencontainers.image.base.digest": base.reference.digest or "",
-        "org.opencontainers.image.version": version("orch"),
         LABEL_CONTENT: parts[-1].layer.diff_id,
     }
     if not base.has_trainer:

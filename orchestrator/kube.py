@@ -115,6 +115,8 @@ KINDS = {
     "PriorityClass": Kind("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False),
     "CustomResourceDefinition": Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False),
     "LocalQueue": Kind("kueue.x-k8s.io", "", "localqueues"),
+    # Who waits in a LocalQueue, as Kueue's visibility API tells it.
+    "LocalQueueView": Kind("visibility.kueue.x-k8s.io", "", "localqueues"),
     "Workload": Kind("kueue.x-k8s.io", "", "workloads"),
     "ClusterQueue": Kind("kueue.x-k8s.io", "", "clusterqueues", namespaced=False),
     "ResourceFlavor": Kind("kueue.x-k8s.io", "", "resourceflavors", namespaced=False),
@@ -208,6 +210,10 @@ class Cluster:
             others = [item["version"] for item in group["versions"] if item["version"] != preferred]
             found[group["name"]] = [preferred, *others]
         return found
+
+    def schema(self, group: str, version: str) -> Manifest:
+        """The OpenAPI document of an API, which every user may read. Raises NotFound."""
+        return self._json("GET", f"/openapi/v3/apis/{group}/{version}", f"read the schema of {group}/{version}")
 
     def elsewhere(self, namespace: str) -> "Cluster":
         """The same cluster, another namespace."""
@@ -436,6 +442,8 @@ class Cluster:
         attributes = {"verb": verb, "group": where.group, "resource": where.plural}
         if where.namespaced:
             attributes["namespace"] = self.namespace
+        if kind == "Namespace":  # a Role reaches the namespace that it is in
+            attributes |= {"namespace": self.namespace, "name": self.namespace}
         if subresource:
             attributes["subresource"] = subresource
         review = {
@@ -449,9 +457,8 @@ class Cluster:
 
     def pending_workloads(self, queue: str) -> list[Manifest]:
         """Who waits in a LocalQueue, in order, as Kueue's visibility API tells it. Raises NotFound where that is not served."""
-        group = "visibility.kueue.x-k8s.io"
-        path = f"/apis/{group}/{self._preferred_version(group)}/namespaces/{quote(self.namespace)}/localqueues/{quote(queue)}"
-        answer = self._json("GET", f"{path}/pendingworkloads", f"read who waits in queue {queue}")
+        path = f"{self._path('LocalQueueView', queue)}/pendingworkloads"
+        answer = self._json("GET", path, f"read who waits in queue {queue}")
         return list(answer.get("items") or [])
 
     # --- HTTP

@@ -193,7 +193,8 @@ def _label_of_pod(label: str) -> Manifest:
 
 
 def _replace_whole(jobset: Manifest, child: Manifest, restarts_max: int) -> None:
-    """The hosts of a slice start together or not at all: any pod that is lost fails the Job, and the JobSet makes it anew."""
+    """The hosts of a slice are replaced together: a pod that is lost by a disruption or an error fails the Job, and the JobSet
+    makes it anew. One that leaves with 143, as when it is deleted by hand, is replaced alone."""
     jobset["failurePolicy"]["maxRestarts"] = restarts_max
     child["backoffLimitPerIndex"] = 0
     disrupted = child["podFailurePolicy"]["rules"][0]

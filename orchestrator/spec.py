@@ -43,7 +43,7 @@ class ImageSection(Section):
     """Where to push an image that is built from `build`: us-docker.pkg.dev/acme/train/digits."""
     build: Text | None = None
     """The folder whose code goes into the image, relative to the job file. Paths mean in the image what they mean beside the
-    job file. A .dockerignore in it is honoured; .git and secrets stay out."""
+    job file. A .dockerignore in it is honoured; .git and known secrets stay out."""
     base: ImageReference | None = None
     """What a built image begins with: an image with Python 3.11, to which TensorFlow and the package `trainer` are added, or
     one that has them, to which the code alone is added. Default: python:3.11-slim."""

@@ -8,7 +8,7 @@ made from the job file that its ConfigMap holds. What training knows is in the r
 import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +78,12 @@ def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
     return Cancelled(name=name, run_directory=directory, step=_step(directory) if wait else None)
 
 
-def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say) -> Resumed:
+def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say, skip: Collection[str] = ()) -> Resumed:
     """Let a stopped job go on; one that failed, or that is to have another number of workers, is made anew.
 
     Args:
         workers: how many from now on; None for as many as before. A job that runs is stopped with a checkpoint first.
+        skip: checks to leave out where the job is made anew.
 
     Raises:
         NotFound: no such job. ConfigError: it runs already, has succeeded, or cannot have that many workers.
@@ -109,7 +110,9 @@ def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say) -> Res
     done = _saved_on_failure(
         spec,
         lambda: find_job(cluster, name)["metadata"]["uid"] == job["metadata"]["uid"],
-        lambda: submitting.submit(cluster, spec, config, token=secrets.token_urlsafe(32), say=say, replace=True),
+        lambda: submitting.submit(
+            cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=True
+        ),
         say,
     )
     return Resumed(name=name, workers=done.workers, run_directory=done.run_directory, queued=done.queued, anew=True)

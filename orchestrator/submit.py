@@ -16,6 +16,7 @@ from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnrea
 from orchestrator.manifests import RUN_DIRECTORY, TOKEN_PLACEHOLDER, render
 from orchestrator.observe import find_carriers, is_ours
 from orchestrator.preflight import Check, Subject, errors, preflight, said
+from orchestrator.preflight.check import SKIPPABLE
 from orchestrator.preflight.names import is_over
 from orchestrator.removing import delete
 from orchestrator.spec import JobSpec
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 SUBMISSION = "orch/submission"
 """The annotation by which a submit knows the Job that it made, also when the answer to its request was lost."""
 _UNDO_S = 20.0
+_BEFORE_IMAGE = {"permissions", "name", "run-directory", "quota"}
 
 Say = Callable[[str], None]
 
@@ -61,6 +63,20 @@ def check(
     shown = with_ref(spec, placeholder(spec)) if spec.image.build is not None else spec
     objects = render(shown, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)
     return preflight(cluster, Subject(spec, config, objects, replace, version("orch")), skip=skip), objects
+
+
+def check_before_image(
+    cluster: Cluster, spec: JobSpec, config: TrainConfig, *, skip: Collection[str] = (), replace: bool = False
+) -> None:
+    """What is soon known, before an image is made and pushed for nothing. The submit itself checks all of it again.
+
+    Raises:
+        OrchError: as `submit`.
+    """
+    _check_trainable(spec)
+    later = set(SKIPPABLE) - _BEFORE_IMAGE
+    checks, _ = check(cluster, spec, config, skip={*skip, *later}, replace=replace)
+    require(errors(checks), say=log.debug)
 
 
 def require(checks: Collection[Check], *, say: Say) -> None:

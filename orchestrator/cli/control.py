@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.output import cluster_options, output_option, print_error, print_json, say
+from orchestrator.cli.output import cluster_options, output_option, print_error, print_json, say, skip_option
 
 if TYPE_CHECKING:
     from orchestrator.kube import Cluster
@@ -49,13 +49,17 @@ def cancel(name: str, waits: bool, context: str | None, namespace: str | None, o
 @click.command()
 @click.argument("name", metavar="JOB")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Go on with so many. Default: as many as before.")
+@skip_option
 @cluster_options
 @output_option
-def resume(name: str, workers: int | None, context: str | None, namespace: str | None, output: str) -> int:
+def resume(
+    name: str, workers: int | None, skip: tuple[str, ...], context: str | None, namespace: str | None, output: str
+) -> int:
     """Let a job go on from its last checkpoint: one that was cancelled, or one that failed.
 
     With another number of workers, and after a failure, the job is made anew under its name, from the job file that the
-    cluster keeps; one that runs is stopped with a checkpoint first. To change more than that: orch submit JOB.YAML --replace.
+    cluster keeps, after the checks of a submit; one that runs is stopped with a checkpoint first. To change more than that:
+    orch submit JOB.YAML --replace.
 
     The same weights to the last bit are promised for the same number of workers; with another number, the same examples in
     the same order, and weights that are the same to rounding.
@@ -64,10 +68,11 @@ def resume(name: str, workers: int | None, context: str | None, namespace: str |
     Examples:
       orch resume digits
       orch resume digits --workers 8
+      orch resume digits --workers 8 --skip bucket
     """
     from orchestrator import stopping
 
-    done = stopping.resume(_connect(context, namespace), name, workers=workers, say=say)
+    done = stopping.resume(_connect(context, namespace), name, workers=workers, say=say, skip=skip)
     if output == "json":
         print_json(vars(done))
         return 0

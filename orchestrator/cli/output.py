@@ -115,6 +115,17 @@ def set_option(command: Command) -> Command:
     )(command)
 
 
+def skip_option(command: Command) -> Command:
+    """`--skip CHECK`, repeatable, as the argument `skip`."""
+    return click.option(
+        "--skip",
+        multiple=True,
+        metavar="CHECK",
+        callback=_names_of_checks,
+        help="Leave a check out, by its name in `orch check`; all: leave out every one that can be. Repeatable.",
+    )(command)
+
+
 def cluster_options(command: Command) -> Command:
     """`--context` and `--namespace`, as the arguments of these names."""
     command = click.option(
@@ -123,6 +134,15 @@ def cluster_options(command: Command) -> Command:
     return click.option("--context", metavar="NAME", callback=_not_empty, help="Default: the current kubectl context.")(
         command
     )
+
+
+def _names_of_checks(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    if names:
+        from orchestrator.preflight.check import SKIPPABLE
+
+        known = click.Choice(["all", *SKIPPABLE])
+        return tuple(known.convert(name, option, context) for name in names)
+    return names
 
 
 def _not_empty(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:

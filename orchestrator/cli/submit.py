@@ -1,26 +1,23 @@
 """`orch submit` and `orch check`: a job file, and the cluster that is to take it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.output import cluster_options, output_option, print_checks, print_json, say, set_option
+from orchestrator.cli.output import (
+    cluster_options,
+    output_option,
+    print_checks,
+    print_json,
+    say,
+    set_option,
+    skip_option,
+)
 from orchestrator.cli.package import insecure_option, with_image
-from orchestrator.preflight.check import SKIPPABLE
 
 if TYPE_CHECKING:
     from orchestrator.kube import Cluster
-
-Command = TypeVar("Command")
-
-_skip_option = click.option(
-    "--skip",
-    multiple=True,
-    metavar="CHECK",
-    type=click.Choice(["all", *SKIPPABLE]),
-    help="Leave a check out, by its name in `orch check`; all: leave out every one that can be. Repeatable.",
-)
 
 
 @click.command()
@@ -39,7 +36,7 @@ _skip_option = click.option(
     is_flag=True,
     help="Stop a job of the same name with a checkpoint, remove it, and submit this one in its place.",
 )
-@_skip_option
+@skip_option
 @insecure_option
 @output_option
 def submit(
@@ -59,7 +56,7 @@ def submit(
 
     All is checked before anything is created (`orch check` shows each check), and what was created is removed when a later
     step is refused, or when you interrupt it. With image.build in the job file, the image is made of your code and pushed
-    first (`orch package`), and the job gets it by its digest.
+    (`orch package`) once permissions, name and quota are known to do, and the job gets it by its digest.
 
     --replace touches nothing that orch did not make for a job of this name. Nothing of the old job is removed before the
     checks of the new one have passed; run directories always stay.
@@ -107,6 +104,8 @@ def submit(
         if output == "json":
             print_json({"objects": objects, "checks": [item.to_json() for item in checks]})
         return 0
+    if spec.image.build is not None:
+        submitting.check_before_image(cluster, spec, config, skip=skip, replace=replace)
     spec = with_image(job, insecure=insecure)
     done = submitting.submit(
         cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=replace
@@ -130,7 +129,7 @@ def submit(
 @set_option
 @cluster_options
 @click.option("--replace", is_flag=True, help="As for `orch submit --replace`: a job of this name is no trouble.")
-@_skip_option
+@skip_option
 @output_option
 def check(
     job_file: Path,

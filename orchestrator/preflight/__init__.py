@@ -13,7 +13,7 @@ from orchestrator.kube import Cluster, Manifest
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.check import Check, Level, error, errors, lines
-from orchestrator.preflight.facts import Facts, look
+from orchestrator.preflight.facts import Facts, jobset_schema, look
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
 from trainer.errors import OrchError
@@ -79,17 +79,20 @@ def _pieces(cluster: Cluster, subject: Subject, facts: Facts) -> dict[str, Calla
 
     spec, config, objects = subject.spec, subject.config, subject.objects
     kind = subject.carrier["kind"]
+    jobset, queue = kind == "JobSet", spec.scheduling.queue
     worker = pod.worker_pod(subject.template, spec.name, cluster.namespace)
     wanted = capacity.Wanted(config.workers, worker, _counted(objects))
     selector = worker["spec"].get("nodeSelector") or {}
     found = _once(lambda: names.taken(cluster, objects))
     run = _once(lambda: storage.read_run(config))
     return {
-        "permissions": lambda: access.permissions(cluster, kind),
+        "permissions": lambda: access.permissions(cluster, kind, queue=queue is not None),
         "name": lambda: names.name_free(found(), spec.name, cluster.namespace, replace=subject.replace),
         "run-directory": lambda: names.run_directory_free(cluster, spec.name, config),
         "references": lambda: names.references(cluster, spec, config),
-        "add-ons": lambda: addons.addons(facts, jobset=kind == "JobSet", queue=spec.scheduling.queue),
+        "add-ons": lambda: addons.addons(
+            facts, jobset=jobset, queue=queue, schema=jobset_schema(cluster) if jobset else None
+        ),
         "secrets": lambda: exposure.secrets_by_reference(spec),
         "quota": lambda: capacity.quota(facts.quotas, wanted),
         "limits": lambda: capacity.limit_range(facts.limit_ranges, wanted),

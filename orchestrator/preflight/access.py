@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from orchestrator.kube import KINDS, Cluster
+from orchestrator.kube import Cluster
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown
 
@@ -53,31 +53,53 @@ def namespace(facts: Facts) -> Check:
 
 def needed(carrier: str) -> list[Permission]:
     """Without these no job can be submitted and looked after. `carrier`: Job or JobSet."""
-    of_submit = [
-        *((verb, carrier, "") for verb in ("create", "get", "list", "patch", "delete")),
-        *(("create", kind, "") for kind in ("Service", "ConfigMap", "Secret", "NetworkPolicy")),
-        *(("delete", kind, "") for kind in ("Service", "ConfigMap", "Secret", "NetworkPolicy")),
-        ("list", "Pod", ""),
+    found = [
+        *_each("create get list watch patch delete", carrier, "submit"),
+        *_each("list watch", "Pod", "submit, status -w, logs -f"),
+        *_each("get", "Pod/log", "logs"),
     ]
-    return [Permission(*item, "submit") for item in of_submit] + [
-        Permission("get", "Pod", "log", "logs"),
-        Permission("watch", "Pod", "", "status -w, logs -f"),
+    for kind in ("Service", "ConfigMap", "NetworkPolicy", "Secret"):
+        found += _each("create delete", kind, "submit")
+    if carrier == "JobSet":  # whose name a Job may have, and whose groups are Jobs
+        found += _each("get list", "Job", "submit, status")
+    return found
+
+
+def wanted(*, queue: bool) -> list[Permission]:
+    """Without these a job runs, and some command cannot do its work. `queue`: whether jobs go through Kueue."""
+    found = [
+        # A WebSocket begins as a GET; Kubernetes 1.35 asks for create besides.
+        *_each("get create", "Pod/exec", "status, exec"),
+        *_each("list watch", "Event", "status, events"),
+        *_each("get delete", "Pod", "logs, replace"),
+        *_each("patch", "Pod/status", "replace"),
+        *_each("create", "Pod", "check"),
+        *_each("get list", "Service", "check, delete"),
+        *_each("get list", "ConfigMap", "check, resume, delete"),
+        *_each("get list", "NetworkPolicy", "check, delete"),
+        *_each("list", "ResourceQuota", "check"),
+        *_each("list", "LimitRange", "check"),
+        *_each("get", "PersistentVolumeClaim", "check"),
+        *_each("get", "ServiceAccount", "check"),
+        *_each("get", "Namespace", "check"),
     ]
+    if queue:
+        found += [
+            *_each("get list", "LocalQueue", "check, doctor"),
+            *_each("list patch", "Workload", "status, cancel, resume"),
+            *_each("get", "LocalQueueView/pendingworkloads", "status"),
+        ]
+    return found
 
 
-def wanted() -> list[Permission]:
-    """Without these a job runs, and some command cannot do its work."""
-    return [
-        Permission("create", "Pod", "exec", "status, exec"),
-        Permission("list", "Event", "", "status, events"),
-        Permission("patch", "Pod", "status", "replace"),
-        Permission("delete", "Pod", "", "replace"),
-    ]
+def _each(verbs: str, of: str, command: str) -> list[Permission]:
+    kind, _, subresource = of.partition("/")
+    return [Permission(verb, kind, subresource, command) for verb in verbs.split()]
 
 
-def permissions(cluster: Cluster, carrier: str) -> Check:
+def permissions(cluster: Cluster, carrier: str, *, queue: bool) -> Check:
     """Whether the user may do what the commands do."""
-    asked = [item for item in (*needed(carrier), *wanted()) if item.kind in KINDS]
+    asked = [*needed(carrier), *wanted(queue=queue)]
     missing = refused(cluster, asked)
     if not missing:
         return ok("permissions", f"all {len(asked)} verbs that the commands use are allowed in {cluster.namespace}")

@@ -1,11 +1,17 @@
 """What is installed in a cluster beside Kubernetes: JobSet, Kueue, and something that enforces NetworkPolicies. Pure."""
 
+import json
+
 from orchestrator.kube import Manifest
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown
 
 JOBSET = "jobset.x-k8s.io"
 JOBSET_VERSION = "v1alpha2"
+JOBSET_OLDEST = "0.10.1"
+"""The oldest JobSet that knows the field below, however it is installed: the Helm chart of 0.10.0 lacks it."""
+_NEWEST_FIELD = "onJobFailureMessagePatterns"
+"""Of k8s/jobset.yaml, the field that came last."""
 KUEUE = "kueue.x-k8s.io"
 
 # The DaemonSet by which each engine runs, by its name in the engine's own manifests.
@@ -33,8 +39,8 @@ _ENGINES_BY_GROUP = {
 }
 
 
-def addons(facts: Facts, *, jobset: bool, queue: str | None) -> Check:
-    """Whether the add-ons that a job uses are there, in a version that orch speaks."""
+def addons(facts: Facts, *, jobset: bool, queue: str | None, schema: Manifest | None = None) -> Check:
+    """Whether the add-ons that a job uses are there, in a version that orch speaks. `schema`: of JobSets, where it is known."""
     name = "add-ons"
     served = facts.groups.get(JOBSET, [])
     if jobset and not served:
@@ -47,6 +53,12 @@ def addons(facts: Facts, *, jobset: bool, queue: str | None) -> Check:
     if jobset and JOBSET_VERSION not in served:
         return error(
             name, f"JobSet is served as {', '.join(served)}; orch speaks {JOBSET_VERSION}", "install another JobSet"
+        )
+    if jobset and schema is not None and _NEWEST_FIELD not in json.dumps(schema):
+        return error(
+            name,
+            f"JobSet is too old: orch needs {JOBSET_OLDEST} or newer",
+            "an administrator upgrades it: https://jobset.sigs.k8s.io/docs/installation",
         )
     if queue and KUEUE not in facts.groups:
         return error(

@@ -11,15 +11,20 @@ from orchestrator.spec import JobSpec
 _SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "APIKEY", "CREDENTIAL", "CREDENTIALS"}
 _KEY_WORDS = {"API", "ACCESS", "PRIVATE", "SECRET", "AUTH", "ENCRYPTION", "SIGNING"}
 _FLAG = re.compile(r"--?([A-Za-z][A-Za-z0-9_-]*)(?:=(.*))?")
-_HARMLESS = re.compile(r"/.*|[0-9.]+|true|false|yes|no|none|", re.IGNORECASE)
+_REFERENCE = r"\$\(.*\)|\$\{.*\}|\$\w+"
+_HARMLESS = re.compile(rf"/.*|[0-9.]+|true|false|yes|no|none|{_REFERENCE}|", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@", re.IGNORECASE)
+_PLACEHOLDER = re.compile(rf"{_REFERENCE}|<.*>|\{{.*\}}|[*.x]+", re.IGNORECASE)
 
 
 def secrets_by_reference(spec: JobSpec) -> Check:
-    """Whether anything in the job file looks like a secret's value: env, params and arguments end up in objects that many
-    may read, and in the run directory."""
-    found = [f"env.{name}" for name, value in spec.env.items() if looks_secret(name) and not _is_harmless(value)]
-    found += list(_in_params(spec.train.params, "train.params"))
-    found += list(_in_command(spec.train.command or []))
+    """Whether anything in the job file looks like a secret's value: env, params, arguments and patches end up in objects that
+    many may read, and in the run directory."""
+    found = [f"env.{name}" for name, value in spec.env.items() if _is_secret(name, value)]
+    found += _in_params(spec.train.params, "train.params")
+    found += _in_command(spec.train.command or [], "train.command")
+    for field in ("pod", "job", "jobset"):
+        found += _in_patch(getattr(spec.kubernetes, field), f"kubernetes.{field}")
     if not found:
         return ok("secrets", "no value in the job file looks like a secret")
     return warning(
@@ -37,25 +42,57 @@ def looks_secret(name: str) -> bool:
     return key or any(word in _SECRET_WORDS for word in words)
 
 
+def _is_secret(name: str, value: str) -> bool:
+    return (looks_secret(name) and not _is_harmless(value)) or has_password(value)
+
+
 def _is_harmless(value: str) -> bool:
-    """A path, a number, a switch: not the secret itself."""
+    """A path, a number, a switch, the name of another variable: not the secret itself."""
     return bool(_HARMLESS.fullmatch(value.strip()))
+
+
+def has_password(value: str) -> bool:
+    """Whether a URL in it names a password: postgres://user:password@host. $(DB_PASSWORD) in its place is none."""
+    return any(not _PLACEHOLDER.fullmatch(password) for password in _PASSWORD_IN_URL.findall(value))
 
 
 def _in_params(value: Any, where: str) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
-            if isinstance(item, str) and looks_secret(str(key)) and not _is_harmless(item):
+            if isinstance(item, str) and _is_secret(str(key), item):
                 yield f"{where}.{key}"
             else:
                 yield from _in_params(item, f"{where}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _in_params(item, f"{where}[{index}]")
+    elif isinstance(value, str) and has_password(value):
+        yield where
 
 
-def _in_command(command: list[str]) -> Iterator[str]:
-    for argument, following in pairwise([*command, ""]):
+def _in_command(command: list[str], where: str) -> Iterator[str]:
+    for index, (argument, following) in enumerate(pairwise([*command, ""])):
         flag = _FLAG.fullmatch(argument)
         if flag and looks_secret(flag[1]) and not _is_harmless(flag[2] if flag[2] is not None else following):
-            yield f"train.command {argument.partition('=')[0]}"
+            yield f"{where} {argument.partition('=')[0]}"
+        elif has_password(argument):
+            yield f"{where}[{index}]"
+
+
+def _in_patch(value: Any, where: str) -> Iterator[str]:
+    """Variables and arguments of containers, and URLs. Other fields only name secrets: secretName, secretKeyRef."""
+    if isinstance(value, dict):
+        name, text = value.get("name"), value.get("value")
+        if isinstance(name, str) and isinstance(text, str) and _is_secret(name, text):
+            yield f"{where} ({name})"
+            return
+        for key, item in value.items():
+            if key in ("command", "args") and isinstance(item, list):
+                yield from _in_command([str(word) for word in item], f"{where}.{key}")
+            else:
+                yield from _in_patch(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _in_patch(item, f"{where}[{index}]")
+    elif isinstance(value, str) and has_password(value):
+        yield where

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from orchestrator.kube import Cluster, Forbidden, Manifest, NotFound
+from orchestrator.kube import KINDS, Cluster, Forbidden, Manifest, NotFound
 
 T = TypeVar("T")
 
@@ -72,6 +72,13 @@ def look(cluster: Cluster) -> Facts:
         quotas=quotas.result(),
         limit_ranges=limit_ranges.result(),
     )
+
+
+def jobset_schema(cluster: Cluster) -> Manifest | None:
+    """What the cluster knows of JobSets; None where that may not be read, or there is none."""
+    with contextlib.suppress(Forbidden, NotFound):
+        return cluster.schema(KINDS["JobSet"].group, KINDS["JobSet"].version)
+    return None
 
 
 def _namespace(cluster: Cluster) -> Manifest | Unknown | None:

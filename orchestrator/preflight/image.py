@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from orchestrator.image import LABEL_TRAINER
 from orchestrator.kube import Manifest
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Unknown
@@ -9,7 +10,6 @@ from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, Regi
 from orchestrator.spec import JobSpec
 from trainer.errors import OrchError
 
-VERSION_LABEL = "orch.version"
 _ARCHITECTURE = "kubernetes.io/arch"
 
 
@@ -67,7 +67,7 @@ def _fits(ref: str, found: ImageInfo, wanted: list[str], version: str) -> Check:
             f"{text}; some nodes are {', '.join(missing)}",
             f"scheduling.node_selector: {{{_ARCHITECTURE}: {has[0]}}} keeps the workers off them",
         )
-    built = found.labels.get(VERSION_LABEL, "")
+    built = found.labels.get(LABEL_TRAINER, "")
     if built and built != version:
         return warning(
             "image", f"{text}; built with orch {built}, this is {version}", "build the image anew with this version"

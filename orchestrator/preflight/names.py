@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 
-from orchestrator.carrier import CARRIERS
+from orchestrator.carrier import CARRIERS, JOBSET_LABEL, child_names
 from orchestrator.kube import KINDS, AlreadyExists, Cluster, ClusterError, Forbidden, Manifest, NotFound
 from orchestrator.manifests import RUN_DIRECTORY
 from orchestrator.observe import list_jobs
@@ -29,7 +29,7 @@ class Taken:
 
 
 def taken(cluster: Cluster, objects: list[Manifest]) -> list[Taken]:
-    """Which names of the objects are taken, those of other carriers of the same name included.
+    """Which names of the objects are taken, those of other carriers of the same name and of a JobSet's Jobs included.
 
     What the user may not read (Secrets, most often) is left to the server-side dry run.
     """
@@ -43,9 +43,18 @@ def taken(cluster: Cluster, objects: list[Manifest]) -> list[Taken]:
         except Forbidden:
             continue
         if item is not None:
-            labels = item["metadata"].get("labels") or {}
-            found.append(Taken(kind, name, labels.get(_JOB, "") if labels.get(_OURS) == "orch" else "", is_over(item)))
+            found.append(_taken(item, kind))
+    children = set(child_names(carrier))
+    if children:
+        with contextlib.suppress(Forbidden):
+            found += [_taken(item, "Job") for item in cluster.select("Job") if item["metadata"]["name"] in children]
     return found
+
+
+def _taken(item: Manifest, kind: str) -> Taken:
+    labels = item["metadata"].get("labels") or {}
+    job = labels.get(_JOB, "") if labels.get(_OURS) == "orch" else labels.get(JOBSET_LABEL, "")
+    return Taken(kind, item["metadata"]["name"], job, is_over(item))
 
 
 def name_free(found: list[Taken], job: str, namespace: str, *, replace: bool) -> Check:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 
 from orchestrator.diagnose import index_of
+from orchestrator.imageref import parse_reference
 from orchestrator.yamltext import to_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +195,18 @@ class Room:
             except ApiException as error:
                 parts.append(f"({error.reason})")
         return "\n".join(parts)
+
+
+def place_of(image: str) -> str:
+    """Registry and path of an image, without its own name: where another one can be pushed. Empty where it names no registry,
+    as an image that was loaded into the nodes by hand."""
+    place = image.rpartition("/")[0]
+    return place if place and image.startswith(parse_reference(image).registry) else ""
+
+
+def absent_tag(image: str) -> str:
+    """The same repository at a tag that nobody pushed."""
+    return str(replace(parse_reference(image), tag="does-not-exist", digest=None))
 
 
 def start_orch(folder: Path, environment: Mapping[str, str], *arguments: str) -> "subprocess.Popen[str]":

@@ -4,9 +4,11 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ from orchestrator import imageparts
 from orchestrator.baseimage import ENTRYPOINT, BaseFiles
 from orchestrator.builders import Context, commands, find_builder
 from orchestrator.codefiles import collect
-from orchestrator.image import Packaged, code_parts, environment_on, layout, package
+from orchestrator.image import LABEL_TRAINER, Packaged, code_parts, environment_on, layout, package
 from orchestrator.jobfile import load
 from orchestrator.layers import Entry, code_entries, write_layer
-from orchestrator.registry import sha256
+from orchestrator.registry import describe, sha256
+from orchestrator.yamltext import to_yaml
 from tests.support_registry import Registry, serving
 from trainer.errors import ConfigError
 
@@ -29,6 +32,9 @@ train: {{task: "task.py:Mine", steps: 10}}
 run: {{directory: gs://bucket/mine}}
 """
 KEY = "-----BEGIN PRIVATE KEY-----\n" + "A" * 64 + "\n"
+ENCRYPTED = f"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n{'A' * 64}\n"
+PGP = f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2\n\n{'A' * 64}\n"
+KUBECONFIG = {"apiVersion": "v1", "kind": "Config", "clusters": [], "users": [{"name": "me", "user": {"token": "x"}}]}
 
 
 @pytest.fixture
@@ -80,7 +86,25 @@ def trainer_base(registry: Registry) -> None:
         (".kube/config", "x"),
         ("kubeconfig", "x"),
         ("innocent.txt", KEY),
+        ("innocent.txt", ENCRYPTED),
+        ("innocent.txt", PGP),
+        ("innocent.json", json.dumps({"tls": ENCRYPTED})),
         ("account.json", json.dumps({"type": "service_account", "private_key": "x"})),
+        ("adc", json.dumps({"type": "authorized_user", "refresh_token": "x"}, indent=2)),
+        ("dockerconfig", json.dumps({"auths": {"a": {}, "ghcr.io": {"auth": "eDp5"}}})),
+        ("team", to_yaml([KUBECONFIG])),
+        ("team.json", json.dumps(KUBECONFIG)),
+        ("prod.env", "TOKEN=x"),
+        (".envrc", "export TOKEN=x"),
+        ("kaggle.json", "{}"),
+        (".boto", "x"),
+        (".s3cfg", "x"),
+        (".streamlit/secrets.toml", "x"),
+        ("secrets.yaml", "x"),
+        ("store.jks", "x"),
+        ("login.ppk", "x"),
+        ("store.p12", "x"),
+        ("store.pfx", "x"),
     ],
 )
 def test_secrets_stay_out_and_are_named(code: Path, path: str, content: str) -> None:
@@ -91,6 +115,25 @@ def test_secrets_stay_out_and_are_named(code: Path, path: str, content: str) -> 
     found = collect(code)
     assert path not in {file.path for file in found.files}
     assert any(path.startswith(secret.partition(" ")[0]) for secret in found.secrets)
+
+
+@pytest.mark.parametrize(
+    "path, content",
+    [
+        ("keys.py", 'PEM = "-----BEGIN PRIVATE KEY-----"\nPGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----"\n'),
+        ("keys.md", f"-----BEGIN RSA PRIVATE KEY-----\\n...\\n and then it goes on, {'word ' * 20}\n"),
+        ("server.py", f"CONFIG = {KUBECONFIG!r}\nLOGIN = {{'type': 'authorized_user'}}\n"),
+        ("login.py", 'def test(): assert read() == {"type": "authorized_user", "private_key": "x"}\n'),
+        ("skaffold.yaml", "apiVersion: skaffold/v4beta11\nkind: Config\nbuild: {}\n"),
+        ("docker.json", '{"auths": {"ghcr.io": {}}, "credsStore": "desktop"}'),
+        ("example.env", "TOKEN=\n"),
+        ("secrets.py", "import os\n"),
+    ],
+)
+def test_code_that_speaks_of_secrets_goes_in(code: Path, path: str, content: str) -> None:
+    (code / path).write_text(content)
+    assert path in paths(code)
+    assert collect(code).secrets == ()
 
 
 def test_what_tools_leave_stays_out(code: Path) -> None:
@@ -168,6 +211,26 @@ def test_on_a_base_with_the_trainer_the_code_alone_is_added(registry: Registry, 
     assert config["config"]["Env"] == ["A=b"]
     with tarfile.open(fileobj=io.BytesIO(registry.blobs["mine", manifest["layers"][-1]["digest"]])) as archive:
         assert archive.getnames() == ["app", "app/task.py"]
+
+
+def test_the_image_says_of_which_orch_its_trainer_is(
+    registry: Registry, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a base without the trainer, orch adds it; what else it adds takes minutes to fetch.
+    registry.image("base", "1", layers=(gzip.compress(b"\0" * 10240),))
+    monkeypatch.setattr("orchestrator.image.read_files", lambda *_, **__: BaseFiles("/usr/bin/python3.11", "", ""))
+    for name in ("wheels_layer", "trainer_layer"):
+        monkeypatch.setattr(imageparts, name, lambda *_: write_layer([Entry("x", b"")], code.parent / "x"))
+    described = describe(packed(registry, code).ref)
+    assert described.labels[LABEL_TRAINER] == version("orch")
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    assert re.findall(r"^LABEL (.+)$", dockerfile, re.MULTILINE) == [f"{LABEL_TRAINER}={version('orch')}"]
+    # With the trainer in the base, what the base says stays.
+    labels = {LABEL_TRAINER: "0.0.9"}
+    registry.image(
+        "base", "1", layers=(gzip.compress(b"\0" * 10240),), config={"Entrypoint": ENTRYPOINT, "Labels": labels}
+    )
+    assert describe(packed(registry, code).ref).labels[LABEL_TRAINER] == "0.0.9"
 
 
 def test_the_same_code_gives_the_same_image_and_sends_nothing(registry: Registry, code: Path) -> None:

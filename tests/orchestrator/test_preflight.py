@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import yaml
+from support_api import Answer, api_server, listed, refused
 
+from orchestrator.carrier import JOBSET_LABEL
+from orchestrator.image import LABEL_TRAINER
 from orchestrator.interrupts import held_back
-from orchestrator.kube import KINDS
+from orchestrator.kube import KINDS, Cluster
+from orchestrator.manifests import render
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.capacity import Wanted
 from orchestrator.preflight.check import SKIPPABLE, Check, Level, lines, ok, warning
-from orchestrator.preflight.facts import Facts, Unknown
+from orchestrator.preflight.facts import Facts, Unknown, jobset_schema
 from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryUnreachable
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
@@ -242,6 +246,26 @@ def test_add_ons_that_a_job_uses_must_be_there_in_a_known_version() -> None:
     assert addons.addons(both, jobset=True, queue="team").text == "JobSet v1alpha2 and Kueue v1beta1: there"
 
 
+def test_a_jobset_that_lacks_a_field_of_ours_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = {"action": {}, "onJobFailureReasons": {}}
+    bodies = [{"rules": {"properties": known}} for known in (rule, rule | {"onJobFailureMessagePatterns": {}})]
+    with api_server([*(Answer(body) for body in bodies), refused(404, "none"), refused(403, "no")], tmp_path) as (
+        script,
+        kubeconfig,
+    ):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        cluster = Cluster()
+        schemas = [jobset_schema(cluster) for _ in script.answers]
+    assert {query["path"] for query in script.asked} == {"/openapi/v3/apis/jobset.x-k8s.io/v1alpha2"}
+    there = facts(groups={addons.JOBSET: ["v1alpha2"]})
+    old, *others = [addons.addons(there, jobset=True, queue=None, schema=schema) for schema in schemas]
+    assert (old.level, old.text) == (Level.ERROR, "JobSet is too old: orch needs 0.10.1 or newer")
+    assert [check.level for check in others] == [Level.OK] * 3
+    # What is looked for is what is sent.
+    (jobset,) = yaml.safe_load_all((SETUP.parent / "jobset.yaml").read_text())
+    assert addons.addons(there, jobset=True, queue=None, schema=jobset).level is Level.OK
+
+
 # --- access, names
 
 
@@ -278,6 +302,23 @@ def test_a_taken_name_is_told_by_whom_and_only_a_job_of_orch_is_replaced(
     check = names.name_free(found, "digits", "ns", replace=replace)
     assert check.level is level
     assert says in check.text
+
+
+def test_the_jobs_that_a_jobset_will_make_must_be_free_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def there(name: str, **labels: str) -> Manifest:
+        return {"metadata": {"name": name, "labels": labels}}
+
+    spec = job(kubernetes={"groups": 2}, resources={"workers": 2})
+    objects = render(spec, config(), namespace="here", token="")
+    strangers = [there("digits-worker-1"), there("digits-worker-2"), there("other-worker-0")]
+    own = there("digits-worker-0", **{JOBSET_LABEL: "digits"})
+    free = [refused(404, "none") for _ in range(len(objects) + 1)]
+    with api_server([*free, listed("1", own, *strangers)], tmp_path) as (_, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        found = names.taken(Cluster(), objects)
+    assert found == [names.Taken("Job", "digits-worker-0", "digits"), names.Taken("Job", "digits-worker-1", "")]
+    check = names.name_free(found, "digits", "here", replace=True)
+    assert check.text.startswith("the name digits is taken: Job digits-worker-1 exists already in namespace here")
 
 
 @pytest.mark.parametrize(
@@ -319,6 +360,45 @@ def test_secrets_written_out_in_the_job_file_are_a_warning_that_does_not_show_th
     command = job(train={"command": ["python", "t.py", "--api-key", "abc", "--token=xyz", "--tokens", "9"]})
     assert exposure.secrets_by_reference(command).text.startswith("train.command --api-key, train.command --token: ")
     assert exposure.secrets_by_reference(job()).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("postgres://me:hunter2@db:5432/runs", True),
+        ("--db=redis://:12345@cache", True),
+        ("postgres://me:$(DB_PASSWORD)@db", False),
+        ("https://user:<password>@host", False),
+        ("https://host:8080/a@b", False),
+        ("git@host:a/b", False),
+    ],
+)
+def test_a_password_in_a_url_is_known(text: str, has: bool) -> None:
+    assert exposure.has_password(text) is has
+    assert (exposure.secrets_by_reference(job(env={"DB": text})).level is Level.WARNING) is has
+    assert (exposure.secrets_by_reference(job(train={"command": ["run", text]})).level is Level.WARNING) is has
+
+
+def test_patches_are_looked_through_for_secrets_and_may_name_them() -> None:
+    key = {"secretKeyRef": {"name": "wandb", "key": "token"}}
+    container = {
+        "name": "trainer",
+        "args": ["--api-key", "abc"],
+        "env": [{"name": "HF_TOKEN", "value": "hf_abc"}, {"name": "WANDB_API_KEY", "valueFrom": key}],
+    }
+    volumes = [{"name": "a-secret", "secret": {"secretName": "a-token"}}]
+    pod = {"spec": {"containers": [container], "volumes": volumes, "imagePullSecrets": [{"name": "pull-secret"}]}}
+    annotated = {"metadata": {"annotations": {"db": "postgres://me:hunter2@db"}}}
+    spec = job(kubernetes={"kind": "JobSet", "pod": pod, "job": annotated, "jobset": annotated})
+    check = exposure.secrets_by_reference(spec)
+    assert check.level is Level.WARNING
+    assert check.text.partition(": ")[0].split(", ") == [
+        "kubernetes.pod.spec.containers[0].args --api-key",
+        "kubernetes.pod.spec.containers[0].env[0] (HF_TOKEN)",
+        "kubernetes.job.metadata.annotations.db",
+        "kubernetes.jobset.metadata.annotations.db",
+    ]
+    assert not any(secret in check.text for secret in ("abc", "hunter2"))
 
 
 # --- image
@@ -363,8 +443,9 @@ def test_only_a_registry_that_knows_no_such_image_stops_a_submit() -> None:
 
 
 def test_an_image_of_another_orch_is_a_warning() -> None:
-    assert image_check(described("linux/amd64", **{images.VERSION_LABEL: "0.0.9"})).level is Level.WARNING
-    assert image_check(described("linux/amd64", **{images.VERSION_LABEL: "0.1.0"})).level is Level.OK
+    old = image_check(described("linux/amd64", **{LABEL_TRAINER: "0.0.9"}))
+    assert (old.level, "built with orch 0.0.9, this is 0.1.0" in old.text) == (Level.WARNING, True)
+    assert "orch 0.1.0" in image_check(described("linux/amd64", **{LABEL_TRAINER: "0.1.0"})).text
 
 
 # --- checkpoints, memory, time
@@ -468,15 +549,39 @@ def granted(role: str) -> set[tuple[str, str, str]]:
     }
 
 
-@pytest.mark.parametrize("carrier", ["Job", "JobSet"])
-def test_the_submitters_role_grants_what_preflight_asks_for(carrier: str) -> None:
-    asked = [*access.needed(carrier), *access.wanted()]
+def test_the_submitters_role_grants_what_preflight_asks_for_and_nothing_else() -> None:
+    asked = {*access.needed("Job"), *access.needed("JobSet"), *access.wanted(queue=True)}
     wanted = {
         (kind.group, kind.plural + (f"/{item.subresource}" if item.subresource else ""), item.verb)
         for item in asked
         for kind in (KINDS[item.kind],)
     }
-    assert wanted <= granted("role-submitter.yaml")
+    # What `kubectl describe quota` and `kubectl describe limitrange` ask for, to which status sends people.
+    by_hand = {("", "resourcequotas", "get"), ("", "limitranges", "get")}
+    assert granted("role-submitter.yaml") == wanted | by_hand
+
+
+@pytest.mark.parametrize(
+    "verb_and_kind",
+    [
+        "watch Job",
+        "get Job",
+        "watch Event",
+        "get ConfigMap",
+        "list Service",
+        "list NetworkPolicy",
+        "get Pod/exec",
+        "list Workload",
+        "patch Workload",
+        "get LocalQueueView/pendingworkloads",
+    ],
+)
+def test_a_verb_that_a_command_uses_is_asked_for_once(verb_and_kind: str) -> None:
+    for carrier in ("Job", "JobSet"):
+        asked = [item.text for item in (*access.needed(carrier), *access.wanted(queue=True))]
+        assert asked.count(verb_and_kind) == 1 or (carrier, verb_and_kind) == ("JobSet", "watch Job")
+        assert len(asked) == len(set(asked))
+    assert not any("Workload" in item.text or "Queue" in item.text for item in access.wanted(queue=False))
 
 
 def test_the_roles_read_no_secret_and_write_nothing_outside_the_namespace() -> None:
