@@ -128,6 +128,23 @@ def test_training_goes_on_while_the_bucket_makes_trouble(
         proxy.close()
 
 
+def test_a_run_that_has_succeeded_says_so_though_its_bucket_is_gone_by_then(
+    start: Callable[..., OrchRun], gcs_server: FakeGcs, gcs_url: str, tmp_path: Path
+) -> None:
+    proxy = Proxy(gcs_server.url)
+    try:
+        armed = faults.arm(tmp_path / "faults", "agent.before-exit", "stop")
+        run = start("--directory", gcs_url, steps=200, STORAGE_EMULATOR_HOST=proxy.url)
+        agent = run.agent(0)
+        run.wait_until(lambda: not armed.exists(), "the end of the agent")
+        proxy.rule = always(403)
+        os.kill(agent, signal.SIGCONT)
+        result = run.result()
+    finally:
+        proxy.close()
+    assert (result["state"], result["code"]) == ("succeeded", 0)
+
+
 @pytest.mark.soak
 def test_training_goes_on_while_the_disk_is_full_or_read_only(start: Callable[..., OrchRun], tmp_path: Path) -> None:
     with small_disk(tmp_path / "runs/outages/checkpoints") as disk:
