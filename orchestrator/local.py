@@ -25,7 +25,7 @@ from typing import Any
 
 from orchestrator.progress import Printer
 from orchestrator.runlock import private_folder, run_lock, write_live
-from orchestrator.runview import RunView, read_run
+from orchestrator.runview import RunView, read_run, saved_in_words
 from trainer.agent.child import Lines
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.protocol import JobState
@@ -450,7 +450,9 @@ def result_of(
         return LocalResult(state="succeeded", code=int(ExitCode.DONE), reason=unread, **facts)
     if stop_signal is not None:
         code = 130 if stop_signal == signal.SIGINT else 128 + stop_signal
-        saved = _saved(view, last, unread)
+        saved = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
+        if unread:
+            saved = f"{saved_in_words(last)}; {unread}"
         return LocalResult(state="stopped", code=code, reason=f"stopped ({saved}); run again to go on", **facts)
     if gave_up:
         return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, **facts)
@@ -468,14 +470,6 @@ def _end_of(launch: str, records: list[AttemptRecord | EndRecord], *, done: bool
     ends = [record for record in records if isinstance(record, EndRecord)]
     own = next((end for end in ends if end.launch.id == launch), None)
     return own or (ends[-1] if ends and done else None)
-
-
-def _saved(view: RunView, last: JobState | None, unread: str) -> str:
-    """How far the job is saved, as far as it is known."""
-    if not unread:
-        return f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
-    told = [report.last_commit.step for report in (last.workers if last else []) if report.last_commit]
-    return f"checkpoint at step {max(told)} or later; {unread}" if told else f"how far it is saved is unknown; {unread}"
 
 
 def _healthy(port: int) -> bool:
