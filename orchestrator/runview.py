@@ -14,7 +14,7 @@ from trainer.agent.protocol import AgentReport, JobState
 from trainer.errors import ConfigError, ObjectNotFound, StoreError
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
-from trainer.rundir.history import Restart, restarts_of
+from trainer.rundir.history import Restart, broken_off, restarts_of
 from trainer.rundir.lineage import line
 from trainer.rundir.signs import Sign, TooMany, last_figures, read_signs, save_error, told_step
 from trainer.rundir.store import Store, open_store
@@ -142,8 +142,10 @@ def status(directory: str) -> dict[str, Any]:
     }
     newest = (signs or {}).get(view.attempts, [])
     history = history_of(view, signs)
+    earlier = broken_off(view.records, signs) if signs is not None else []
     facts |= {
         "history": [restart.model_dump(mode="json") for restart in history],
+        "broken_off": [launch.model_dump(mode="json") for launch in earlier],
         "goodput": None,
         "steps_lost": None,
         "save_error": save_error(newest) if end is None else "",
@@ -187,6 +189,7 @@ def _as_told(live: JobState, holding: str, url: str, unread: str) -> dict[str, A
         "weights_sha256": end.weights_sha256 if end else None,
         "traceback": end.traceback if end else "",
         "history": [restart.model_dump(mode="json") for restart in live.history],
+        "broken_off": [],
         "goodput": None,
         "steps_lost": None,
         "save_troubles": [],
@@ -249,6 +252,11 @@ def history_of(view: RunView, signs: dict[int, list[Sign]] | None = None) -> lis
     return restarts_of(view.records, view.attempt.launch.id, told=told) if view.attempt else []
 
 
+def restarts_from(facts: list[dict[str, Any]]) -> list[Restart]:
+    """`history` and `broken_off` of a status."""
+    return [Restart.model_validate(restart) for restart in facts]
+
+
 def _signs(view: RunView) -> tuple[dict[int, list[Sign]] | None, str]:
     """What the chief's agents wrote, or None where that is too much to be read for a status, or cannot be read; and why."""
     most = goodput.STATUS_SEGMENTS if view.in_bucket else None
@@ -285,7 +293,8 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
         lines.append(f"  weights_sha256 {facts['weights_sha256']}")
     if facts["save_error"]:
         lines += [f"  saves fail: {facts['save_error'].splitlines()[0]}", f"  what to do: {SAVE_REMEDY}"]
-    history = [Restart.model_validate(restart) for restart in facts["history"]]
+    lines += [f"  {text}" for text in goodput.broken_off_lines(restarts_from(facts["broken_off"]))]
+    history = restarts_from(facts["history"])
     if history:
         lines.append("  restarts of this launch:")
         lines += [f"    {text}" for text in goodput.history_lines(history, facts["restarts"], target)]
