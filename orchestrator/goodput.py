@@ -148,7 +148,7 @@ def _where_to_look(restart: Restart, target: str) -> str:
 
 
 def broken_off_lines(launches: Sequence[Restart]) -> list[str]:
-    """`an earlier launch ended without a word: attempt 1, last heard of at 2026-01-01 12:00:07 UTC, step 450; the next one ...`"""
+    """`an earlier launch ended without a word: attempt 1, last heard of at 2026-01-01 12:00:07 UTC, step 450; ...`"""
     if not launches:
         return []
     last = launches[-1]
