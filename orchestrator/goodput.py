@@ -147,6 +147,18 @@ def _where_to_look(restart: Restart, target: str) -> str:
     return ""
 
 
+def broken_off_lines(launches: Sequence[Restart]) -> list[str]:
+    """`an earlier launch ended without a word: attempt 1, last heard of at 2026-01-01 12:00:07 UTC, step 450; ...`"""
+    if not launches:
+        return []
+    last = launches[-1]
+    count = "an earlier launch" if len(launches) == 1 else f"{len(launches)} earlier launches"
+    which = "" if len(launches) == 1 else " the last of them in"
+    at = _clock(last.at, "%Y-%m-%d %H:%M:%S UTC") + (f", step {last.step}" if last.step is not None else "")
+    went_on = lost_in_words(last).replace("went", "the next one went", 1)
+    return [f"{count} {last.reason}:{which} attempt {last.attempt}, last heard of at {at}; {went_on}"]
+
+
 def save_lines(troubles: Sequence[Mapping[str, Any]]) -> list[str]:
     """`saves met trouble 3 times, 1 was given up; the last time at 12:00:07 UTC: No space left on device`."""
     if not troubles:

@@ -25,7 +25,7 @@ from typing import Any
 
 from orchestrator.progress import Printer
 from orchestrator.runlock import private_folder, run_lock, write_live
-from orchestrator.runview import RunView, read_run
+from orchestrator.runview import RunView, read_run, saved_in_words
 from trainer.agent.child import Lines
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.protocol import JobState
@@ -34,7 +34,7 @@ from trainer.config import TrainConfig
 from trainer.errors import ConfigError, OrchError, StoreError
 from trainer.exit_codes import FINAL_CODES, ExitCode, code_of_status, title_of
 from trainer.lifeline import PARENT_VARIABLE
-from trainer.rundir.attempts import AttemptRecord
+from trainer.rundir.attempts import AttemptRecord, EndRecord
 from trainer.rundir.history import lost_in_words
 from trainer.rundir.store import open_store
 
@@ -394,12 +394,12 @@ class LocalRun:
     # --- the result
 
     def _result(self) -> LocalResult:
-        store = open_store(self._config.run_directory)
+        unread = ""
         try:
             view = read_run(self._config.run_directory)
         except StoreError as error:
-            self._printer.line(f"how far the job is saved cannot be read: {error.message}")
-            view = RunView(store, [], [])
+            unread = f"the run directory cannot be read: {error.message}"
+            view = RunView(open_store(self._config.run_directory), [], [])
         return result_of(
             view,
             self._config,
@@ -408,6 +408,7 @@ class LocalRun:
             gave_up=self._gave_up,
             codes=[agent.final_code for agent in self._agents],
             last=self._last_state,
+            unread=unread,
         )
 
 
@@ -420,20 +421,20 @@ def result_of(
     gave_up: str,
     codes: list[int | None],
     last: JobState | None,
+    unread: str = "",
 ) -> LocalResult:
     """What became of the launch, from the run directory and from how its agents left. `last` is what the coordinator last
-    told."""
+    told; `unread` says why the run directory, and so `view`, tells nothing."""
     own = [record for record in view.records if isinstance(record, AttemptRecord) and record.launch.id == launch]
     facts: dict[str, Any] = {
         "name": config.name,
         "run_directory": config.run_directory,
-        "attempts": view.attempts,
-        "restarts": max(len(own) - 1, 0),
+        "attempts": view.attempts or (last.attempt if last else 0),
+        "restarts": last.restarts if unread and last else max(len(own) - 1, 0),
     }
-    end = view.end
-    # An end of this launch stands whatever was asked for meanwhile; another one's answers only who did not ask to stop.
-    ours = end is not None and (end.launch.id == launch or (not own and stop_signal is None))
-    if end is not None and ours and not gave_up:
+    done = all(code == ExitCode.DONE for code in codes)
+    end = _end_of(launch, [*view.records, *([last.end] if last and last.end else [])], done=done)
+    if end is not None and not gave_up:
         return LocalResult(
             state=end.state,
             code=ExitCode.TASK_ERROR if end.code == ExitCode.SCRIPT_FAILED else end.code,
@@ -443,17 +444,32 @@ def result_of(
             weights_sha256=end.weights_sha256,
             **facts,
         )
-    facts |= {"step": view.step, "metrics": last.metrics if last else {}, "weights_sha256": None}
+    step = last.step if unread and last else view.step
+    facts |= {"step": step, "metrics": last.metrics if last else {}, "weights_sha256": None}
+    if done:
+        return LocalResult(state="succeeded", code=int(ExitCode.DONE), reason=unread, **facts)
     if stop_signal is not None:
-        at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         code = 130 if stop_signal == signal.SIGINT else 128 + stop_signal
-        return LocalResult(state="stopped", code=code, reason=f"stopped ({at}); run again to go on", **facts)
+        saved = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
+        if unread:
+            saved = f"{saved_in_words(last)}; {unread}"
+        return LocalResult(state="stopped", code=code, reason=f"stopped ({saved}); run again to go on", **facts)
     if gave_up:
         return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, **facts)
     code = next((code for code in codes if code not in (None, ExitCode.DONE)), ExitCode.GIVEN_UP)
     told = last.reason if last and code in FINAL_CODES else ""
     reason = told or f"the agents left: {title_of(int(code or 0))}"
+    if unread:
+        reason = f"{reason} ({unread})"
     return LocalResult(state="failed", code=int(code or 0), reason=reason, **facts)
+
+
+def _end_of(launch: str, records: list[AttemptRecord | EndRecord], *, done: bool) -> EndRecord | None:
+    """The end of this launch, which stands whatever was asked for meanwhile. That of another launch is its end too only where
+    all agents are `done`: what they were to do was done before."""
+    ends = [record for record in records if isinstance(record, EndRecord)]
+    own = next((end for end in ends if end.launch.id == launch), None)
+    return own or (ends[-1] if ends and done else None)
 
 
 def _healthy(port: int) -> bool:

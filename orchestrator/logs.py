@@ -17,8 +17,10 @@ from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Manifes
 from orchestrator.loglines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
 from orchestrator.manifests import CONTAINER, RUN_DIRECTORY, selector_of
 from orchestrator.observe import find_job, status_of
+from orchestrator.runlogs import of_gone_pods
 from orchestrator.waiting import ended
 from orchestrator.watching import View, Watch
+from trainer.errors import OrchError
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ _REST_S = 30.0
 
 
 def read(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
-    """All lines there are, in order of time. None when no container has started, or when all pods are gone.
+    """All lines there are, in order of time. None when no container has started, or when all pods are gone and left nothing.
 
     Raises:
         NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
@@ -45,8 +47,8 @@ def read(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
     job = find_job(cluster, name)
     wanted, notes = _narrowed(job, wanted)
     yield from notes
-    pods = [_Pod(pod) for pod in cluster.select("Pod", labels=selector_of(name)) if _started(pod, wanted)]
-    yield from _so_far(cluster, pods, wanted)
+    pods = cluster.select("Pod", labels=selector_of(name))
+    yield from _so_far(cluster, [_Pod(pod) for pod in pods if _started(pod, wanted)], wanted, _Gone(job, pods, wanted))
 
 
 def follow(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
@@ -62,9 +64,9 @@ def follow(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]
     yield from notes
     # What comes from now on is shown whole, also of a pod that begins only now.
     shared = _Shared(cluster, name, replace(wanted, tail=None))
-    started = [pod for pod in cluster.select("Pod", labels=selector_of(name)) if _started(pod, wanted)]
-    known = [_Pod(pod) for pod in started]
-    yield from _so_far(cluster, known, wanted)
+    pods = cluster.select("Pod", labels=selector_of(name))
+    known = [_Pod(pod) for pod in pods if _started(pod, wanted)]
+    yield from _so_far(cluster, known, wanted, _Gone(job, pods, wanted))
     for pod in known:
         shared.read_on(pod)
     watcher = threading.Thread(target=_watch, args=(job, shared), name="watch", daemon=True)
@@ -84,9 +86,13 @@ def left_behind(cluster: Cluster, name: str, *, while_active: bool) -> str:
     Also empty, unless `while_active`, while the job is about to print something: what is there is of an earlier launch.
     """
     job = find_job(cluster, name)
-    directory = str((job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
+    directory = _run_directory(job)
     active = bool(job.get("status", {}).get("active"))
     return directory if directory.startswith("gs://") and (while_active or not active) else ""
+
+
+def _run_directory(job: Manifest) -> str:
+    return str((job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
 
 
 def _narrowed(job: Manifest, wanted: Wanted) -> tuple[Wanted, list[Note]]:
@@ -170,8 +176,39 @@ def _since(wanted: Wanted) -> str:
     return Cursor(wanted.since_ns).since
 
 
-def _so_far(cluster: Cluster, pods: list[_Pod], wanted: Wanted) -> Iterator[Line | Note]:
-    """All pods to their present end, merged by time."""
+class _Gone:
+    """The pods of a job that are gone: their lines are in the run directory, where that can be read from here."""
+
+    def __init__(self, job: Manifest, pods: list[Manifest], wanted: Wanted) -> None:
+        self._directory = _run_directory(job)
+        self._launch: str = job["metadata"]["uid"]
+        self._present = {pod["metadata"]["uid"] for pod in pods}
+        self._wanted = wanted
+
+    def lines(self, notes: list[Note]) -> Iterator[Line]:
+        """In order of time, to the minute; what cannot be had goes to `notes`."""
+        if not self._directory.startswith("gs://"):
+            return
+        try:
+            gone = of_gone_pods(self._directory, self._wanted, launch=self._launch, present=self._present)
+            if gone.missing:
+                notes.append(
+                    Note(
+                        f"of pods that are gone, the run directory holds no lines of {gone.missing}: "
+                        "worker 0's are kept there, and the others' before a failure"
+                    )
+                )
+            for line in gone.lines:
+                if self._wanted.shows(line):
+                    yield line
+        except OrchError as error:
+            notes.append(
+                Note(f"what pods that are gone have printed, if there are any, cannot be read: {error.message}")
+            )
+
+
+def _so_far(cluster: Cluster, pods: list[_Pod], wanted: Wanted, gone: _Gone) -> Iterator[Line | Note]:
+    """All pods to their present end and those that are gone, merged by time."""
     notes: list[Note] = []
 
     def patiently(pod: _Pod) -> Iterator[tuple[int, Line]]:
@@ -190,7 +227,8 @@ def _so_far(cluster: Cluster, pods: list[_Pod], wanted: Wanted) -> Iterator[Line
                     return
                 time.sleep(_AGAIN_S)
 
-    merged = heapq.merge(*(patiently(pod) for pod in pods), key=lambda item: item[0])
+    left = ((line.time_ns, line) for line in gone.lines(notes))
+    merged = heapq.merge(left, *(patiently(pod) for pod in pods), key=lambda item: item[0])
     yield from last_of_each((line for _, line in merged), wanted.tail)
     yield from notes
 

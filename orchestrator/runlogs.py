@@ -1,19 +1,24 @@
-"""What the workers of a run printed, from the segments in its run directory. Local paths and gs:// alike."""
+"""What the workers of a run printed, from the segments in its run directory: all of it, or what pods printed that are gone.
+Local paths and gs:// alike."""
 
 import re
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from orchestrator.diagnose import workers_text
 from orchestrator.loglines import Line, Wanted, last_of_each
 from orchestrator.runlock import holder
 from trainer.errors import ConfigError, ObjectNotFound
-from trainer.rundir.attempts import EndRecord, read_records
+from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
 from trainer.rundir.store import Entry, Store, open_store
 
 FOLLOW_S = 0.5
 FOLLOW_BUCKET_S = 5.0
 """A bucket gets a segment a minute, and each look is a listing that costs money."""
+GONE_STORE_S = 5.0
+"""So long one answer about pods that are gone is waited for: those that are there are read after them."""
 _LOG_NAME = re.compile(r"logs/worker-(\d+)/(attempt-(\d+)|agent-[0-9a-z-]+)/segment-(\d+)\.log")
 
 
@@ -28,7 +33,7 @@ class _Segment:
 
     @property
     def order(self) -> tuple[int, int, str, int]:
-        """Attempts in order, and within an attempt worker by worker."""
+        """Its place among all."""
         return self.attempt or 0, self.worker, self.stream, self.number
 
 
@@ -54,6 +59,66 @@ def read(directory: str, wanted: Wanted, *, follow: bool = False) -> Iterator[Li
                 yield line
 
 
+@dataclass(frozen=True)
+class Gone:
+    """What is left of pods that are gone."""
+
+    lines: Iterator[Line]
+    """In order of time: each has that at which its segment was written. Raises StoreError."""
+    missing: str
+    """What was not kept of them, for a person."""
+
+
+def of_gone_pods(directory: str, wanted: Wanted, *, launch: str, present: Collection[str]) -> Gone:
+    """What the pods of a launch printed, as far as it lies in the run directory, but for those that are `present` (UIDs).
+
+    Raises:
+        StoreError: the run directory cannot be read.
+    """
+    store = open_store(directory, timeout_s=GONE_STORE_S, on_trouble=lambda _: None)
+    gone = {
+        (member.index, f"attempt-{record.number}"): (record.number, member.uid)
+        for record in read_records(store)
+        if isinstance(record, AttemptRecord) and record.launch.id == launch
+        for member in record.members
+        if member.uid not in present
+        and wanted.worker(member.index)
+        and (wanted.attempt is None or record.number == wanted.attempt)
+    }
+    if not gone:
+        return Gone(iter(()), "")
+    # A pod's UID names the words of its agent, too.
+    streams = {*gone, *((worker, f"agent-{uid[:8]}") for (worker, _), (_, uid) in gone.items())}
+    segments = [segment for segment in _segments(store, wanted) if (segment.worker, segment.stream) in streams]
+    missing = ""
+    if not wanted.since_ns and wanted.tail is None:
+        kept = {(segment.worker, segment.stream) for segment in segments}
+        without = [place for place in gone if place not in kept]
+        if without:
+            attempts = sorted({gone[place][0] for place in without})
+            missing = (
+                f"{workers_text(sorted({worker for worker, _ in without}))} in attempt{'s' if len(attempts) > 1 else ''} "
+                f"{', '.join(map(str, attempts))}"
+            )
+    return Gone(_by_time(store, segments), missing)
+
+
+def _by_time(store: Store, segments: list["_Segment"]) -> Iterator[Line]:
+    last = {(segment.worker, segment.stream): segment.number for segment in segments}
+    rests: defaultdict[tuple[int, str], bytes] = defaultdict(bytes)
+    for segment in sorted(segments, key=lambda segment: (segment.entry.written_ns, segment.order)):
+        stream = (segment.worker, segment.stream)
+        try:
+            data = store.get(segment.entry.name)
+        except ObjectNotFound:
+            data = b""  # deleted a moment ago
+        *lines, rests[stream] = (rests[stream] + data).split(b"\n")
+        if segment.number == last[stream] and rests[stream]:
+            lines.append(rests[stream])
+        for text in lines:
+            yield Line(segment.worker, text.decode(errors="replace"), segment.entry.written_ns, segment.attempt)
+
+
 @dataclass
 class _Reader:
     """Gives each line of the segments once."""
@@ -68,7 +133,7 @@ class _Reader:
 
     def new(self, *, over: bool) -> Iterator[Line]:
         """What was not read yet. With `over` nothing follows: lines that have begun are whole."""
-        segments = self._segments()
+        segments = _segments(self.store, self.wanted)
         for position, segment in enumerate(segments):
             self.found = True
             stream = (segment.worker, segment.stream)
@@ -94,19 +159,21 @@ class _Reader:
         self._seen[entry.name] = (entry.generation, len(data))
         return data[read:]
 
-    def _segments(self) -> list[_Segment]:
-        found = []
-        for entry in self.store.list("logs/"):
-            match = _LOG_NAME.fullmatch(entry.name)
-            if match is None or not self.wanted.worker(int(match[1])):
-                continue
-            attempt = int(match[3]) if match[3] else None
-            if self.wanted.attempt is not None and attempt != self.wanted.attempt:
-                continue
-            if entry.written_ns and entry.written_ns < self.wanted.since_ns:
-                continue
-            found.append(_Segment(entry, int(match[1]), match[2], attempt, int(match[4])))
-        return sorted(found, key=lambda segment: segment.order)
+
+def _segments(store: Store, wanted: Wanted) -> list[_Segment]:
+    """Those that are asked for: attempts in order, and within an attempt worker by worker."""
+    found = []
+    for entry in store.list("logs/"):
+        match = _LOG_NAME.fullmatch(entry.name)
+        if match is None or not wanted.worker(int(match[1])):
+            continue
+        attempt = int(match[3]) if match[3] else None
+        if wanted.attempt is not None and attempt != wanted.attempt:
+            continue
+        if entry.written_ns and entry.written_ns < wanted.since_ns:
+            continue
+        found.append(_Segment(entry, int(match[1]), match[2], attempt, int(match[4])))
+    return sorted(found, key=lambda segment: segment.order)
 
 
 def _live(directory: str, store: Store) -> bool:

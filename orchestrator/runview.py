@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +10,21 @@ from orchestrator import goodput
 from orchestrator.runlock import holder, read_live
 from orchestrator.statustext import aligned, progress
 from trainer.agent.last_words import SAVE_REMEDY, general_remedy
-from trainer.agent.protocol import AgentReport
+from trainer.agent.protocol import AgentReport, JobState
 from trainer.errors import ConfigError, ObjectNotFound, StoreError
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
-from trainer.rundir.history import Restart, restarts_of
+from trainer.rundir.history import Restart, broken_off, restarts_of
 from trainer.rundir.lineage import line
 from trainer.rundir.signs import Sign, TooMany, last_figures, read_signs, save_error, told_step
 from trainer.rundir.store import Store, open_store
 
 SILENT_S = 15.0
 """Longer than that, a running attempt's agent leaves no part of the run directory unwritten."""
+STATUS_STORE_S = 15.0
+"""So long a status waits for one answer of a bucket."""
+BESIDE_COORDINATOR_S = 5.0
+"""The same where the coordinator has told how the job is doing."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,13 @@ class RunView:
         return self.line[0].step if self.line else 0
 
 
-def read_run(directory: str) -> RunView:
-    """Read a run directory.
+def read_run(directory: str, *, timeout_s: float = 60.0, on_trouble: Callable[[str], None] | None = None) -> RunView:
+    """Read a run directory. `timeout_s` and `on_trouble` are as for open_store.
 
     Raises:
         StoreError: it cannot be read.
     """
-    store = open_store(directory)
+    store = open_store(directory, timeout_s=timeout_s, on_trouble=on_trouble)
     records = read_records(store)
     return RunView(store, records, line(records, list_commits(store)), name=_name(store))
 
@@ -92,12 +97,22 @@ def no_run(directory: str) -> ConfigError:
 
 
 def status(directory: str) -> dict[str, Any]:
-    """The fields of `orch status -o json` for a run directory.
+    """The fields of `orch status -o json` for a run directory. While it cannot be read, those that its coordinator tells,
+    where an `orch run` of this machine holds it; `unread` says why.
 
     Raises:
-        ConfigError: it holds no run.
+        ConfigError: it holds no run. StoreError: it cannot be read, and nobody else can be asked.
     """
-    view = read_run(directory)
+    in_bucket = directory.startswith("gs://")
+    url = f"gs://{directory[5:].strip('/')}" if in_bucket else open_store(directory).url
+    holding, live = holder(url), read_live(url)
+    try:
+        timeout_s = STATUS_STORE_S if live is None else BESIDE_COORDINATOR_S
+        view = read_run(url, timeout_s=timeout_s, on_trouble=lambda _: None)
+    except StoreError as error:
+        if live is None:
+            raise
+        return _as_told(live, holding, url, error.message.partition("\n")[0])
     if not view.records:
         raise no_run(directory)
     attempt, end = view.attempt, view.end
@@ -106,8 +121,8 @@ def status(directory: str) -> dict[str, Any]:
         for record in view.records
         if isinstance(record, AttemptRecord) and attempt is not None and record.launch.id == attempt.launch.id
     ]
-    signs = _signs(view)
-    running = holder(directory) or (_seen_elsewhere(view, signs or {}) if end is None else "")
+    signs, unread = _signs(view)
+    running = holding or (_seen_elsewhere(view, signs or {}) if end is None else "")
     facts: dict[str, Any] = {
         "name": view.name,
         "state": end.state if end else ("running" if running else "stopped"),
@@ -123,11 +138,14 @@ def status(directory: str) -> dict[str, Any]:
         "total_steps": None,
         "rate": 0.0,
         "workers": [],
+        "unread": unread,
     }
     newest = (signs or {}).get(view.attempts, [])
     history = history_of(view, signs)
+    earlier = broken_off(view.records, signs) if signs is not None else []
     facts |= {
         "history": [restart.model_dump(mode="json") for restart in history],
+        "broken_off": [launch.model_dump(mode="json") for launch in earlier],
         "goodput": None,
         "steps_lost": None,
         "save_error": save_error(newest) if end is None else "",
@@ -137,21 +155,62 @@ def status(directory: str) -> dict[str, Any]:
         at = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         facts["reason"] = f"{running}; {at}" if running else f"stopped without an end ({at}); {_again(view)}"
         facts |= last_figures(newest) if running else {}
-        live = read_live(view.directory)
         if live is not None:
             # The coordinator's own words: a run directory that takes nothing any more cannot hold them.
             facts |= {"step": max(facts["step"], live.step), "metrics": live.metrics or facts["metrics"]}
-            facts["save_error"] = next((report.save_error for report in live.workers if report.save_error), "")
-            facts |= {"total_steps": live.total_steps, "rate": round(live.rate, 2)}
-            facts["workers"] = [_worker(report) for report in live.workers]
+            facts |= _figures(live)
         if running:
             limit_s = goodput.BUCKET_SILENT_S if view.in_bucket else SILENT_S
             facts["save_error"] = facts["save_error"] or _unwritten(newest, limit_s)
     if signs is not None:
-        ledger = goodput.read_ledger(view.store, view.records, running=bool(running), signs=signs)
+        try:
+            ledger = goodput.read_ledger(view.store, view.records, running=bool(running), signs=signs)
+        except StoreError as error:
+            ledger, facts["unread"] = None, error.message.partition("\n")[0]
         if ledger is not None:
             facts |= {"goodput": ledger.goodput, "steps_lost": ledger.steps_lost}
     return facts
+
+
+def _as_told(live: JobState, holding: str, url: str, unread: str) -> dict[str, Any]:
+    """The fields of a status that the coordinator can tell alone."""
+    end = live.end
+    words = [holding, saved_in_words(live), live.reason]
+    return {
+        "name": live.name,
+        "state": end.state if end else "running",
+        "code": end.code if end else None,
+        "reason": end.reason if end else "; ".join(word for word in words if word),
+        "step": end.step if end else live.step,
+        "attempts": live.attempt,
+        "restarts": live.restarts,
+        "run_directory": url,
+        "metrics": end.metrics if end else live.metrics,
+        "weights_sha256": end.weights_sha256 if end else None,
+        "traceback": end.traceback if end else "",
+        "history": [restart.model_dump(mode="json") for restart in live.history],
+        "broken_off": [],
+        "goodput": None,
+        "steps_lost": None,
+        "save_troubles": [],
+        "unread": unread,
+    } | _figures(live)
+
+
+def _figures(live: JobState) -> dict[str, Any]:
+    """What only the coordinator of a running job knows."""
+    return {
+        "total_steps": live.total_steps,
+        "rate": round(live.rate, 2),
+        "workers": [_worker(report) for report in live.workers],
+        "save_error": next((report.save_error for report in live.workers if report.save_error), ""),
+    }
+
+
+def saved_in_words(live: JobState | None) -> str:
+    """How far a job is saved, as far as its coordinator told: a later checkpoint may be there."""
+    told = [report.last_commit.step for report in (live.workers if live else []) if report.last_commit is not None]
+    return f"checkpoint at step {max(told)} or later" if told else "how far it is saved is unknown"
 
 
 def _seen_elsewhere(view: RunView, signs: dict[int, list[Sign]]) -> str:
@@ -193,13 +252,20 @@ def history_of(view: RunView, signs: dict[int, list[Sign]] | None = None) -> lis
     return restarts_of(view.records, view.attempt.launch.id, told=told) if view.attempt else []
 
 
-def _signs(view: RunView) -> dict[int, list[Sign]] | None:
-    """What the chief's agents wrote, or None where that is too much to be read for a status, or cannot be read."""
+def restarts_from(facts: list[dict[str, Any]]) -> list[Restart]:
+    """`history` and `broken_off` of a status."""
+    return [Restart.model_validate(restart) for restart in facts]
+
+
+def _signs(view: RunView) -> tuple[dict[int, list[Sign]] | None, str]:
+    """What the chief's agents wrote, or None where that is too much to be read for a status, or cannot be read; and why."""
     most = goodput.STATUS_SEGMENTS if view.in_bucket else None
     try:
-        return read_signs(view.store, view.records, segments_max=most)
-    except (StoreError, TooMany):
-        return None
+        return read_signs(view.store, view.records, segments_max=most), ""
+    except TooMany:
+        return None, ""
+    except StoreError as error:
+        return None, error.message.partition("\n")[0]
 
 
 def _unwritten(newest: list[Sign], limit_s: float) -> str:
@@ -227,12 +293,16 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
         lines.append(f"  weights_sha256 {facts['weights_sha256']}")
     if facts["save_error"]:
         lines += [f"  saves fail: {facts['save_error'].splitlines()[0]}", f"  what to do: {SAVE_REMEDY}"]
-    history = [Restart.model_validate(restart) for restart in facts["history"]]
+    lines += [f"  {text}" for text in goodput.broken_off_lines(restarts_from(facts["broken_off"]))]
+    history = restarts_from(facts["history"])
     if history:
         lines.append("  restarts of this launch:")
         lines += [f"    {text}" for text in goodput.history_lines(history, facts["restarts"], target)]
     lines += [f"  {text}" for text in goodput.save_lines(facts["save_troubles"])]
-    lines.append(f"  {goodput.for_status(facts['goodput'], facts['steps_lost'], target)}")
+    if facts["unread"]:
+        lines.append(f"  the run directory cannot be read: {facts['unread']}")
+    else:
+        lines.append(f"  {goodput.for_status(facts['goodput'], facts['steps_lost'], target)}")
     lines.append(f"  run directory {facts['run_directory']}")
     if facts["workers"]:
         columns = ("index", "state", "step", "rate", "attempt")

@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.removing import Say
 from orchestrator.runview import no_run, read_run
 from trainer.errors import ConfigError, ObjectNotFound, OrchError, StoreError
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.store import Store, check_name, open_store
 
 EVENTS = "tensorboard/"
 COPY_EVERY_S = 15.0
@@ -75,11 +75,15 @@ class Mirror:
         for entry in self._store.list(EVENTS):
             if self._seen.get(entry.name) == entry.generation:
                 continue
+            try:
+                data = self._store.get(check_name(entry.name))
+            except (ValueError, ObjectNotFound):
+                continue  # the placeholder of a folder, a name that leads elsewhere, or deleted just now
             path = self._folder / entry.name.removeprefix(EVENTS)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(ObjectNotFound), path.open("ab") as file:
-                file.write(self._store.get(entry.name)[file.tell() :])
-                self._seen[entry.name] = entry.generation
+            with path.open("ab") as file:
+                file.write(data[file.tell() :])
+            self._seen[entry.name] = entry.generation
 
 
 def _go_on_copying(mirror: Mirror, stop: threading.Event, say: Say) -> None:

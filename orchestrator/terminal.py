@@ -53,7 +53,7 @@ def run(cluster: Cluster, pod: str, command: list[str]) -> int:
     Raises:
         ClusterError: it cannot be started, or the connection broke.
     """
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     connection = cluster.open_exec(pod, command, container=CONTAINER, terminal=terminal)
     try:
         with _raw() if terminal else contextlib.nullcontext(), _resizes(terminal) as resized:
@@ -68,9 +68,13 @@ class _Session:
     def __init__(self, connection: Any, pod: str, resized: int | None) -> None:
         self._connection = connection
         self._pod = pod
-        self._stdin: int | None = sys.stdin.fileno()
+        self._stdin: int | None = None
         self._resized = resized
         self._unsent = b""
+        if sys.stdin is not None:
+            self._stdin = sys.stdin.fileno()
+        else:  # this process was started without one: `<&-`
+            self._queue(_CLOSE, bytes([_STDIN]))
 
     def run(self) -> int:
         """Until the command has ended."""

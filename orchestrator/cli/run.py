@@ -1,8 +1,8 @@
 """`orch run`: parse, run, print the result."""
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -57,12 +57,13 @@ def run(
         held_out = {name: value for name, value in result.metrics.items() if name.startswith("val_")}
         for name, value in (held_out or result.metrics).items():
             click.echo(f"{'test' if held_out else 'train'} {name.removeprefix('val_')} {value:.4f}")
-    if result.state == "failed":
-        _print_traceback(result.run_directory)
+    facts = _told(result.run_directory)
+    if result.state == "failed" and facts.get("traceback"):
+        # The culprit's, before anything else is said.
+        click.echo(facts["traceback"].rstrip(), err=True)
     click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
     click.echo(f"run directory: {_short(result.run_directory)}")
-    if result.restarts:
-        _print_restarts(result.run_directory, result.restarts)
+    _print_what_happened(facts, result.run_directory, result.restarts)
     if result.state == "failed":
         _print_failure(result.run_directory, result.code, result.reason)
     return result.code
@@ -83,35 +84,37 @@ def _short(directory: str) -> str:
     return str(path.relative_to(Path.cwd()))
 
 
-def _print_restarts(directory: str, restarts: int) -> None:
-    from orchestrator import goodput, runview
-    from trainer.errors import StoreError
-    from trainer.rundir.history import Restart
+def _told(directory: str) -> dict[str, Any]:
+    """The status of the run directory; where that cannot be read just now, why. The result stands all the same."""
+    from orchestrator import runview
+    from trainer.errors import ConfigError, StoreError
 
-    click.echo(f"{restarts} restart{'s' if restarts > 1 else ''}:")
     try:
-        facts = runview.status(directory)
-    except StoreError as error:  # the result stands; what led to it cannot be read just now
-        click.echo(f"  cannot be read now: {error.message}")
-        return
-    history = [Restart.model_validate(restart) for restart in facts["history"]]
+        return runview.status(directory)
+    except StoreError as error:
+        return {"unread": error.message}
+    except ConfigError:  # it ended before its first record
+        return {}
+
+
+def _print_what_happened(facts: dict[str, Any], directory: str, restarts: int) -> None:
+    """What went wrong on the way, where something did."""
+    from orchestrator import goodput
+    from orchestrator.runview import restarts_from
+
     target = _short(directory)
-    for line in goodput.history_lines(history, restarts, target):
-        click.echo(f"  {line}")
-    for line in goodput.save_lines(facts["save_troubles"]):
+    lines = goodput.broken_off_lines(restarts_from(facts.get("broken_off", [])))
+    if restarts:
+        history = restarts_from(facts.get("history", []))
+        lines.append(f"{restarts} restart{'s' if restarts > 1 else ''}:")
+        lines += [f"  {line}" for line in goodput.history_lines(history, restarts, target)]
+    lines += goodput.save_lines(facts.get("save_troubles", []))
+    if facts.get("unread"):
+        lines.append(f"what happened on the way cannot be read now: {facts['unread']}")
+    elif lines:
+        lines.append(goodput.for_status(facts.get("goodput"), facts.get("steps_lost"), target))
+    for line in lines:
         click.echo(line)
-    click.echo(goodput.for_status(facts["goodput"], facts["steps_lost"], target))
-
-
-def _print_traceback(directory: str) -> None:
-    """The culprit's traceback, before anything else is said."""
-    from orchestrator.runview import read_run
-    from trainer.errors import StoreError
-
-    with contextlib.suppress(StoreError):  # the result is told all the same, with the store away
-        end = read_run(directory).end
-        if end is not None and end.traceback:
-            click.echo(end.traceback.rstrip(), err=True)
 
 
 def _print_failure(directory: str, code: int, reason: str) -> None:

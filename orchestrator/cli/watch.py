@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -96,14 +96,26 @@ def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
     from orchestrator import runview
     from orchestrator.cli.live import Live
     from orchestrator.statustext import progress
+    from trainer.errors import StoreError
     from trainer.exit_codes import ExitCode
 
+    facts: dict[str, Any] = {}
     with Live(as_json=as_json) as live:
         while True:
-            facts = runview.status(directory)
-            lines = runview.describe(facts, target)
+            try:
+                facts = runview.status(directory)
+                away = []
+            except StoreError as error:
+                if not facts:
+                    raise
+                facts["unread"] = error.message.partition("\n")[0]
+                away = ["  (the rest is as it was last seen)"]
+            lines = runview.describe(facts, target) + away
             how_far = progress(facts["step"], facts["total_steps"], facts["rate"])
-            live.show(lines, f"{facts['name']}: {facts['state']}: {facts['reason']}", facts, progress=how_far)
+            summary = f"{facts['name']}: {facts['state']}: {facts['reason']}"
+            if facts["unread"]:
+                summary += f" (the run directory cannot be read: {facts['unread']})"
+            live.show(lines, summary, facts, progress=how_far)
             if facts["state"] == "stopped":
                 return int(ExitCode.STOPPED)
             if facts["state"] != "running":

@@ -1,7 +1,11 @@
 """`orch run` while its store makes trouble: training goes on, the trouble shows at once, and the next save is made."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from support_gcs import FakeGcs, Proxy, Verdict, always, healthy
 from support_mounts import small_disk
 from support_run import OrchRun
 
+from orchestrator.cli import main
 from trainer import faults
 from trainer.rundir.attempts import AttemptRecord, read_record
 from trainer.rundir.store import open_store
@@ -126,6 +131,64 @@ def test_training_goes_on_while_the_bucket_makes_trouble(
         assert interrupted(run)["attempts"] == 2
     finally:
         proxy.close()
+
+
+def test_a_run_that_has_succeeded_says_so_though_its_bucket_is_gone_by_then(
+    start: Callable[..., OrchRun], gcs_server: FakeGcs, gcs_url: str, tmp_path: Path
+) -> None:
+    proxy = Proxy(gcs_server.url)
+    try:
+        armed = faults.arm(tmp_path / "faults", "agent.before-exit", "stop")
+        run = start("--directory", gcs_url, steps=200, STORAGE_EMULATOR_HOST=proxy.url)
+        agent = run.agent(0)
+        run.wait_until(lambda: not armed.exists(), "the end of the agent")
+        proxy.rule = always(403)
+        os.kill(agent, signal.SIGCONT)
+        result = run.result()
+    finally:
+        proxy.close()
+    assert (result["state"], result["code"]) == ("succeeded", 0)
+
+
+def test_status_says_what_the_coordinator_does_while_the_bucket_is_silent(
+    start: Callable[..., OrchRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = FakeGcs(tmp_path / "gcs")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    url = server.make_bucket(f"silent-{os.getpid()}") + "/run"
+    command = [sys.executable, "-m", "orchestrator.cli.main", "status", url, "-w", "-o", "json"]
+    seen: list[dict[str, Any]] = []
+
+    def status() -> dict[str, Any]:
+        assert main.run(["status", url, "-o", "json"]) == 0
+        told: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return told
+
+    run = start("--directory", url)
+    run.wait_for_commit(1)
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    lines = watch.stdout
+    assert lines is not None
+    reader = threading.Thread(target=lambda: seen.extend(map(json.loads, lines)), daemon=True)
+    reader.start()
+    try:
+        run.wait_until(lambda: bool(seen), "a first look")
+        server.pause()
+        before, after = status(), status()
+        assert url in before["unread"]
+        assert (before["state"], before["attempts"]) == ("running", 1)
+        assert 0 < before["step"] < after["step"]
+        run.wait_until(lambda: bool(seen[-1]["unread"]), "the watch to tell of the outage")
+        server.resume()
+        run.wait_until(lambda: not seen[-1]["unread"], "the watch to go on")
+        assert not status()["unread"]
+        interrupted(run)
+    finally:
+        watch.kill()
+        reader.join()
+        watch.wait()
+        server.resume()
+        server.stop()
 
 
 @pytest.mark.soak

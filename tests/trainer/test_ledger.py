@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord, Launch
-from trainer.rundir.history import lost_in_words, restarts_of
+from trainer.rundir.history import broken_off, lost_in_words, restarts_of
 from trainer.rundir.ledger import Ledger, Row, account
 from trainer.rundir.lineage import NoGoodCommit, line, restore_point
 from trainer.rundir.signs import Sign, parse, save_error
@@ -373,6 +373,32 @@ def test_restarts_say_what_was_lost_or_that_nobody_knows() -> None:
     told = restarts_of(records, "one", told={2: 301})
     assert lost_in_words(told[1]) == "went on from step 300, 1 step lost"
     assert restarts_of(records, "two") == []
+
+
+def test_launches_that_were_killed_are_told_since_the_last_end_in_order() -> None:
+    one, two, three, four = (Launch(id=name, started=START) for name in ("one", "two", "three", "four"))
+    records: list[AttemptRecord | EndRecord] = [
+        record(1, 0, launch=one),
+        record(2, 10, launch=two, restore=CommitRef(step=30, attempt=1)),
+        record(3, 20, launch=three, restore=CommitRef(step=40, attempt=2)),
+        record(4, 30, launch=three, restore=CommitRef(step=60, attempt=3), previous=ended(3, 29, step=61)),
+        record(5, 40, launch=four, restore=CommitRef(step=90, attempt=4)),
+    ]
+    signs = {number: trained(number * 10, 20 * number + 10) for number in (1, 2, 3, 4)}
+    signs[1].append(Sign(time=START.timestamp() + 9, type="ended", code=143))
+    stopped = broken_off(records[:2], signs)
+    assert stopped == [], "it was stopped by Ctrl-C"
+    found = broken_off(records, signs)
+    assert [(item.attempt, item.step, item.resumed_step, item.steps_lost) for item in found] == [
+        (2, 50, 40, 10),
+        (4, 90, 90, 0),
+    ]
+    assert found[0].at == datetime.fromtimestamp(signs[2][-1].time, UTC)
+    # Where nobody wrote anything, it is known when it began.
+    [unknown] = broken_off(records[1:3], {})
+    assert (unknown.at, unknown.step, unknown.steps_lost) == (records[1].created, None, None)
+    fresh = records[4].model_copy(update={"fresh": True})
+    assert broken_off([*records[:4], fresh], signs) == []
 
 
 def test_a_save_fails_until_another_one_succeeds_and_torn_lines_are_passed_over() -> None:

@@ -150,12 +150,11 @@ def test_stop_when_ends_at_an_evaluation_and_callbacks_at_an_epoch(tmp_path: Pat
 
 
 def test_a_callback_that_ends_training_while_the_process_is_stopped_is_remembered(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    train = {**DIGITS, "task": "tasks_for_tests.py:StopsWhenStopped", "params": {"go": str(go)}}
+    train = {**DIGITS, "task": "tasks_for_tests.py:StopsWhenStopped", "params": {"folder": str(tmp_path)}}
     with job(tmp_path, train) as stopped:
-        stopped.wait(until=lambda current: [block.step for block in current.workers[0].of(Block)][-1:] == [58])
+        stopped.wait(until=lambda current: (tmp_path / "there").exists())
         stopped.stop()
-        go.touch()
+        (tmp_path / "go").touch()
         assert stopped.wait() == [143], stopped.workers[0].output()
         (snapshot,) = stopped.workers[0].of(Snapshot)
         assert (snapshot.step, snapshot.why) == (87, "stop")

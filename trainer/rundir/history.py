@@ -1,10 +1,13 @@
-"""The restarts of a launch as its records tell them: when, who, why, and what had to be done again. Pure."""
+"""The restarts of a launch as its records tell them: when, who, why, and what had to be done again; and the launches before it
+that were killed with all that ran. Pure."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import pairwise
 
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Wire
+from trainer.rundir.signs import Sign, told_step
 
 
 class Restart(Wire):
@@ -66,6 +69,41 @@ def _restart(record: AttemptRecord, told: int | None) -> Restart:
         resumed_step=resumed,
         steps_lost=None if step is None else step - resumed,
     )
+
+
+def broken_off(records: Sequence[AttemptRecord | EndRecord], signs: Mapping[int, Sequence[Sign]]) -> list[Restart]:
+    """The launches that ended without a word and were followed by another one: of each its last attempt, when it was last heard
+    of, and where the next launch went on. Oldest first, since the last end in order or the last fresh start.
+
+    Args:
+        records: all of the run directory, in order.
+        signs: attempt -> what its chief's agent wrote. Who ends in order writes that the process has ended.
+    """
+    found: list[Restart] = []
+    for before, record in pairwise(records):
+        told = signs.get(before.number, ())
+        if isinstance(before, EndRecord) or (isinstance(record, AttemptRecord) and record.fresh):
+            found = []
+        elif before.launch.id == record.launch.id:
+            continue
+        elif any(sign.type == "ended" for sign in told):
+            found = []
+        elif isinstance(record, AttemptRecord):
+            resumed = record.restore.step if record.restore else 0
+            step = told_step(told) if told and told_step(told) >= resumed else None
+            found.append(
+                Restart(
+                    attempt=before.number,
+                    at=datetime.fromtimestamp(told[-1].time, UTC) if told else before.created,
+                    worker=None,
+                    reason="ended without a word",
+                    code=ExitCode.KILLED,
+                    step=step,
+                    resumed_step=resumed,
+                    steps_lost=None if step is None else step - resumed,
+                )
+            )
+    return found
 
 
 def lost_in_words(restart: Restart) -> str:

@@ -1,0 +1,108 @@
+"""What `orch run` says became of its launch, from the records, from how the agents left, and where one of the two is missing."""
+
+import signal
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from orchestrator.local import LocalResult, result_of
+from orchestrator.runview import RunView
+from trainer.agent.protocol import AgentReport, JobState
+from trainer.config import TrainConfig
+from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
+from trainer.rundir.store import open_store
+
+OWN = Launch(id="own", started=datetime(2026, 1, 2, tzinfo=UTC))
+EARLIER = Launch(id="earlier", started=datetime(2026, 1, 1, tzinfo=UTC))
+AWAY = "the run directory cannot be read: gs://acme/digits: 503"
+CONFIG = TrainConfig.model_validate(
+    {
+        "name": "digits",
+        "train": {"task": "trainer.tasks.digits:Digits", "steps": 500},
+        "run_directory": "gs://acme/digits",
+        "workers": 2,
+    }
+)
+
+
+def attempt(number: int, launch: Launch) -> AttemptRecord:
+    return AttemptRecord(
+        number=number, nonce="n", launch=launch, created=launch.started, members=[], restore=None, world_size=2
+    )
+
+
+def end(number: int, launch: Launch, **facts: Any) -> EndRecord:
+    told = {"state": "succeeded", "code": 0, "reason": "trained 500 steps", "step": 500, "weights_sha256": "abc"}
+    return EndRecord.model_validate(
+        {"number": number, "nonce": "n", "launch": launch, "created": launch.started, **told, **facts}
+    )
+
+
+def told(*, committed: int | None = None, **facts: Any) -> JobState:
+    """What the coordinator told last: it trains."""
+    report = AgentReport(
+        launch=OWN.id, index=0, uid="zero", address="127.0.0.1", port=1, state="running", attempt=3,
+        last_commit=CommitRef(step=committed, attempt=3) if committed else None,
+    )  # fmt: skip
+    return JobState(
+        name="digits", launch=OWN.id, state="running", reason="", attempt=3, restarts=2, budget_used=0, budget_max=20,
+        step=450, total_steps=500, rate=10.0, metrics={"loss": 0.25}, workers=[report], **facts,
+    )  # fmt: skip
+
+
+def result(
+    *records: AttemptRecord | EndRecord, codes: list[int | None], last: JobState | None = None, **facts: Any
+) -> LocalResult:
+    view = RunView(open_store("/nowhere"), list(records), [CommitRef(step=400, attempt=1)] if records else [])
+    given: dict[str, Any] = {"stop_signal": None, "gave_up": ""} | facts
+    return result_of(view, CONFIG, launch=OWN.id, codes=codes, last=last, **given)
+
+
+def test_a_run_whose_agents_all_left_well_has_succeeded_also_where_its_directory_cannot_be_read() -> None:
+    found = result(codes=[0, 0], last=told(), unread=AWAY)
+    assert (found.state, found.code, found.reason) == ("succeeded", 0, AWAY)
+    assert (found.step, found.attempts, found.restarts, found.metrics) == (450, 3, 2, {"loss": 0.25})
+    # The coordinator may have told of the end before it left.
+    found = result(codes=[0, 0], last=told(end=end(4, OWN)), unread=AWAY)
+    assert (found.state, found.reason, found.step, found.weights_sha256) == (
+        "succeeded", "trained 500 steps", 500, "abc"
+    )  # fmt: skip
+    assert result(codes=[0, 0], unread=AWAY).code == 0
+
+
+def test_a_run_that_failed_says_so_where_its_directory_cannot_be_read() -> None:
+    found = result(codes=[70, 0], unread=AWAY)
+    assert (found.state, found.code, found.reason) == ("failed", 70, f"the agents left: task error ({AWAY})")
+
+
+@pytest.mark.parametrize(
+    ("last", "saved"),
+    [
+        (told(committed=300), f"checkpoint at step 300 or later; {AWAY}"),
+        (told(), f"how far it is saved is unknown; {AWAY}"),
+        (None, f"how far it is saved is unknown; {AWAY}"),
+    ],
+)
+def test_a_stopped_run_says_nothing_of_checkpoints_that_it_does_not_know(last: JobState | None, saved: str) -> None:
+    found = result(codes=[143, 143], stop_signal=signal.SIGINT, last=last, unread=AWAY)
+    assert (found.state, found.code, found.reason) == ("stopped", 130, f"stopped ({saved}); run again to go on")
+
+
+def test_the_end_of_another_launch_is_not_taken_for_this_ones() -> None:
+    before = [attempt(1, EARLIER), end(2, EARLIER)]
+    found = result(*before, codes=[78, 78])
+    assert (found.state, found.code) == ("failed", 78)
+    found = result(*before, codes=[None, None], gave_up="the agent of worker 0 died 21 times in a row")
+    assert (found.state, found.code) == ("failed", 77)
+    # Unless all was done before, and the agents left with its code.
+    found = result(*before, codes=[0, 0])
+    assert (found.state, found.reason, found.step) == ("succeeded", "trained 500 steps", 500)
+
+
+def test_its_own_end_stands_whoever_went_on_behind_it() -> None:
+    records = [attempt(1, OWN), end(2, OWN), attempt(3, EARLIER), end(4, EARLIER, state="failed", code=77)]
+    found = result(*records, codes=[0, 0])
+    assert (found.state, found.code, found.step) == ("succeeded", 0, 500)
+    found = result(*records[:3], codes=[143, 0], stop_signal=signal.SIGINT)
+    assert (found.state, found.code) == ("succeeded", 0)
