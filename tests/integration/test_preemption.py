@@ -106,6 +106,7 @@ def test_sigterm_while_a_worker_waits_for_its_peers_ends_at_once(start: Callable
     assert "worker 1 was told to leave (SIGTERM)" in run.log
 
 
+@pytest.mark.soak
 def test_all_workers_stopped_at_once_save_what_differs_between_replicas(start: Callable[..., Disturbed]) -> None:
     whole = start("Normalised", workers=2, steps=200, grace="20s", params={"pause_s": 0.0}).result()
     first = start("Normalised", "--directory", "stopped", workers=2, steps=200, grace="20s")
