@@ -8,6 +8,8 @@ from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Forbidd
 from orchestrator.manifests import selector_of, token_name
 from orchestrator.observe import find_carriers, is_ours
 from orchestrator.silent import OVER, hint
+from orchestrator.suspending import suspend
+from orchestrator.waiting import ended
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
 """What belongs to a job besides its Job or JobSet and its pods. The Secret goes last: the others tell that it is orch's."""
@@ -41,11 +43,31 @@ def delete(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
             f"nothing of a job {name} is in namespace {cluster.namespace} of context {cluster.context}",
             remedy="`orch list` shows the jobs there are",
         )
+    # What belongs to a Job goes with it, at once: so the pods stop first, while the NetworkPolicy still keeps strangers from
+    # them, and they still find each other for the last save.
+    if wait and all(_stops(cluster, carrier) for carrier in carriers):
+        wait_for_pods(cluster, name, say=say, timeout_s=timeout_s, ended_too=False)
     removed = _remove(cluster, carriers)
-    # Where the Job does not own the rest (kubectl apply), it stays until the pods have stopped: they still find each other.
     if wait:
         wait_for_pods(cluster, name, say=say, timeout_s=timeout_s, and_then=lambda: not _in_use(cluster, name))
     return removed + _remove(cluster, others)
+
+
+def _stops(cluster: Cluster, carrier: Manifest) -> bool:
+    """Have its pods end, if there are any. Whether they will: where that is refused, or nobody sees to it, all goes at once."""
+    if ended(carrier) or "deletionTimestamp" in carrier["metadata"]:
+        return True
+    try:
+        suspend(cluster, carrier, True)
+        # Kueue does it in its own time, and not at all while it is down.
+        cluster.patch(carrier["kind"], carrier["metadata"]["name"], {"spec": {"suspend": True}})
+    except ClusterUnreachable:
+        raise
+    except NotFound:
+        return True
+    except ClusterError:
+        return False
+    return True
 
 
 def _in_use(cluster: Cluster, name: str) -> bool:

@@ -1,13 +1,12 @@
 """Stopping a job with a checkpoint, and letting it go on: with as many workers as before, or with another number.
 
-Both are one field of the Job (spec.suspend); of a job in a queue, of its Workload (spec.active), since Kueue lets go what others
-suspend. The template of a Job cannot be changed once it has started: another number of workers is another Job of the same name,
-made from the job file that its ConfigMap holds. What training knows is in the run directory either way.
+Both are one field (suspending.py). The template of a Job cannot be changed once it has started: another number of workers is
+another Job of the same name, made from the job file that its ConfigMap holds. What training knows is in the run directory
+either way.
 """
 
 import itertools
 import secrets
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,11 @@ from orchestrator.manifests import JOB_FILE, RUN_DIRECTORY
 from orchestrator.observe import find_job, status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.spec import JobSpec
+from orchestrator.suspending import QUEUE, suspend, wait_for_workload
 from orchestrator.waiting import ended
 from trainer.errors import ConfigError, OrchError
 
-QUEUE = "kueue.x-k8s.io/queue-name"
 _CONFIG_VOLUME = "orch-config"
-_WORKLOAD_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
         raise ConfigError(
             f"job {name} has ended already", remedy=f"orch status {name} tells how; orch delete removes it"
         )
-    _wait_for_workload(cluster, job)
-    _suspend(cluster, job, True)
+    wait_for_workload(cluster, job)
+    suspend(cluster, job, True)
     if wait:
 
         def suspended() -> bool:
@@ -92,7 +90,7 @@ def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say, skip: 
     job = find_job(cluster, name)
     before = int(job["spec"].get("parallelism", 1))
     if not ended(job) and workers in (None, before):
-        if not _suspend(cluster, job, False):
+        if not suspend(cluster, job, False):
             raise ConfigError(
                 f"job {name} is not stopped: there is nothing to resume",
                 remedy=f"orch status {name} tells what it does; --workers N gives it another number of workers",
@@ -151,45 +149,6 @@ def _with_workers(spec: JobSpec, workers: int | None) -> JobSpec:
     except ValidationError as error:
         problems = [f"{dotted(place)}: {message}" for place, message in explain(error, data, {})]
         raise ConfigError(f"job {spec.name} with {workers} workers: {'; '.join(problems)}") from None
-
-
-def _suspend(cluster: Cluster, job: Manifest, suspend: bool) -> bool:
-    """Say whether a job is to be stopped; whether that is something new."""
-    workload = _workload(cluster, job) if QUEUE in (job["metadata"].get("labels") or {}) else None
-    if workload is not None:
-        active = not suspend
-        if bool(workload["spec"].get("active", True)) == active:
-            return False
-        cluster.patch("Workload", workload["metadata"]["name"], {"spec": {"active": active}})
-        return True
-    if bool(job["spec"].get("suspend")) == suspend:
-        return False
-    cluster.patch(job["kind"], job["metadata"]["name"], {"spec": {"suspend": suspend}})
-    return True
-
-
-def _wait_for_workload(cluster: Cluster, job: Manifest) -> None:
-    """A queued job is stopped by its Workload, which Kueue makes a moment after the job.
-
-    Raises:
-        ClusterError: there is none yet: what is not there cannot be stopped, and would start later.
-    """
-    deadline = time.monotonic() + _WORKLOAD_S
-    while QUEUE in (job["metadata"].get("labels") or {}) and _workload(cluster, job) is None:
-        if time.monotonic() > deadline:
-            name = job["metadata"]["name"]
-            raise ClusterError(
-                f"job {name} is in a queue, and Kueue has not taken notice of it within {_WORKLOAD_S:.0f} s",
-                remedy=f"see to Kueue (orch doctor), or orch delete {name}: its run directory stays",
-            )
-        time.sleep(0.5)
-
-
-def _workload(cluster: Cluster, job: Manifest) -> Manifest | None:
-    """What Kueue made of a queued job; None where it made nothing (yet)."""
-    uid = job["metadata"]["uid"]
-    found = cluster.select("Workload", labels=f"kueue.x-k8s.io/job-uid={uid}")
-    return found[0] if found else None
 
 
 def _has(job: Manifest, condition: str) -> bool:

@@ -91,7 +91,7 @@ def delete(names: tuple[str, ...], waits: bool, context: str | None, namespace: 
     """Remove jobs from the cluster: every object of them, and nothing else.
 
     A job that still runs is stopped in order first, with a checkpoint. Its run directory stays: a job of the same name and
-    directory goes on from there.
+    directory goes on from there. With --no-wait its NetworkPolicy goes at once, and its pods a moment later.
 
     \b
     Examples:

@@ -84,6 +84,22 @@ def test_a_cancelled_job_goes_on_with_the_same_weights_and_wait_tells_how_it_wen
     assert room.objects() == [], "one that is not there keeps no other"
 
 
+def test_a_job_that_is_deleted_is_guarded_until_its_pods_have_stopped(room: Room) -> None:
+    code = room.mount_code("slow.py", SLOW.replace("1.5", "8"))
+    room.orch("submit", str(room.job_file("leaves", train=TRAIN, checkpoint={"every": "10m"}, **code)))
+    room.wait_for_status("leaves", _trains)
+    guards = {"NetworkPolicy", "Service", "Secret"}
+    delete, looks = room.start("delete", "leaves"), 0
+    while delete.poll() is None:
+        kinds = {name.split()[0] for name in room.objects()}
+        pods = [pod for pod in room.api.list_namespaced_pod(room.namespace).items if pod.status.phase == "Running"]
+        assert not pods or guards <= kinds, f"pods without {guards - kinds}"
+        looks += any(pod.metadata.deletion_timestamp for pod in pods)
+    assert delete.wait() == 0, delete.communicate()
+    assert looks > 2, "it was looked at while the pods were ending"
+    assert room.objects() == []
+
+
 def test_a_job_goes_on_with_fewer_workers(room: Room) -> None:
     _submit(room, "shrinks")
     room.wait_for_status("shrinks", _trains)
