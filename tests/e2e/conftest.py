@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from support_cluster import Room, close_room, open_room, orch, what_is_missing
 from support_cluster_faults import Faults, why_no_faults
 from support_recovery import NOTE, ROW, Row, table
+from support_told import TOLD, Clock, Told, told_table
 from support_training import CHECKPOINT, STEPS, TRAIN
 
 from orchestrator.yamltext import to_yaml
@@ -27,6 +28,12 @@ def room(tmp_path: Path) -> Iterator[Room]:
     opened = open_room(tmp_path)
     yield opened
     close_room(opened)
+
+
+@pytest.fixture
+def clock(room: Room, record_property: Callable[[str, object], None]) -> Clock:
+    """Keeps how long `orch status` took to name what the cluster knew."""
+    return Clock(room, record_property)
 
 
 @pytest.fixture
@@ -82,6 +89,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if rows:
         terminalreporter.section(f"from a loss to the next step, on a machine with {os.cpu_count()} cores")
         terminalreporter.write_line(table(rows))
+    lines = [value for name, value in told if name == TOLD and isinstance(value, Told)]
+    if lines:
+        terminalreporter.section("from what the cluster knows to `orch status`")
+        terminalreporter.write_line(told_table(lines))
     for name, value in told:
         if name == NOTE:
             terminalreporter.write_line(str(value))

@@ -11,6 +11,7 @@ import pytest
 from support_cluster import KILL_TRAINING, Room
 from support_cluster_faults import Faults
 from support_recovery import DisturbedJob, add_row
+from support_told import Clock, silent
 from support_training import STEPS
 
 pytestmark = pytest.mark.e2e
@@ -64,12 +65,13 @@ def test_a_drained_node_gives_its_worker_to_another_one(
 
 
 def test_a_node_that_lost_its_power_and_comes_back(
-    room: Room, faults: Faults, undisturbed: dict[str, Any], record_property: Property
+    room: Room, faults: Faults, undisturbed: dict[str, Any], record_property: Property, clock: Clock
 ) -> None:
     job = DisturbedJob(room, faults, "node-off", worker=1)
     job.lost()
     with faults.stopped(faults.victim):
         job.wait_until_told(faults.victim, "silent")
+        clock.told("a node lost its power", "condition Ready of the Node", silent(faults.victim))
         job.mended("the node is back")
     _, row = job.wait_until_over(replaced={1}, restarts=1, weights=undisturbed["weights_sha256"])
     add_row(record_property, row)

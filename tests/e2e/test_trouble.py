@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 from support_cluster import Manifest, Room, absent_tag
+from support_told import Clock, event, not_admitted, unscheduled
 
 from orchestrator import submit as submitting
 from orchestrator.jobfile import load, resolve_for_cluster
@@ -42,10 +43,11 @@ class Hungry(Task):
 """
 
 
-def test_an_image_that_does_not_exist_is_told_with_a_remedy(room: Room) -> None:
+def test_an_image_that_does_not_exist_is_told_with_a_remedy(room: Room, clock: Clock) -> None:
     image = absent_tag(room.image)
     room.orch("submit", str(room.job_file("no-image", image={"ref": image})), "--skip", "image")
     status = room.wait_for_status("no-image", lambda status: _both_cannot_pull(status["reason"]), timeout_s=60)
+    clock.told("the image does not exist", "event Failed of the last pod", event("Failed"))
     assert status["state"] == "waiting"
     shown = room.orch("status", "no-image").stdout
     assert image in shown
@@ -100,10 +102,11 @@ def _says_out_of_memory(status: Manifest) -> bool:
     return "memory" in status["reason"] or any("memory" in trouble["reason"] for trouble in status["troubles"])
 
 
-def test_a_worker_that_fits_no_node_says_so(room: Room) -> None:
+def test_a_worker_that_fits_no_node_says_so(room: Room, clock: Clock) -> None:
     job = room.job_file("too-big", resources={"workers": 1, "cpu": 5000, "memory": "1Gi"})
     room.orch("submit", str(job))
     status = room.wait_for_status("too-big", lambda status: "no node for it" in status["reason"], timeout_s=60)
+    clock.told("no node is large enough", "condition PodScheduled", unscheduled)
     assert "too little cpu free (a worker asks for 5k; the largest node has" in status["reason"]
     assert "resources.cpu" in room.orch("status", "too-big").stdout
 
@@ -118,44 +121,48 @@ def test_a_submit_that_is_refused_leaves_nothing(room: Room) -> None:
     room.api.delete_namespaced_service("taken", room.namespace)
 
 
-def test_pods_that_the_namespace_forbids_are_told(room: Room) -> None:
+def test_pods_that_the_namespace_forbids_are_told(room: Room, clock: Clock) -> None:
     job = room.job_file("wrong", kubernetes={"pod": {"spec": {"hostNetwork": True}}})
     room.orch("submit", str(job), "--skip", "pod")
     status = room.wait_for_status("wrong", lambda status: "refuses" in status["reason"], timeout_s=60)
+    clock.told("Pod Security forbids the pods", "event FailedCreate", event("FailedCreate"))
     assert "violates PodSecurity" in status["reason"]
     assert "host namespaces" in status["reason"]
     room.orch("delete", "wrong")
     assert room.objects() == []
 
 
-def test_a_secret_that_does_not_exist_is_told(room: Room) -> None:
+def test_a_secret_that_does_not_exist_is_told(room: Room, clock: Clock) -> None:
     room.orch("submit", str(room.job_file("needs-secret", secrets=[{"name": "absent", "env": {"KEY": "key"}}])))
     reason = "workers 0, 1: Secret absent does not exist"
     room.wait_for_status("needs-secret", lambda status: status["reason"] == reason, timeout_s=60)
+    clock.told("a Secret does not exist", "event Failed of the last pod", event("Failed"))
     room.orch("delete", "needs-secret")
     assert room.objects() == []
 
 
-def test_a_node_that_does_not_exist_is_told(room: Room) -> None:
+def test_a_node_that_does_not_exist_is_told(room: Room, clock: Clock) -> None:
     selector = {"example.com/room": "none-has-this"}
     job = room.job_file("nowhere", scheduling={"node_selector": selector}, resources={"workers": 1, "cpu": 1})
     room.orch("submit", str(job))
     status = room.wait_for_status("nowhere", lambda status: bool(status["troubles"]), timeout_s=60)
+    clock.told("no node has the label", "condition PodScheduled", unscheduled)
     assert "example.com/room" in status["reason"]
     assert "what to do: " in room.orch("status", "nowhere").stdout
 
 
-def test_a_quota_that_is_used_up_is_told(room: Room) -> None:
+def test_a_quota_that_is_used_up_is_told(room: Room, clock: Clock) -> None:
     quota = {"metadata": {"name": "small"}, "spec": {"hard": {"requests.cpu": "1"}}}
     room.api.create_namespaced_resource_quota(room.namespace, quota)
     room.orch("submit", str(room.job_file("over")), "--skip", "quota")
     status = room.wait_for_status("over", lambda status: "quota" in status["reason"], timeout_s=60)
+    clock.told("the quota is used up", "event FailedCreate", event("FailedCreate"))
     assert "small" in status["reason"]
     assert "requests.cpu" in status["reason"]
     assert "what to do: " in room.orch("status", "over").stdout
 
 
-def test_a_queue_that_does_not_exist_is_told(room: Room) -> None:
+def test_a_queue_that_does_not_exist_is_told(room: Room, clock: Clock) -> None:
     if "kueue.x-k8s.io" not in {item.name for item in client.ApisApi().get_api_versions().groups}:
         pytest.skip("Kueue is not installed in this cluster")
     job = room.job_file("unqueued", scheduling={"queue": "absent"})
@@ -163,6 +170,7 @@ def test_a_queue_that_does_not_exist_is_told(room: Room) -> None:
     status = room.wait_for_status("unqueued", lambda status: "absent" in status["reason"], timeout_s=60)
     assert status["state"] == "waiting"
     room.wait_for_status("unqueued", lambda status: "does not admit" in status["reason"], timeout_s=60)
+    clock.told("the queue does not exist", "condition QuotaReserved", not_admitted)
     assert "scheduling.queue" in room.orch("status", "unqueued").stdout
     listed = room.orch("list", "-o", "json").json()
     assert [(row["name"], row["state"], row["queue"]) for row in listed] == [("unqueued", "waiting", "absent")]
