@@ -23,6 +23,8 @@ JOBSET_UID_LABEL = "jobset.sigs.k8s.io/jobset-uid"
 """Of a pod: the UID of the JobSet, which tells a launch from the next. Set by JobSet."""
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 """Of a Job: the JobSet that it belongs to. Set by JobSet."""
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
+"""Of a pod: the UID of its Job. Set by the Job controller."""
 GROUP_WORKERS = "orch/workers-per-group"
 """The annotation of a pod that says how many workers a group has."""
 
@@ -59,6 +61,12 @@ def child_names(carrier: Manifest) -> list[str]:
 def child_selector(name: str) -> str:
     """The label selector of the Jobs of a JobSet; they carry none of orch's own labels."""
     return f"{JOBSET_LABEL}={name}"
+
+
+def launch_of(item: Manifest) -> str:
+    """The UID of the Job or JobSet that a pod, or a Job of a JobSet, belongs to; empty where nothing says it."""
+    labels = item["metadata"].get("labels") or {}
+    return str(labels.get(JOBSET_UID_LABEL) or labels.get(JOB_UID_LABEL) or "")
 
 
 def as_job(carrier: Manifest, children: Sequence[Manifest] = ()) -> Manifest:

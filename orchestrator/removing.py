@@ -1,9 +1,9 @@
 """A job off the cluster again: every object of it and nothing else, and waiting for its pods to go."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from orchestrator.carrier import child_selector
+from orchestrator.carrier import child_selector, launch_of
 from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, NotFound
 from orchestrator.manifests import selector_of, token_name
 from orchestrator.observe import find_carriers, is_ours
@@ -12,13 +12,15 @@ from orchestrator.suspending import suspend
 from orchestrator.waiting import ended
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
-"""What belongs to a job besides its Job or JobSet and its pods. The Secret goes last: the others tell that it is orch's."""
+"""What belongs to a job besides its Job or JobSet and its pods."""
 POD_WAIT_S = 600.0
 Say = Callable[[str], None]
 
 
 def delete(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_s: float = POD_WAIT_S) -> list[str]:
     """Remove the objects of a job, and wait until its pods are gone. The run directory stays.
+
+    A job that takes the name meanwhile is neither touched nor waited for.
 
     Returns:
         What was removed, as `Job digits`.
@@ -28,29 +30,45 @@ def delete(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
         ClusterError: pods are still there after `timeout_s`, with where they are.
     """
     labels = selector_of(name)
-    carriers = [carrier for carrier in find_carriers(cluster, name) if is_ours(carrier)]
+    carriers = _ours(cluster, name)
     others: list[Manifest] = []
+    secrets_seen = True
     for kind in DEPENDENTS:
         try:
             others += cluster.select(kind, labels=labels)
         except Forbidden:
-            # Who may list Secrets may read them all, so few may; its name follows from the job's.
-            if kind == "Secret" and (carriers or others):
-                others.append({"kind": kind, "metadata": {"name": token_name(name)}})
+            secrets_seen = secrets_seen and kind != "Secret"
     # Pods of a Job that somebody else deleted already are waited for as well.
-    if not carriers and not others and not cluster.select("Pod", labels=labels):
+    pods = cluster.select("Pod", labels=labels)
+    if not carriers and not others and not pods:
         raise NotFound(
             f"nothing of a job {name} is in namespace {cluster.namespace} of context {cluster.context}",
             remedy="`orch list` shows the jobs there are",
         )
+    launches = _uids(carriers) | {launch_of(pod) for pod in pods}
     # What belongs to a Job goes with it, at once: so the pods stop first, while the NetworkPolicy still keeps strangers from
     # them, and they still find each other for the last save.
     if wait and all(_stops(cluster, carrier) for carrier in carriers):
-        wait_for_pods(cluster, name, say=say, timeout_s=timeout_s, ended_too=False)
-    removed = _remove(cluster, carriers)
+        wait_for_pods(cluster, name, launches, say=say, timeout_s=timeout_s, ended_too=False)
+    removed = []
+    # Who may list Secrets may read them all, so few may; its name follows from the job's, and is this job's as long as that has
+    # its own name.
+    if not secrets_seen and (carriers or others) and _uids(_ours(cluster, name)) == _uids(carriers):
+        removed += _remove(cluster, [{"kind": "Secret", "metadata": {"name": token_name(name)}}])
+    removed += _remove(cluster, carriers)
     if wait:
-        wait_for_pods(cluster, name, say=say, timeout_s=timeout_s, and_then=lambda: not _in_use(cluster, name))
+        wait_for_pods(
+            cluster, name, launches, say=say, timeout_s=timeout_s, and_then=lambda: not _in_use(cluster, name, launches)
+        )
     return removed + _remove(cluster, others)
+
+
+def _ours(cluster: Cluster, name: str) -> list[Manifest]:
+    return [carrier for carrier in find_carriers(cluster, name) if is_ours(carrier)]
+
+
+def _uids(items: list[Manifest]) -> set[str]:
+    return {item["metadata"]["uid"] for item in items}
 
 
 def _stops(cluster: Cluster, carrier: Manifest) -> bool:
@@ -70,15 +88,16 @@ def _stops(cluster: Cluster, carrier: Manifest) -> bool:
     return True
 
 
-def _in_use(cluster: Cluster, name: str) -> bool:
+def _in_use(cluster: Cluster, name: str, launches: Collection[str]) -> bool:
     """Whether the Job, or the JobSet and its Jobs, are still on their way out: until then the name is not free."""
-    children = cluster.select("Job", labels=child_selector(name))
-    return bool(children) or any(is_ours(carrier) for carrier in find_carriers(cluster, name))
+    children = [child for child in cluster.select("Job", labels=child_selector(name)) if launch_of(child) in launches]
+    return bool(children) or not _uids(_ours(cluster, name)).isdisjoint(launches)
 
 
 def wait_for_pods(
     cluster: Cluster,
     name: str,
+    launches: Collection[str],
     *,
     say: Say,
     timeout_s: float,
@@ -86,6 +105,9 @@ def wait_for_pods(
     and_then: Callable[[], bool] = lambda: True,
 ) -> None:
     """Wait until the pods of a job are gone, or (without `ended_too`) none of them runs, and `and_then` holds.
+
+    Args:
+        launches: the UIDs of the Jobs or JobSets whose pods are meant.
 
     Raises:
         ClusterError: not within `timeout_s`; with where they are.
@@ -98,7 +120,7 @@ def wait_for_pods(
             pods = [
                 pod
                 for pod in cluster.select("Pod", labels=selector_of(name))
-                if ended_too or pod.get("status", {}).get("phase") not in OVER
+                if launch_of(pod) in launches and (ended_too or pod.get("status", {}).get("phase") not in OVER)
             ]
             if not pods and and_then():
                 return

@@ -71,7 +71,8 @@ def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
             # A queued job is suspended by Kueue, in its own time.
             return bool(find_job(cluster, name)["spec"].get("suspend"))
 
-        wait_for_pods(cluster, name, say=say, timeout_s=timeout_s, ended_too=False, and_then=suspended)
+        launches = [job["metadata"]["uid"]]
+        wait_for_pods(cluster, name, launches, say=say, timeout_s=timeout_s, ended_too=False, and_then=suspended)
     directory = _run_directory(job)
     return Cancelled(name=name, run_directory=directory, step=_step(directory) if wait else None)
 

@@ -32,7 +32,9 @@ class Script:
 
     answers: list[Answer]
     asked: list[dict[str, str]] = field(default_factory=list)
-    """The query of each request, with the path as `path`."""
+    """The query of each request, with the path as `path` and the verb as `method`."""
+    sent: list[Manifest | None] = field(default_factory=list)
+    """What each request had as its body."""
     over: threading.Event = field(default_factory=threading.Event)
 
 
@@ -46,8 +48,9 @@ def api_server(answers: list[Answer], folder: Path) -> Iterator[tuple[Script, Pa
 
         def do_GET(self) -> None:
             split = urlsplit(self.path)
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            script.asked.append(dict(parse_qsl(split.query)) | {"path": split.path})
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            script.sent.append(json.loads(data) if data else None)
+            script.asked.append(dict(parse_qsl(split.query)) | {"path": split.path, "method": self.command})
             if len(script.asked) > len(script.answers):
                 script.over.wait(30)
                 self.close_connection = True
@@ -75,7 +78,7 @@ def api_server(answers: list[Answer], folder: Path) -> Iterator[tuple[Script, Pa
             self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
             self.wfile.flush()
 
-        do_POST = do_GET
+        do_POST = do_PATCH = do_DELETE = do_GET
 
         def log_message(self, *_: Any) -> None: ...
 
