@@ -1,5 +1,6 @@
 """All jobs of a namespace, a line each: what Kubernetes knows of them, and the step where it is cheap to ask."""
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -7,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.diagnose import condition, container_status
-from orchestrator.diagnose.admission import QUEUE_LABEL
-from orchestrator.kube import Cluster
+from orchestrator.diagnose.admission import QUEUE_LABEL, stopped
+from orchestrator.kube import Cluster, Forbidden, NotFound
 from orchestrator.manifests import RUN_DIRECTORY
 from orchestrator.observe import ask_coordinator, list_jobs
 from orchestrator.progress import duration
@@ -20,6 +21,7 @@ Manifest = dict[str, Any]
 _ASKED = 16
 """So many running jobs are asked for their step: each answer is one exec."""
 _AT_ONCE = 8
+_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = T
         metadata = pod["metadata"]
         key = (metadata["namespace"], metadata["labels"]["app.kubernetes.io/instance"])
         pods.setdefault(key, []).append(pod)
-    rows = sorted((row(job, pods.get(_key(job), [])) for job in found), key=lambda item: item.created)
+    workloads = _workloads(cluster, found, all_namespaces)
+    rows = sorted(
+        (row(job, pods.get(_key(job), []), workloads.get(job["metadata"]["uid"])) for job in found),
+        key=lambda item: item.created,
+    )
     if not with_steps:
         return rows
     running = [item for item in rows if item.state == "running"][-_ASKED:]
@@ -67,8 +73,18 @@ def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = T
     return [told(item, answers.get((item.namespace, item.name))) for item in rows]
 
 
-def row(job: Manifest, pods: Sequence[Manifest]) -> Row:
-    """A job as Kubernetes knows it."""
+def _workloads(cluster: Cluster, jobs: Sequence[Manifest], all_namespaces: bool) -> dict[str, Manifest]:
+    """UID of a job -> what Kueue made of it, where there are jobs that may wait for it."""
+    if not any(job["spec"].get("suspend") and QUEUE_LABEL in (job["metadata"].get("labels") or {}) for job in jobs):
+        return {}
+    with contextlib.suppress(NotFound, Forbidden):
+        found = cluster.select("Workload", labels=_JOB_UID, all_namespaces=all_namespaces)
+        return {item["metadata"]["labels"][_JOB_UID]: item for item in found}
+    return {}
+
+
+def row(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = None) -> Row:
+    """A job as Kubernetes, and Kueue by its Workload, know it."""
     metadata, spec = job["metadata"], job["spec"]
     queue = (metadata.get("labels") or {}).get(QUEUE_LABEL, "")
     workers = int(spec.get("parallelism", 1))
@@ -79,7 +95,7 @@ def row(job: Manifest, pods: Sequence[Manifest]) -> Row:
     elif condition(job, "Failed") or condition(job, "FailureTarget"):
         state = "failed"
     elif spec.get("suspend"):
-        state = "waiting" if queue else "stopped"
+        state = "stopped" if stopped(job, workload) else "waiting"
     return Row(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),

@@ -19,6 +19,7 @@ from orchestrator.diagnose import (
     last_words,
     time_of,
 )
+from orchestrator.diagnose.admission import stopped
 from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
 from orchestrator.diagnose.training import of_end
 from orchestrator.manifests import RUN_DIRECTORY
@@ -315,8 +316,8 @@ def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -
             **common,
         )
     state: State = "restarting" if started else "waiting"
-    if started and seen.job["spec"].get("suspend"):
-        state = "stopped"
+    if seen.job["spec"].get("suspend"):
+        state = "stopped" if stopped(seen.job, seen.workload) else "waiting"
     elif history["chief"] is not None and history["chief"] == _uid_of_running_chief(seen):
         state = "running"
     return JobStatus(

@@ -24,6 +24,13 @@ def of_job(
     return None
 
 
+def stopped(job: Manifest, workload: Manifest | None) -> bool:
+    """Whether a suspended job waits for `orch resume`. One in a queue goes on by itself, unless it was cancelled."""
+    if QUEUE_LABEL in (job["metadata"].get("labels") or {}):
+        return workload is not None and workload.get("spec", {}).get("active") is False
+    return True
+
+
 def queued(name: str, queue: str, workload: Manifest | None, ahead: int | None) -> Trouble:
     """Why Kueue does not let a job start, from its Workload."""
     look = f"kubectl describe localqueue {queue} shows what is in use"

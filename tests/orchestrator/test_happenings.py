@@ -115,6 +115,8 @@ def test_a_listed_job_without_pods(queue: str, conditions: list[Manifest], state
         "status": {"conditions": conditions},
     }
     assert row(job, []).state == state
+    if state == "waiting":
+        assert row(job, [], {"spec": {"active": False}}).state == "stopped", "it was cancelled"
 
 
 def test_of_many_workers_those_that_do_not_train_are_shown() -> None:

@@ -211,9 +211,15 @@ def test_the_replacement_counts_and_not_the_pod_that_is_being_ended() -> None:
     assert [worker.pod for worker in status.workers] == ["digits-0-first", "digits-1-new"]
 
 
-def test_a_suspended_job_is_stopped_once_it_has_run_and_waits_before() -> None:
-    assert judge(Observation(job=job(suspend=True), pods=[])).state == "waiting"
-    assert judge(Observation(job=job(suspend=True), pods=[], records=[attempt()])).state == "stopped"
+def test_a_suspended_job_is_stopped_and_one_in_a_queue_only_when_it_was_cancelled() -> None:
+    suspended = job(suspend=True)
+    assert judge(Observation(job=suspended, pods=[])).state == "stopped"
+    queued = suspended | {"metadata": suspended["metadata"] | {"labels": {"kueue.x-k8s.io/queue-name": "q"}}}
+    for records in ([], [attempt()]):  # before it ran, and preempted
+        for workload in (None, {"spec": {"active": True}}, {"spec": {}}):
+            assert judge(Observation(job=queued, pods=[], records=records, workload=workload)).state == "waiting"
+        cancelled = Observation(job=queued, pods=[], records=records, workload={"spec": {"active": False}})
+        assert judge(cancelled).state == "stopped"
 
 
 def test_a_coordinator_that_may_not_be_asked_runs_all_the_same() -> None:
