@@ -56,3 +56,9 @@ def small_queue(room: Room, *, cpu: int, memory: str, priorities: dict[str, int]
         api.create_namespaced_custom_object(_GROUP, _VERSION, room.namespace, "localqueues", local)
         stack.callback(api.delete_namespaced_custom_object, _GROUP, _VERSION, room.namespace, "localqueues", QUEUE)
         yield classes
+
+
+def reserved(room: Room) -> int:
+    """How many jobs hold quota of the room's queue."""
+    queue = client.CustomObjectsApi().get_cluster_custom_object(_GROUP, _VERSION, "clusterqueues", room.namespace)
+    return int(queue.get("status", {}).get("reservingWorkloads", 0))
