@@ -3,15 +3,13 @@
 That shows that the pods go where they should, and no more: what runs there finds no TPU and no GPU.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support_cluster import Room
-from support_cluster_faults import takes_pods
+from support_hardware import node_with
 
-from orchestrator.accelerators import Accelerator, parse
+from orchestrator.accelerators import parse
 
 pytestmark = pytest.mark.e2e
 
@@ -46,28 +44,3 @@ def test_a_slice_of_another_shape_stays_pending_and_says_why(room: Room) -> None
 
 def _nodes(room: Room, name: str) -> list[Any]:
     return [pod.spec.node_name for pod in room.pods(name).values()]
-
-
-@contextlib.contextmanager
-def node_with(room: Room, accelerator: Accelerator) -> Iterator[str]:
-    """A node that looks as if it had the accelerator, as GKE labels and taints it; without it again afterwards."""
-    node = [item for item in room.api.list_node().items if takes_pods(item)][-1]
-    name = node.metadata.name
-    taint = {"key": accelerator.resource, "value": "present", "effect": "NoSchedule"}
-    amount = str(accelerator.chips_per_host)
-    _patch(room, name, dict(accelerator.node_selector), [taint], {accelerator.resource: amount})
-    try:
-        given = f"{accelerator.resource} of {name}"
-        room.wait_for(
-            given, lambda: (room.api.read_node(name).status.allocatable or {}).get(accelerator.resource) == amount
-        )
-        yield name
-    finally:
-        _patch(room, name, dict.fromkeys(accelerator.node_selector), [], {accelerator.resource: None})
-
-
-def _patch(room: Room, name: str, labels: dict[str, Any], taints: list[Any], resources: dict[str, Any]) -> None:
-    room.api.patch_node(name, {"metadata": {"labels": labels}})
-    others = [taint for taint in room.api.read_node(name).spec.taints or [] if taint.key not in resources]
-    room.api.patch_node(name, [{"op": "add", "path": "/spec/taints", "value": others + taints}])
-    room.api.patch_node_status(name, {"status": {"capacity": resources, "allocatable": resources}})

@@ -1,12 +1,30 @@
-"""A JobSet as the carrier: two groups of workers on two nodes, and what the cluster says of a TPU slice of several hosts."""
+"""A JobSet as the carrier: two groups of workers on two nodes, the hosts of a TPU slice that are replaced together, and what the
+cluster says of such a slice."""
 
 from typing import Any
 
 import pytest
-from support_cluster import Room
+from kubernetes import client, utils
+from support_cluster import JOBSETS, Manifest, Room
+from support_hardware import nodes_with
 from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS
 
+from orchestrator.accelerators import parse
+from orchestrator.jobfile import load, resolve_for_cluster
+from orchestrator.manifests import NODE_POOL, render
+
 pytestmark = pytest.mark.e2e
+
+HOST = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if os.environ["ORCH_INDEX"] == "1":
+    codes = {"0": 1, "2": 78}
+    if os.environ["RESTART"] in codes:
+        sys.exit(codes[os.environ["RESTART"]])
+time.sleep(3600)
+"""
+"""What runs on each of two hosts instead of a trainer: the second one fails at first, and ends the job after two restarts."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +84,45 @@ def test_a_jobset_that_is_cancelled_is_stopped_with_a_checkpoint_and_resumed(
     assert (status["state"], status["step"], status["attempts"]) == ("succeeded", STEPS, 2)
     assert status["weights_sha256"] == undisturbed["weights_sha256"]
     room.orch("delete", "again")
+    assert room.objects() == []
+
+
+def test_the_hosts_of_a_slice_are_replaced_together_and_only_failures_are_counted(room: Room) -> None:
+    resources = {"accelerator": "v4-16", "cpu": 0.1, "memory": "256Mi"}
+    spec = load(room.job_file("slice", resources=resources, restarts={"max": 1})).spec
+    *others, jobset = render(spec, resolve_for_cluster(spec), namespace=room.namespace, token="none")
+    template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    attempt = {"fieldRef": {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"}}
+    container = template["containers"][0]
+    container["command"] = ["python", "-c", HOST]
+    container["env"].append({"name": "RESTART", "valueFrom": attempt})
+    with nodes_with(room, parse("v4-16"), 2, {NODE_POOL: "slice-pool"}) as nodes:
+        if len(nodes) < 2:
+            pytest.skip("two nodes that take pods are needed")
+        for item in others:
+            utils.create_from_dict(client.ApiClient(), item)
+        api = client.CustomObjectsApi()
+        api.create_namespaced_custom_object(*JOBSETS[:2], room.namespace, JOBSETS[2], jobset)
+
+        def restarts() -> tuple[int, int]:
+            found = api.get_namespaced_custom_object(*JOBSETS[:2], room.namespace, JOBSETS[2], "slice")
+            status: Manifest = found.get("status", {})
+            return status.get("restarts", 0), status.get("restartsCountTowardsMax", 0)
+
+        def both_run() -> bool:
+            return [pod.status.phase for pod in room.pods("slice").values()] == ["Running", "Running"]
+
+        room.wait_for("the restart after the failure of a host", lambda: restarts() == (1, 1))
+        room.wait_for("both hosts to run again", both_run)
+        hosts = room.pods("slice")
+        assert {pod.spec.node_name for pod in hosts.values()} == set(nodes)
+        name = hosts[0].metadata.name
+        room.api.create_namespaced_pod_eviction(name, room.namespace, {"metadata": {"name": name}})
+        room.wait_for("the restart after an eviction, which is not counted", lambda: restarts() == (2, 1))
+        status = room.wait_for_status("slice", lambda status: status["state"] == "failed", timeout_s=60)
+        assert status["code"] == 78
+        assert restarts() == (2, 1), "another try would end the same way"
+        room.orch("delete", "slice")
     assert room.objects() == []
 
 
