@@ -12,12 +12,30 @@ pytestmark = pytest.mark.e2e
 
 END_S = 240
 AWAY = "does not answer"
+# A line a block, for more than half a minute: some come while the API server is away, and some after it.
+TALKS = """
+import time
+
+import keras
+
+from trainer.tasks.digits import Digits
+
+
+class Say(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        print("block", epoch, flush=True)
+        time.sleep(0.5)
+
+
+class Talks(Digits):
+    def callbacks(self):
+        return [Say()]
+"""
 
 
 def test_watchers_outlive_an_outage_of_the_api_server(room: Room, faults: Faults) -> None:
-    # Longer than the outage on any machine: what is shown afterwards is news.
-    job = room.job_file("watched", train={"task": "trainer.tasks.digits:Digits", "steps": 12000})
-    room.orch("submit", str(job))
+    code = room.mount_code("talks.py", TALKS)
+    room.orch("submit", str(room.job_file("watched", train={"task": "code/talks.py:Talks", "steps": 2000}, **code)))
     watchers = {
         "status": room.start("status", "watched", "-w"),
         "json": room.start("status", "watched", "-w", "-o", "json"),
@@ -40,14 +58,19 @@ def test_watchers_outlive_an_outage_of_the_api_server(room: Room, faults: Faults
             process.kill()
             process.wait()
     assert {name: outcome[0] for name, outcome in outcomes.items()} == dict.fromkeys(watchers, 0), outcomes
-    shown = outcomes["status"][1]
-    assert AWAY in shown
-    assert "watched: succeeded" in shown[shown.rindex(AWAY) :], "it goes on afterwards"
+    status = outcomes["status"][1]
+    assert AWAY in status
+    assert "watched: succeeded" in status[status.rindex(AWAY) :], "it goes on afterwards"
     states = [json.loads(line)["state"] for line in outcomes["json"][1].splitlines()]
     assert states[-1] == "succeeded"
     assert "Created" in outcomes["events"][1]
-    lines = outcomes["logs"][1].splitlines()
-    assert {"[0]", "[1]"} == {line.partition(" ")[0] for line in lines}
+    shown: dict[int, list[str]] = {0: [], 1: []}
+    for line in outcomes["logs"][1].splitlines():
+        worker, _, text = line.removeprefix("[").partition("] ")
+        shown[int(worker)].append(text)
+    for worker, pod in room.pods("watched").items():
+        assert shown[worker] == room.api.read_namespaced_pod_log(pod.metadata.name, room.namespace).splitlines()
+        assert sum(line.startswith("block ") for line in shown[worker]) > 50
     assert room.status("watched")["restarts"] == 0, "training did not notice"
     listed = room.orch("list", "-o", "name").stdout.split()
     assert listed == ["watched"]
