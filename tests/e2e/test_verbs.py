@@ -89,6 +89,15 @@ def test_a_job_that_is_deleted_is_guarded_until_its_pods_have_stopped(room: Room
     room.orch("submit", str(room.job_file("leaves", train=TRAIN, checkpoint={"every": "10m"}, **code)))
     room.wait_for_status("leaves", _trains)
     guards = {"NetworkPolicy", "Service", "Secret"}
+
+    def ending() -> bool:
+        return any(pod.metadata.deletion_timestamp for pod in room.api.list_namespaced_pod(room.namespace).items)
+
+    killed = room.start("delete", "leaves")
+    room.wait_for("the pods to be told", ending)
+    killed.kill()
+    killed.communicate()
+    assert "Job leaves" in room.objects(), "what a delete that broke off leaves is a job that can be seen"
     delete, looks = room.start("delete", "leaves"), 0
     while delete.poll() is None:
         kinds = {name.split()[0] for name in room.objects()}
