@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.carrier import QUEUE_LABEL, WORKLOAD_OF_LABEL
 from orchestrator.diagnose import condition, container_status
-from orchestrator.diagnose.admission import QUEUE_LABEL, stopped
+from orchestrator.diagnose.admission import stopped
 from orchestrator.kube import Cluster, Forbidden, NotFound
-from orchestrator.manifests import RUN_DIRECTORY
+from orchestrator.manifests import run_directory_of
 from orchestrator.observe import ask_coordinator, list_jobs
 from orchestrator.progress import duration
 from orchestrator.status import State, newest_pods
@@ -21,7 +22,6 @@ Manifest = dict[str, Any]
 _ASKED = 16
 """So many running jobs are asked for their step: each answer is one exec."""
 _AT_ONCE = 8
-_JOB_UID = "kueue.x-k8s.io/job-uid"
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def _workloads(cluster: Cluster, jobs: Sequence[Manifest], all_namespaces: bool)
     if not any(job["spec"].get("suspend") and QUEUE_LABEL in (job["metadata"].get("labels") or {}) for job in jobs):
         return {}
     with contextlib.suppress(NotFound, Forbidden):
-        found = cluster.select("Workload", labels=_JOB_UID, all_namespaces=all_namespaces)
-        return {item["metadata"]["labels"][_JOB_UID]: item for item in found}
+        found = cluster.select("Workload", labels=WORKLOAD_OF_LABEL, all_namespaces=all_namespaces)
+        return {item["metadata"]["labels"][WORKLOAD_OF_LABEL]: item for item in found}
     return {}
 
 
@@ -104,7 +104,7 @@ def row(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = Non
         workers=workers,
         created=metadata.get("creationTimestamp", ""),
         queue=queue,
-        run_directory=(metadata.get("annotations") or {}).get(RUN_DIRECTORY, ""),
+        run_directory=run_directory_of(job),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.diagnose import container_status, index_of, workers_text
 from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Manifest, NotFound, Rejected
 from orchestrator.loglines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
-from orchestrator.manifests import CONTAINER, RUN_DIRECTORY, selector_of
+from orchestrator.manifests import CONTAINER, run_directory_of, selector_of
 from orchestrator.observe import find_job, status_of
 from orchestrator.runlogs import of_gone_pods
 from orchestrator.waiting import ended
@@ -86,13 +86,9 @@ def left_behind(cluster: Cluster, name: str, *, while_active: bool) -> str:
     Also empty, unless `while_active`, while the job is about to print something: what is there is of an earlier launch.
     """
     job = find_job(cluster, name)
-    directory = _run_directory(job)
+    directory = run_directory_of(job)
     active = bool(job.get("status", {}).get("active"))
     return directory if directory.startswith("gs://") and (while_active or not active) else ""
-
-
-def _run_directory(job: Manifest) -> str:
-    return str((job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
 
 
 def _narrowed(job: Manifest, wanted: Wanted) -> tuple[Wanted, list[Note]]:
@@ -180,7 +176,7 @@ class _Gone:
     """The pods of a job that are gone: their lines are in the run directory, where that can be read from here."""
 
     def __init__(self, job: Manifest, pods: list[Manifest], wanted: Wanted) -> None:
-        self._directory = _run_directory(job)
+        self._directory = run_directory_of(job)
         self._launch: str = job["metadata"]["uid"]
         self._present = {pod["metadata"]["uid"] for pod in pods}
         self._wanted = wanted

@@ -16,7 +16,7 @@ import yaml
 
 from orchestrator.accelerators import Accelerator
 from orchestrator.capacity import Capacity, capacity_of
-from orchestrator.carrier import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, REPLICATED_JOB, kind_of
+from orchestrator.carrier import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, REPLICATED_JOB, kind_of
 from orchestrator.patches import apply_patches
 from orchestrator.spec import JobSpec, Toleration
 from orchestrator.volumes import check_run_directory, secret_volume, volume_source
@@ -52,6 +52,11 @@ def labels_of(name: str) -> dict[str, str]:
 def selector_of(name: str) -> str:
     """The same as a label selector."""
     return ",".join(f"{key}={value}" for key, value in labels_of(name).items())
+
+
+def run_directory_of(carrier: Manifest) -> str:
+    """The run directory of a Job or JobSet as it is on the cluster; empty where nothing says it."""
+    return str((carrier["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
 
 
 def token_name(name: str) -> str:
@@ -145,7 +150,7 @@ def _job(spec: JobSpec, config: TrainConfig, accelerator: Accelerator | None, co
     if scheduling.ttl_after_finish is not None:
         body["ttlSecondsAfterFinished"] = math.ceil(scheduling.ttl_after_finish)
     if scheduling.queue is not None:
-        metadata["labels"] = {"kueue.x-k8s.io/queue-name": scheduling.queue}
+        metadata["labels"] = {QUEUE_LABEL: scheduling.queue}
         if scheduling.priority is not None:
             metadata["labels"]["kueue.x-k8s.io/priority-class"] = scheduling.priority
         body["suspend"] = True

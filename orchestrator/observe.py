@@ -12,7 +12,7 @@ from orchestrator.carrier import CARRIERS, as_job, child_selector, event_sources
 from orchestrator.diagnose import container_status
 from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
 from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import CONTAINER, RUN_DIRECTORY, selector_of
+from orchestrator.manifests import CONTAINER, run_directory_of, selector_of
 from orchestrator.status import JobStatus, Observation, judge, newest_pods
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
@@ -154,7 +154,7 @@ class _Kept:
 
 
 def _read_run_directory(job: Manifest) -> _Kept:
-    directory = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+    directory = run_directory_of(job)
     if not directory.startswith("gs://"):
         return _Kept(error=f"{directory} lies on a volume of the cluster" if directory else "")
     try:
@@ -182,7 +182,7 @@ class _Ledger:
         return self._ledger
 
     def _read(self) -> None:
-        directory = (self._job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+        directory = run_directory_of(self._job)
         if not directory.startswith("gs://"):
             return
         running = bool(self._job.get("status", {}).get("active"))

@@ -22,7 +22,7 @@ from orchestrator.diagnose import (
 from orchestrator.diagnose.admission import stopped
 from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
 from orchestrator.diagnose.training import of_end
-from orchestrator.manifests import RUN_DIRECTORY
+from orchestrator.manifests import run_directory_of
 from trainer.agent.last_words import SAVE_REMEDY, LastWords, general_remedy
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
@@ -156,7 +156,7 @@ def judge(seen: Observation) -> JobStatus:
     workers = _workers(seen, newest)
     common: dict[str, Any] = {
         "name": seen.job["metadata"]["name"],
-        "run_directory": (seen.job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""),
+        "run_directory": run_directory_of(seen.job),
         "workers": workers,
         "history": _restarts(seen),
         "goodput": seen.ledger.goodput if seen.ledger is not None else None,

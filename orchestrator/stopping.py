@@ -14,14 +14,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator import submit as submitting
+from orchestrator.carrier import QUEUE_LABEL
 from orchestrator.explain import dotted, explain
 from orchestrator.jobfile import resolve_for_cluster
 from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import JOB_FILE, RUN_DIRECTORY
+from orchestrator.manifests import JOB_FILE, run_directory_of
 from orchestrator.observe import find_job, status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.spec import JobSpec
-from orchestrator.suspending import QUEUE, suspend, wait_for_workload
+from orchestrator.suspending import suspend, wait_for_workload
 from orchestrator.waiting import ended
 from trainer.errors import ConfigError, OrchError
 
@@ -73,7 +74,7 @@ def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
 
         launches = [job["metadata"]["uid"]]
         wait_for_pods(cluster, name, launches, say=say, timeout_s=timeout_s, ended_too=False, and_then=suspended)
-    directory = _run_directory(job)
+    directory = run_directory_of(job)
     return Cancelled(name=name, run_directory=directory, step=_step(directory) if wait else None)
 
 
@@ -96,8 +97,8 @@ def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say, skip: 
                 f"job {name} is not stopped: there is nothing to resume",
                 remedy=f"orch status {name} tells what it does; --workers N gives it another number of workers",
             )
-        queued = QUEUE in (job["metadata"].get("labels") or {})
-        return Resumed(name=name, workers=before, run_directory=_run_directory(job), queued=queued, anew=False)
+        queued = QUEUE_LABEL in (job["metadata"].get("labels") or {})
+        return Resumed(name=name, workers=before, run_directory=run_directory_of(job), queued=queued, anew=False)
     if _has(job, "Complete"):
         raise ConfigError(
             f"job {name} has succeeded: there is nothing left to do",
@@ -155,10 +156,6 @@ def _with_workers(spec: JobSpec, workers: int | None) -> JobSpec:
 def _has(job: Manifest, condition: str) -> bool:
     conditions = job.get("status", {}).get("conditions") or []
     return any(item["type"] == condition and item["status"] == "True" for item in conditions)
-
-
-def _run_directory(job: Manifest) -> str:
-    return str((job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
 
 
 def _step(directory: str) -> int | None:

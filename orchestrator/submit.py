@@ -13,7 +13,7 @@ from orchestrator.carrier import owner_reference
 from orchestrator.image import placeholder, with_ref
 from orchestrator.interrupts import held_back
 from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Manifest, NotFound
-from orchestrator.manifests import RUN_DIRECTORY, TOKEN_PLACEHOLDER, render
+from orchestrator.manifests import TOKEN_PLACEHOLDER, render, run_directory_of
 from orchestrator.observe import find_carriers, is_ours
 from orchestrator.preflight import Check, Subject, errors, preflight, said
 from orchestrator.preflight.check import SKIPPABLE
@@ -172,7 +172,7 @@ def _remove_predecessor(cluster: Cluster, name: str, config: TrainConfig, say: S
         return
     state = "which has ended" if is_over(before) else "which is stopped with a checkpoint first"
     say(f"replacing job {name}, {state}")
-    directory = (before["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+    directory = run_directory_of(before)
     delete(cluster, name, say=say)
     if directory.rstrip("/") == config.run_directory.rstrip("/"):
         say(f"removed; its run directory {directory} stays, and the new job goes on from there")

@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
+from orchestrator.carrier import QUEUE_LABEL, WORKLOAD_OF_LABEL
 from orchestrator.diagnose import NodeRoom, running
-from orchestrator.diagnose.admission import QUEUE_LABEL
 from orchestrator.diagnose.scheduling import rooms
 from orchestrator.kube import Cluster, ClusterError, Manifest
 from orchestrator.manifests import CONTAINER
@@ -28,7 +28,7 @@ def queued(cluster: Cluster, job: Manifest) -> tuple[Manifest | None, int | None
     if not queue or not job["spec"].get("suspend"):
         return None, None
     try:
-        found = cluster.select("Workload", labels=f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
+        found = cluster.select("Workload", labels=f"{WORKLOAD_OF_LABEL}={job['metadata']['uid']}")
     except ClusterError as error:
         log.debug("no workload: %s", error)
         return None, None

@@ -3,15 +3,15 @@ Kueue lets go what others suspend."""
 
 import time
 
+from orchestrator.carrier import QUEUE_LABEL, WORKLOAD_OF_LABEL
 from orchestrator.kube import Cluster, ClusterError, Manifest
 
-QUEUE = "kueue.x-k8s.io/queue-name"
 _WORKLOAD_S = 15.0
 
 
 def suspend(cluster: Cluster, job: Manifest, stop: bool) -> bool:
     """Say whether a job is to be stopped; whether that is something new."""
-    workload = _workload(cluster, job) if QUEUE in (job["metadata"].get("labels") or {}) else None
+    workload = _workload(cluster, job) if QUEUE_LABEL in (job["metadata"].get("labels") or {}) else None
     if workload is not None:
         active = not stop
         if bool(workload["spec"].get("active", True)) == active:
@@ -31,7 +31,7 @@ def wait_for_workload(cluster: Cluster, job: Manifest) -> None:
         ClusterError: there is none yet: what is not there cannot be stopped, and would start later.
     """
     deadline = time.monotonic() + _WORKLOAD_S
-    while QUEUE in (job["metadata"].get("labels") or {}) and _workload(cluster, job) is None:
+    while QUEUE_LABEL in (job["metadata"].get("labels") or {}) and _workload(cluster, job) is None:
         if time.monotonic() > deadline:
             name = job["metadata"]["name"]
             raise ClusterError(
@@ -44,5 +44,5 @@ def wait_for_workload(cluster: Cluster, job: Manifest) -> None:
 def _workload(cluster: Cluster, job: Manifest) -> Manifest | None:
     """What Kueue made of a queued job; None where it made nothing (yet)."""
     uid = job["metadata"]["uid"]
-    found = cluster.select("Workload", labels=f"kueue.x-k8s.io/job-uid={uid}")
+    found = cluster.select("Workload", labels=f"{WORKLOAD_OF_LABEL}={uid}")
     return found[0] if found else None

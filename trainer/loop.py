@@ -52,9 +52,8 @@ class Loop:
             self.hooks.block_done(self.progress.step, self.progress.metrics, self.progress.validation)
             if turn.stop:
                 if self.hooks.active and not turn.finish:
-                    self._ends_early(
-                        evaluated=False
-                    )  # the save remembers it: callbacks are not called for this step again
+                    # The save remembers it: callbacks are not called for this step again.
+                    self._ends_early(evaluated=False)
                 return self._stop()
             if turn.finish or self._ends_early(evaluated=turn.evaluate):
                 return self._complete()

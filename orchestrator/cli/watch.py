@@ -143,12 +143,12 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
     directory = run_directory(target, context, namespace)
     if directory is not None:
         return directory, False
-    from orchestrator.manifests import RUN_DIRECTORY
+    from orchestrator.manifests import run_directory_of
     from orchestrator.observe import find_job
     from trainer.errors import ConfigError
 
     job = find_job(connect(target, context, namespace), target)
-    directory = (job["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "")
+    directory = run_directory_of(job)
     if not directory.startswith("gs://"):
         where = f"{directory} lies on a volume of the cluster" if directory else "the Job does not name it"
         raise ConfigError(

@@ -1,8 +1,7 @@
 """Before there are pods: a suspended job, a queue, and pods that the namespace refuses. Texts of Kubernetes 1.34, Kueue 0.17."""
 
+from orchestrator.carrier import QUEUE_LABEL
 from orchestrator.diagnose.trouble import Manifest, Trouble, after, clock, condition
-
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 def of_job(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.carrier import CARRIERS, JOBSET_LABEL, child_names
 from orchestrator.kube import KINDS, AlreadyExists, Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import RUN_DIRECTORY
+from orchestrator.manifests import run_directory_of
 from orchestrator.observe import list_jobs
 from orchestrator.preflight.check import Check, error, ok
 from orchestrator.spec import JobSpec
@@ -122,7 +122,7 @@ def run_directory_free(cluster: Cluster, job: str, config: TrainConfig) -> Check
     """Whether another job that has not ended writes to the same run directory."""
     name = "run-directory"
     for other in list_jobs(cluster):
-        same = (other["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, "").rstrip("/")
+        same = run_directory_of(other).rstrip("/")
         if same == config.run_directory.rstrip("/") and not is_over(other) and other["metadata"]["name"] != job:
             return error(
                 name,
