@@ -136,5 +136,5 @@ def test_writer_killed_before_and_after_every_request_of_a_save_on_gcs(gcs_serve
 
     with ThreadPoolExecutor(2) as pool:
         before, after = pool.map(kill_at_each, (False, True))
-    # Shards, superseded?, commit, read back; retention: superseded?, commits, data, superseded?, three deletes.
-    assert before == after >= 12
+    # Two shards, superseded?, commit, superseded?, read back, its shards; commits, data, superseded?, three deletes.
+    assert (before, after) == (13, 13)

@@ -327,6 +327,9 @@ def _client() -> Any:
     from google.auth import credentials
     from google.cloud import storage
 
+    # The client would ask for the bucket's metadata on its own, for traces nobody reads: in threads that keep no deadline, at
+    # the start and after every object that is not there.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     anonymous: Any = credentials.AnonymousCredentials  # has no annotations
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return storage.Client(project="orch", credentials=anonymous())
