@@ -242,12 +242,41 @@ def an_evaluation_counts_every_example_once_whatever_the_batch_and_the_workers()
                         task, model, source_of(data(), data, "evaluation_data"), collective,
                         index=index, workers=workers, batch_size=batch_size, mode="graph",
                     )  # fmt: skip
-                    result = evaluator.run()
+                    result = evaluator.run(lambda: False, slice_s=60)
+                    assert result is not None
                 case = f"{form} workers={workers} batch_size={batch_size}"
                 assert result.examples == 37, case
                 assert set(result.metrics) == set(evaluator.names()) == set(expected), case
                 for name, value in expected.items():
                     np.testing.assert_allclose(result.metrics[name], value, rtol=1e-4, err_msg=f"{case} {name}")
+
+
+@check
+def an_evaluation_in_slices_is_the_whole_one_and_a_stop_ends_it() -> None:
+    class Alone(Collective):
+        def __init__(self) -> None:
+            self.sums = 0
+
+        def sum(self, values: np.ndarray) -> np.ndarray:
+            self.sums += 1
+            return values
+
+    task = Small()
+    _, _, model = trained(task)
+    for data in (lambda: (X[:37], Y[:37]), lambda: zip(X[:37], Y[:37], strict=True)):
+        collective = Alone()
+        evaluator = Evaluator(
+            task, model, source_of(data(), data, "evaluation_data"), collective,
+            index=0, workers=1, batch_size=8, mode="graph",
+        )  # fmt: skip
+        whole = evaluator.run(lambda: False, slice_s=60)
+        assert collective.sums == 1
+        sliced = evaluator.run(lambda: False, slice_s=0)
+        assert collective.sums >= 3
+        assert whole is not None
+        assert sliced is not None
+        assert (whole.metrics, whole.examples) == (sliced.metrics, sliced.examples)
+        assert evaluator.run(lambda: True) is None
 
 
 @check

@@ -78,6 +78,21 @@ class Waits(Digits):
         return [Long()]
 
 
+class LongEvaluation(Paced):
+    """Its evaluation takes minutes, until the file `go` is there; `go`.begun tells that it has begun."""
+
+    def __init__(self, go: str) -> None:
+        super().__init__(pause_s=0.0)
+        self._go_at = Path(go)
+
+    def evaluation_data(self) -> Any:
+        for number, example in enumerate(zip(*super().evaluation_data(), strict=True)):
+            if number and not self._go_at.exists():
+                self._go_at.with_suffix(".begun").touch()
+                time.sleep(0.4)
+            yield example
+
+
 class Normalised(Paced):
     """BatchNormalization's statistics differ between replicas: each save is a collective."""
 

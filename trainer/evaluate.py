@@ -1,11 +1,12 @@
 """Evaluation on held-out data: every example exactly once, whatever the batch and the number of workers.
 
 Each worker takes its own part, in full batches and one smaller one at the end, without any collective; then one sum over
-all workers. So nothing is padded, and metrics need no weights.
+all workers. So nothing is padded, and metrics need no weights. A part that takes long has a sum now and then, by which all
+learn that one of them is to stop.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import tensorflow as tf
 from trainer.collective import Collective
 from trainer.data.sources import ArraySource, Batch, Source
 from trainer.errors import ConfigError
+from trainer.plan import TARGET_S, Pace
 from trainer.steps import Mode, checked_names, loss_and_metrics, metric_results
 from trainer.task import Task, overrides, predict
 
@@ -83,18 +85,37 @@ class Evaluator:
         for size in ([self._batch_size] if full else []) + ([rest] if rest else []):
             self._rounds(self._resident, size, tf.constant(0), tf.constant(0), sums, states)
 
-    def run(self) -> Evaluation:
-        """Evaluate. All workers call it at the same step."""
+    def run(self, stopped: Callable[[], bool], *, slice_s: float = TARGET_S) -> Evaluation | None:
+        """Evaluate. All workers call it at the same step. None where it was cut short.
+
+        Args:
+            stopped: whether this worker is to stop. One is enough, and all cut it short together.
+            slice_s: how often they tell each other.
+        """
         started = time.monotonic()
-        examples, sums, states = self._own_part()
-        totals = self._collective.sum(
-            np.concatenate([[float(examples)], sums, *(np.ravel(state).astype(np.float64) for state in states)])
-        )
-        examples = round(float(totals[0]))
         if self._own_step:
-            metrics = dict(zip(self._names, totals[1:] / max(examples, 1), strict=True))
+            self._learn_names()
+        own = (0, *self._zeros())
+        part = self._read_part() if self._resident is None else self._resident_part()
+        undone = True
+        while undone:
+            until, left = time.monotonic() + slice_s, True
+            while left:
+                further = next(part, None)
+                left, own = further is not None, further or own
+                if stopped() or time.monotonic() >= until:
+                    break
+            examples, sums, states = own
+            values = [stopped(), left, examples, sums, *states]
+            totals = self._collective.sum(np.concatenate([np.ravel(value).astype(np.float64) for value in values]))
+            undone = totals[1] > 0
+            if undone and totals[0] > 0:
+                return None
+        examples = round(float(totals[2]))
+        if self._own_step:
+            metrics = dict(zip(self._names, totals[3:] / max(examples, 1), strict=True))
         else:
-            metrics = {"loss": totals[1] / max(examples, 1)} | self._results(totals[2:])
+            metrics = {"loss": totals[3] / max(examples, 1)} | self._results(totals[4:])
         named = {f"val_{name}": float(value) for name, value in metrics.items()}
         return Evaluation(named, examples, time.monotonic() - started)
 
@@ -121,26 +142,29 @@ class Evaluator:
         results = metric_results(self._model, self._variables, states)
         return {name: float(result) for name, result in results.items()}
 
-    def _own_part(self) -> tuple[int, list[float], list[np.ndarray]]:
-        """This worker's examples, its sums over them (of the loss, or of the task's scalars), and its metrics' states."""
-        if self._own_step:
-            self._learn_names()
-        sums, states = self._zeros()
-        if self._resident is None:
-            examples = 0
-            for batch in self._batches():
-                sums, states = self._one(batch, sums, states)
-                examples += len(keras.tree.flatten(batch)[0])
-        else:
-            examples, size = self._examples, self._batch_size
-            full, rest = divmod(examples, size)
-            if full:
-                sums, states = self._rounds(self._resident, size, tf.constant(0), tf.constant(full), sums, states)
-            if rest:
-                sums, states = self._rounds(
-                    self._resident, rest, tf.constant(full * size), tf.constant(1), sums, states
-                )
-        return examples, sums.numpy().astype(np.float64).tolist(), [state.numpy() for state in states]
+    def _resident_part(self) -> Iterator[tuple[int, Any, list[Any]]]:
+        """This worker's examples so far, its sums over them (of the loss, or of the task's scalars), and its metrics' states."""
+        examples, (sums, states) = 0, self._zeros()
+        pace = Pace(capacity=self._examples)
+        while examples < self._examples:
+            size = min(self._batch_size, self._examples - examples)
+            count, began = pace.next_steps((self._examples - examples) // size), time.monotonic()
+            start = tf.constant(examples)
+            sums, states = self._rounds(self._resident, size, start, tf.constant(count), sums, states)
+            sums.numpy()
+            pace.observe(count, time.monotonic() - began)
+            examples += count * size
+            yield examples, sums, states
+
+    def _read_part(self) -> Iterator[tuple[int, Any, list[Any]]]:
+        """The same, after every batch."""
+        examples, (sums, states) = 0, self._zeros()
+        for batch in self._batches():
+            before = sums
+            sums, states = self._one(batch, sums, states)
+            before.numpy()  # so that a device is one batch behind, and not all of them
+            examples += len(keras.tree.flatten(batch)[0])
+            yield examples, sums, states
 
     def _zeros(self) -> tuple[Any, list[Any]]:
         states = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]

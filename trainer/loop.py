@@ -47,8 +47,8 @@ class Loop:
         self.hooks.begin(self.progress.step)
         while True:
             turn = self.collective.agree(self._proposal(), chief=self.chief)
-            if turn.evaluate and not turn.stop:
-                self._evaluate()
+            if turn.evaluate and not turn.stop and not self._evaluate():
+                continue  # one of us is to stop: the next turn agrees on it
             self.hooks.block_done(self.progress.step, self.progress.metrics, self.progress.validation)
             if turn.stop:
                 if self.hooks.active and not turn.finish:
@@ -98,12 +98,15 @@ class Loop:
             self.tensorboard.scalars(at.step, at.metrics | {"steps_per_second": steps / max(seconds, 1e-9)})
         faults.reach("process.block")
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Whether it came to its end: a stop cuts it short."""
         assert self.evaluator is not None
         at = self.progress
         self.channel.enter(Phase.EVALUATE, at.step)
         with self.state.mean_unsynchronised():
-            result = self.evaluator.run()
+            result = self.evaluator.run(lambda: self.channel.stop_reason is not None)
+        if result is None:
+            return False
         at.evaluation = {"step": at.step, "metrics": result.metrics}
         if self.early is not None:
             self.early.observe(result.metrics[self.early.rule.metric])
@@ -113,6 +116,7 @@ class Loop:
         if self.tensorboard is not None:
             self.tensorboard.scalars(at.step, result.metrics)
         faults.reach("process.evaluated")
+        return True
 
     def _ends_early(self, *, evaluated: bool) -> bool:
         """Whether stop_when or a callback ends training here: the chief's word, asked where either may have one."""
@@ -134,8 +138,8 @@ class Loop:
 
     def _complete(self) -> bool:
         at = self.progress
-        if self.evaluator is not None and at.validation is None:
-            self._evaluate()
+        if self.evaluator is not None and at.validation is None and not self._evaluate():
+            return self._stop()
         self.hooks.end()
         self.channel.enter(Phase.SAVE, at.step, "last")
         unsaved = self.chief and not self.saves.is_saved(at.step)

@@ -42,6 +42,9 @@ from trainer.task import Task, load_task
 
 log = logging.getLogger(__name__)
 
+_LAST_EVENTS_S = 2.0
+"""For the events after a stop, out of the grace period."""
+
 
 @dataclass
 class Training:
@@ -53,6 +56,11 @@ class Training:
     attempt: int
     patience_s: float
     """How long the export is tried while the store makes trouble."""
+
+    def stop(self) -> None:
+        """After a stop, all workers call it: what is left of the chief's events, where the store takes it at once."""
+        if self.loop.tensorboard is not None:
+            self.loop.tensorboard.close(_LAST_EVENTS_S)
 
     def finish(self) -> None:
         """Export and report, once the loop is done. All workers call it; the chief writes."""

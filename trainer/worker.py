@@ -92,6 +92,8 @@ def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
     # Also after a stop: who leaves while a peer still copies its state would break the collective within.
     training.loop.collective.leave(start.index, start.record.world_size)
     faults.reach("process.left")
+    if not done:
+        training.stop()
     return ExitCode.DONE if done else ExitCode.STOPPED
 
 

@@ -11,6 +11,9 @@ import pytest
 from support_faults import Disturbed, verified_commits
 
 from trainer.faults import arm
+from trainer.rundir.attempts import read_records
+from trainer.rundir.signs import read_signs
+from trainer.rundir.store import open_store
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +107,30 @@ def test_sigterm_while_a_worker_waits_for_its_peers_ends_at_once(start: Callable
     result = run.result()
     assert (result["state"], result["restarts"]) == ("succeeded", 1)
     assert "worker 1 was told to leave (SIGTERM)" in run.log
+
+
+def test_an_evaluation_is_cut_short_and_what_was_trained_is_saved(
+    start: Callable[..., Disturbed], tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    run = start(
+        *("LongEvaluation", "--directory", "evaluating", "--set", "train.evaluate.batch_size=2"),
+        workers=2, steps=120, grace=f"{GRACE_S}s", params={"go": str(go)},
+    )  # fmt: skip
+    run.directory = run.directory.parent.parent / "evaluating"
+    run.wait_until(go.with_suffix(".begun").exists, "an evaluation")
+    agent = run.agent(1)
+    os.kill(agent, signal.SIGTERM)
+    told = time.monotonic()
+    run.wait_until((run.directory / "attempts/2.json").exists, "the next attempt")
+    assert time.monotonic() - told < GRACE_S
+    assert restored_step(run, 2) == 100, "the commit before it was of step 80"
+    go.touch()
+    assert run.result()["state"] == "succeeded"
+    store = open_store(str(run.directory))
+    signs = read_signs(store, read_records(store))
+    evaluated = {number: [sign.step for sign in of if sign.type == "evaluated"] for number, of in signs.items()}
+    assert evaluated == {1: [], 2: [100, 120]}
 
 
 @pytest.mark.soak

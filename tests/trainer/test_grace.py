@@ -11,9 +11,6 @@ def test_a_block_and_a_save_must_fit_into_what_the_agent_does_not_need_itself() 
     assert reserve_s(4) == 1
     assert fits(15, Pace(block_s=1.0, save_s=12.0, committed=80))
     assert not fits(15, Pace(block_s=1.5, save_s=12.0, committed=80))
-    assert not fits(15, Pace(block_s=1.0, save_s=2.0, committed=80, evaluation_s=12.0)), (
-        "an evaluation is not cut short"
-    )
     assert fits(15, Pace(block_s=1.0, save_s=None, committed=None)), (
         "a save that was never made is not known to be long"
     )

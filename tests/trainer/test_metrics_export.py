@@ -60,13 +60,16 @@ def test_events_that_cannot_be_written_never_end_training(tmp_path: Path, monkey
         disk.fill()
         board = TensorBoard(open_store(str(tmp_path / "run")), 1)
         board.scalars(10, {"loss": 0.5})
+        board._waiting.join()
         disk.free()
         monkeypatch.setattr("trainer.metrics.AGAIN_S", 0.0)
         for step in range(20, 30):
             board.scalars(step, {"loss": 0.25})
+        board._waiting.join()
         disk.fill()
         for step in range(30, 500):
             board.scalars(step, {"loss": 0.25})
+        board._waiting.join()
         disk.free()
         board.scalars(1000, {"loss": 0.125})
         board.close()

@@ -285,7 +285,7 @@ class Attempt:
         """What an orderly end would take, as far as it was measured."""
         commit = self.progress.last_commit
         step = commit.step if commit else None
-        return grace.Pace(self._watchdog.longest_block_s, self.progress.save_s, step, self._watchdog.evaluation_s)
+        return grace.Pace(self._watchdog.longest_block_s, self.progress.save_s, step)
 
     def _compare_with_grace(self) -> None:
         """Say once when a save takes longer than a preempted worker is given."""

@@ -18,23 +18,19 @@ class Pace:
     """The last save, from the beginning of its copy to its commit; None where none was made, or another worker makes them."""
     committed: int | None
     """The step of the last commit."""
-    evaluation_s: float = 0.0
-    """The last evaluation, which ends before anything is saved; 0 before the first."""
 
     @property
     def in_words(self) -> str:
-        """`a block takes up to 0.7 s, an evaluation 2.1 s, the last save took 0.4 s`."""
+        """`a block takes up to 0.7 s, the last save took 0.4 s`."""
         parts = [f"a block takes up to {self.block_s:.1f} s"]
-        if self.evaluation_s > self.block_s:
-            parts.append(f"an evaluation {self.evaluation_s:.1f} s")
         if self.save_s is not None:
             parts.append(f"the last save took {self.save_s:.1f} s")
         return ", ".join(parts)
 
 
 def fits(grace_s: float, pace: Pace) -> bool:
-    """Whether a block or an evaluation, and a save, end within the grace period, as far as is known."""
-    return max(pace.block_s, pace.evaluation_s) + (pace.save_s or 0.0) <= grace_s - reserve_s(grace_s)
+    """Whether a block and a save end within the grace period, as far as is known. An evaluation is cut short."""
+    return pace.block_s + (pace.save_s or 0.0) <= grace_s - reserve_s(grace_s)
 
 
 def at_sigterm(left_s: float, grace_s: float, pace: Pace | None) -> str:

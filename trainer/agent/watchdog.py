@@ -45,11 +45,6 @@ class Watchdog:
         """Of the last 20 blocks; 0 before the first."""
         return max(self._blocks, default=0.0)
 
-    @property
-    def evaluation_s(self) -> float:
-        """The last evaluation; 0 before the first."""
-        return self._evaluation_s or 0.0
-
     def entered(self, phase: Phase, state_bytes: int = 0, *, waits: bool = False) -> None:
         """The process announced a phase, and once it knows it the size of its state. `waits`: the save is one that the chief
         waits for, behind another one that may be in flight, and all others for the chief; else only the copy is waited for."""
