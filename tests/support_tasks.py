@@ -78,6 +78,13 @@ class Waits(Digits):
         return [Long()]
 
 
+class Ledger(keras.callbacks.Callback):
+    """Prints, on every worker, each epoch's end with what it is given."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        print(f"EPOCH {epoch} loss {logs['loss']:.6f} val_loss {logs['val_loss']:.6f}", flush=True)
+
+
 class LongEvaluation(Paced):
     """Its evaluation takes minutes, until the file `go` is there; `go`.begun tells that it has begun."""
 
@@ -91,6 +98,9 @@ class LongEvaluation(Paced):
                 self._go_at.with_suffix(".begun").touch()
                 time.sleep(0.4)
             yield example
+
+    def callbacks(self) -> list[Any]:
+        return [Ledger()]
 
 
 class Normalised(Paced):

@@ -49,11 +49,16 @@ class Hooks:
         """Why a callback wants training to end, or nothing."""
         return "a callback set model.stop_training" if self.active and self._model.stop_training else ""
 
-    def begin(self, step: int) -> None:
-        """Training begins or goes on, after `step` steps."""
-        self._seen = step
+    def begin(self, step: int, *, due: bool) -> None:
+        """Training begins or goes on, after `step` steps. `due`: what follows the last of them was not called yet."""
+        self._seen = -1 if due else step
         self._call("on_train_begin", {})
-        self._begin_epoch(step)
+        if not due:
+            self._begin_epoch(step)
+
+    def due(self, step: int) -> bool:
+        """Whether callbacks have yet to be called for what was done up to `step`."""
+        return self.active and self._seen != step
 
     def block_done(self, step: int, metrics: dict[str, float], validation: dict[str, float] | None) -> None:
         """The turn after `step` steps. Does nothing when no step was done since the last one."""

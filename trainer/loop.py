@@ -44,11 +44,13 @@ class Loop:
 
     def run(self) -> bool:
         """True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer."""
-        self.hooks.begin(self.progress.step)
+        self.hooks.begin(self.progress.step, due=self.progress.callbacks_due)
         while True:
             turn = self.collective.agree(self._proposal(), chief=self.chief)
             if turn.evaluate and not turn.stop and not self._evaluate():
                 continue  # one of us is to stop: the next turn agrees on it
+            if turn.stop and turn.evaluate:
+                return self._stop()  # callbacks are to see the evaluation, which the next start makes
             self.hooks.block_done(self.progress.step, self.progress.metrics, self.progress.validation)
             if turn.stop:
                 if self.hooks.active and not turn.finish:

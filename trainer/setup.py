@@ -158,6 +158,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         _check_stop_when(early.rule.metric, evaluator)
     faults.reach("process.compiled")
     chief = start.index == 0
+    hooks = Hooks(callbacks, model, plan.calendar, plan.total_steps, during=lambda: channel.within(Phase.CALLBACK))
     versions = _versions()
 
     def about(step: int) -> Mapping[str, Any]:
@@ -170,6 +171,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
                 "finished": {"reason": progress.finished, "total_steps": plan.total_steps}
                 if progress.finished
                 else None,
+                "callbacks_due": progress.metrics if hooks.due(step) else None,
             },
             "seed": train.seed,
             "world_size": record.world_size,
@@ -188,7 +190,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
             channel, state, memory, config.checkpoint, about, restored_step=progress.step if record.restore else None
         ),
         collective=collective,
-        hooks=Hooks(callbacks, model, plan.calendar, plan.total_steps, during=lambda: channel.within(Phase.CALLBACK)),
+        hooks=hooks,
         early=early,
         channel=channel,
         tensorboard=TensorBoard(store, record.number) if chief else None,
@@ -278,6 +280,9 @@ def _restore_progress(
     if evaluation:
         metrics = {name: float(value) for name, value in evaluation["metrics"].items()}
         progress.evaluation = {"step": int(evaluation["step"]), "metrics": metrics}
+    due = host_state.get("callbacks_due")
+    progress.callbacks_due = due is not None
+    progress.metrics = {name: float(value) for name, value in (due or {}).items()}
     finished = host_state.get("finished")
     if early is not None:
         early.restore(host_state.get("early_stopping"))

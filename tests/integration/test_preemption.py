@@ -113,10 +113,9 @@ def test_an_evaluation_is_cut_short_and_what_was_trained_is_saved(
     start: Callable[..., Disturbed], tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    run = start(
-        *("LongEvaluation", "--directory", "evaluating", "--set", "train.evaluate.batch_size=2"),
-        workers=2, steps=120, grace=f"{GRACE_S}s", params={"go": str(go)},
-    )  # fmt: skip
+    settings = ("--set", "train.evaluate.batch_size=2", "--set", "train.evaluate.every=epoch")
+    common = {"workers": 2, "steps": 50, "grace": f"{GRACE_S}s", "params": {"go": str(go)}}
+    run = start("LongEvaluation", "--directory", "evaluating", *settings, **common)
     run.directory = run.directory.parent.parent / "evaluating"
     run.wait_until(go.with_suffix(".begun").exists, "an evaluation")
     agent = run.agent(1)
@@ -124,13 +123,20 @@ def test_an_evaluation_is_cut_short_and_what_was_trained_is_saved(
     told = time.monotonic()
     run.wait_until((run.directory / "attempts/2.json").exists, "the next attempt")
     assert time.monotonic() - told < GRACE_S
-    assert restored_step(run, 2) == 100, "the commit before it was of step 80"
+    # 1,437 examples in batches of 64: epochs end with steps 23 and 45.
+    assert restored_step(run, 2) == 23, "the commit before it was of step 20"
     go.touch()
     assert run.result()["state"] == "succeeded"
     store = open_store(str(run.directory))
     signs = read_signs(store, read_records(store))
     evaluated = {number: [sign.step for sign in of if sign.type == "evaluated"] for number, of in signs.items()}
-    assert evaluated == {1: [], 2: [100, 120]}
+    assert evaluated == {1: [], 2: [23, 45, 50]}
+    epochs = [line.partition("EPOCH ")[2] for line in run.log.splitlines() if "EPOCH " in line]
+    whole = start("LongEvaluation", *settings, **common)
+    whole.result()
+    undisturbed = [line.partition("EPOCH ")[2] for line in whole.log.splitlines() if "EPOCH " in line]
+    assert [line[:2] for line in sorted(undisturbed)] == ["0 ", "0 ", "1 ", "1 "]
+    assert sorted(epochs) == sorted(undisturbed), "callbacks saw each epoch once, with its evaluation"
 
 
 @pytest.mark.soak
