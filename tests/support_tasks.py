@@ -78,7 +78,7 @@ class Waits(Digits):
         return [Long()]
 
 
-class Ledger(keras.callbacks.Callback):
+class TellsEpochs(keras.callbacks.Callback):
     """Prints, on every worker, each epoch's end with what it is given."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -100,7 +100,7 @@ class LongEvaluation(Paced):
             yield example
 
     def callbacks(self) -> list[Any]:
-        return [Ledger()]
+        return [TellsEpochs()]
 
 
 class Normalised(Paced):

@@ -96,7 +96,7 @@ class Evaluator:
         if self._own_step:
             self._learn_names()
         own = (0, *self._zeros())
-        part = self._read_part() if self._resident is None else self._resident_part()
+        part = (self._read_part if self._resident is None else self._resident_part)(*own)
         undone = True
         while undone:
             until, left = time.monotonic() + slice_s, True
@@ -142,9 +142,9 @@ class Evaluator:
         results = metric_results(self._model, self._variables, states)
         return {name: float(result) for name, result in results.items()}
 
-    def _resident_part(self) -> Iterator[tuple[int, Any, list[Any]]]:
-        """This worker's examples so far, its sums over them (of the loss, or of the task's scalars), and its metrics' states."""
-        examples, (sums, states) = 0, self._zeros()
+    def _resident_part(self, examples: int, sums: Any, states: list[Any]) -> Iterator[tuple[int, Any, list[Any]]]:
+        """This worker's examples so far, its sums over them (of the loss, or of the task's scalars), and its metrics' states;
+        from what they are before the first example."""
         pace = Pace(capacity=self._examples)
         while examples < self._examples:
             size = min(self._batch_size, self._examples - examples)
@@ -156,9 +156,8 @@ class Evaluator:
             examples += count * size
             yield examples, sums, states
 
-    def _read_part(self) -> Iterator[tuple[int, Any, list[Any]]]:
+    def _read_part(self, examples: int, sums: Any, states: list[Any]) -> Iterator[tuple[int, Any, list[Any]]]:
         """The same, after every batch."""
-        examples, (sums, states) = 0, self._zeros()
         for batch in self._batches():
             before = sums
             sums, states = self._one(batch, sums, states)

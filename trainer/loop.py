@@ -47,10 +47,11 @@ class Loop:
         self.hooks.begin(self.progress.step, due=self.progress.callbacks_due)
         while True:
             turn = self.collective.agree(self._proposal(), chief=self.chief)
-            if turn.evaluate and not turn.stop and not self._evaluate():
-                continue  # one of us is to stop: the next turn agrees on it
-            if turn.stop and turn.evaluate:
-                return self._stop()  # callbacks are to see the evaluation, which the next start makes
+            if turn.evaluate:
+                if turn.stop:
+                    return self._stop()  # callbacks are to see the evaluation, which the next start makes
+                if not self._evaluate():
+                    continue  # one of us is to stop: the next turn agrees on it
             self.hooks.block_done(self.progress.step, self.progress.metrics, self.progress.validation)
             if turn.stop:
                 if self.hooks.active and not turn.finish:
