@@ -16,12 +16,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.build import build_model, task_variables
-from trainer.collective import Collective
+from trainer.build import build_model
+from trainer.collective import Collective, Decision
 from trainer.data.feed import Feed, ResidentFeed, StreamFeed
-from trainer.data.order import Order
+from trainer.data.order import Calendar, Order
 from trainer.data.sources import ArraySource, source_of
 from trainer.evaluate import Evaluator
+from trainer.global_batch import GlobalBatch
+from trainer.reach import reach
 from trainer.steps import Block, choose_mode
 from trainer.task import Task
 
@@ -105,19 +107,24 @@ def trained(
     cuts: tuple[int, ...] = (STEPS,),
     stream: bool = False,
     expect_mode: str | None = None,
-) -> tuple[list[np.ndarray], list[dict[str, float]], keras.Model]:
+) -> tuple[list[np.ndarray], list[dict[str, Any]], keras.Model]:
     strategy = strategy or tf.distribute.get_strategy()
     source = source_of(task.train_data(), task.train_data, "train_data")
     assert isinstance(source, ArraySource)
-    model = build_model(strategy, task, 7, source.sample(BATCH // strategy.num_replicas_in_sync))
+    model = build_model(strategy, task, 7, source.sample(BATCH))
     order = Order(source.examples, BATCH, 7)
     feed: Feed = StreamFeed(strategy, source, order, BATCH, 0) if stream else ResidentFeed(strategy, source, order)
-    block = Block(strategy, task, model, feed, mode)  # type: ignore[arg-type]
+    begins = Calendar(None, BATCH).begins_epochs
+    block = Block(strategy, task, model, feed, mode, GlobalBatch(strategy), begins)  # type: ignore[arg-type]
+    block.learn(0)
     block.compile(0)
     assert block.mode == (expect_mode or mode)
     step, metrics = 0, []
     for steps in cuts:
-        metrics.append(block.run(step, steps))
+        done = block.run(step, steps)
+        assert done.steps == steps
+        assert done.not_finite_after is None
+        metrics.append(done.scores)
         step += steps
     feed.close()
     return [variable.numpy() for variable in model.variables + model.optimizer.variables], metrics, model
@@ -210,18 +217,27 @@ def the_mode_follows_from_the_model_alone() -> None:
     assert mode(dense, asked="eager") == "eager"
 
 
+class Alone(Collective):
+    """Agrees with itself, and counts how often."""
+
+    def __init__(self) -> None:
+        self.agreed = 0
+
+    def agree(self, mine: Decision, *, chief: bool) -> Decision:
+        self.agreed += 1
+        return mine
+
+
+def evaluator(task: Task, model: Any, data: Callable[[], Any], batch_size: int, strategy: Any = None) -> Evaluator:
+    strategy = strategy or tf.distribute.get_strategy()
+    source = source_of(data(), data, "evaluation_data")
+    made = Evaluator(task, model, source, Alone(), strategy, GlobalBatch(strategy), batch_size=batch_size, mode="graph")
+    made.compile()
+    return made
+
+
 @check
-def an_evaluation_counts_every_example_once_whatever_the_batch_and_the_workers() -> None:
-    class Parts(Collective):
-        """Collects what each worker would sum, in place of a sum over processes."""
-
-        def __init__(self) -> None:
-            self.parts: list[np.ndarray] = []
-
-        def sum(self, values: np.ndarray) -> np.ndarray:
-            self.parts.append(values)
-            return np.sum(self.parts, axis=0)
-
+def an_evaluation_counts_every_example_once_whatever_the_batch() -> None:
     task = Small()
     _, _, model = trained(task)
     x, y = X[:37], Y[:37]
@@ -234,49 +250,33 @@ def an_evaluation_counts_every_example_once_whatever_the_batch_and_the_workers()
         "generator": lambda: zip(x, y, strict=True),
     }
     for form, data in forms.items():
-        for workers in (1, 2, 3):
-            for batch_size in (1, 8, 37, 64):
-                collective = Parts()
-                for index in range(workers):
-                    evaluator = Evaluator(
-                        task, model, source_of(data(), data, "evaluation_data"), collective,
-                        index=index, workers=workers, batch_size=batch_size, mode="graph",
-                    )  # fmt: skip
-                    result = evaluator.run(lambda: False, slice_s=60)
-                    assert result is not None
-                case = f"{form} workers={workers} batch_size={batch_size}"
-                assert result.examples == 37, case
-                assert set(result.metrics) == set(evaluator.names()) == set(expected), case
-                for name, value in expected.items():
-                    np.testing.assert_allclose(result.metrics[name], value, rtol=1e-4, err_msg=f"{case} {name}")
+        for batch_size in (1, 8, 37, 64):
+            made = evaluator(task, model, data, batch_size)
+            result = made.run(lambda: False, slice_s=60)
+            assert result is not None
+            case = f"{form} batch_size={batch_size}"
+            assert result.examples == 37, case
+            assert set(result.scores) == set(made.names()) == set(expected), case
+            for name, value in expected.items():
+                np.testing.assert_allclose(result.scores[name], value, rtol=1e-4, err_msg=f"{case} {name}")
 
 
 @check
 def an_evaluation_in_slices_is_the_whole_one_and_a_stop_ends_it() -> None:
-    class Alone(Collective):
-        def __init__(self) -> None:
-            self.sums = 0
-
-        def sum(self, values: np.ndarray) -> np.ndarray:
-            self.sums += 1
-            return values
-
     task = Small()
     _, _, model = trained(task)
+    before = [variable.numpy() for variable in model.metrics_variables]
     for data in (lambda: (X[:37], Y[:37]), lambda: zip(X[:37], Y[:37], strict=True)):
-        collective = Alone()
-        evaluator = Evaluator(
-            task, model, source_of(data(), data, "evaluation_data"), collective,
-            index=0, workers=1, batch_size=8, mode="graph",
-        )  # fmt: skip
-        whole = evaluator.run(lambda: False, slice_s=60)
-        assert collective.sums == 1
-        sliced = evaluator.run(lambda: False, slice_s=0)
-        assert collective.sums >= 3
+        made = evaluator(task, model, data, 8)
+        whole = made.run(lambda: False, slice_s=60)
+        sliced = made.run(lambda: False, slice_s=0)
+        assert made._collective.agreed >= 3  # type: ignore[attr-defined]
         assert whole is not None
         assert sliced is not None
-        assert (whole.metrics, whole.examples) == (sliced.metrics, sliced.examples)
-        assert evaluator.run(lambda: True) is None
+        assert (whole.scores, whole.examples) == (sliced.scores, sliced.examples)
+        assert made.run(lambda: True) is None
+    # What training had counted is there again.
+    assert same(before, [variable.numpy() for variable in model.metrics_variables])
 
 
 @check
@@ -287,9 +287,22 @@ def a_tasks_variables_are_found_in_its_attributes() -> None:
             self.more = [keras.Variable(2.0), 3.0]
             return super().model()
 
+    class Holder:
+        def __init__(self) -> None:
+            self.deep = {"layer": [keras.layers.Dense(1)], "metric": keras.metrics.Mean(name="own")}
+
     task = Keeps()
     build_model(tf.distribute.get_strategy(), task, 0, (X[:1], Y[:1]))
-    assert [float(variable) for variable in task_variables(task)] == [1.0, 2.0]
+    task.holder = Holder()  # type: ignore[attr-defined]
+    task.holder.deep["layer"][0].build((None, 2))  # type: ignore[attr-defined]
+    task.second = keras.optimizers.SGD(momentum=0.5)  # type: ignore[attr-defined]
+    task.second.build(task.holder.deep["layer"][0].trainable_variables)  # type: ignore[attr-defined]
+    found = reach({"task": task})
+    assert [float(variable) for variable in list(found.variables.values())[:2]] == [1.0, 2.0]
+    assert [metric.name for metric in found.metrics] == ["own"]
+    assert found.optimizers == [task.second]  # type: ignore[attr-defined]
+    names = [path.rpartition("/")[2] for path in found.variables]
+    assert {"kernel", "bias", "total", "count", "iteration", "learning_rate"} <= set(names)
 
 
 def main() -> None:

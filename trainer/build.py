@@ -1,24 +1,25 @@
-"""A task's model, compiled and with every variable made, before anything is restored into it."""
+"""A task's model, compiled and with every variable made, before anything is restored into it.
+
+Built as Keras' fit does it: by shapes and dtypes alone. No layer runs on made-up data, which would change what it keeps.
+"""
 
 import logging
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.steps import loss_and_metrics
-from trainer.task import Task, overrides, predict
+from trainer.task import Task, overrides
 
 log = logging.getLogger(__name__)
 
 
-def build_model(strategy: Any, task: Task, seed: int, batch: Any) -> keras.Model:
+def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: Any) -> keras.Model:
     """The model with its variables, optimizer and metrics, in the strategy's scope.
 
     Args:
-        batch: a batch of one replica, by whose shapes and dtypes lazy layers build themselves. Its values do not matter.
+        batch: a batch, by whose shapes and dtypes lazy layers build themselves. Its values do not matter.
 
     Raises:
         ConfigError: model() returns no model, nothing says what the loss is, or it cannot be trained here.
@@ -26,43 +27,46 @@ def build_model(strategy: Any, task: Task, seed: int, batch: Any) -> keras.Model
     keras.utils.set_random_seed(seed)
     with strategy.scope():
         model = task.model()
-        _check(model)
-        # Built by a real call: layers of one's own build themselves when called, and optimizers need the variables.
-        predict(model, batch, training=False)
+        _check(model, task)
         if not model.compiled:
             _compile(model, task)
         elif overrides(task, "loss") or overrides(task, "optimizer") or overrides(task, "metrics"):
             log.warning("model() is compiled already: its own loss, optimizer and metrics are used, not the task's")
+        _build(model, task, batch)
         if model.optimizer is None or not model.trainable_variables:
             raise ConfigError("the model has no trainable weights", remedy="Check `trainable` of its layers.")
-        model.optimizer.build(model.trainable_variables)
-    if model._compile_loss is not None or model.losses or not overrides(task, "train_step"):
-        _build_metrics(model, batch)
-        _check_reductions(model, strategy.num_replicas_in_sync, batch)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+    _check_for_replicas(model, strategy.num_replicas_in_sync)
     return model
 
 
-def task_variables(task: Task) -> list[Any]:
-    """Variables in the task's attributes, alone or in lists and dicts, in the order in which they were set."""
-    found = keras.tree.flatten([value for value in vars(task).values() if not isinstance(value, keras.Layer)])
-    return [value for value in found if isinstance(value, keras.Variable | tf.Variable)]
-
-
-def _check(model: Any) -> None:
+def _check(model: Any, task: Task) -> None:
     if not isinstance(model, keras.Model):
         raise ConfigError(
             f"model() returned {type(model).__name__}", remedy="Return a keras.Model, and build it without tf_keras."
         )
-    if type(model).train_step is not keras.Model.train_step:
+    if hasattr(task, "test_step"):
         raise ConfigError(
-            f"{type(model).__name__} has a train_step of its own, which only Keras' fit would call",
-            remedy="Move it to the task: Task.train_step(self, model, optimizer, batch).",
+            f"{type(task).__name__} has a test_step, which nothing would call",
+            remedy="A task's own evaluation is evaluate_step(self, model, batch); a model may have a test_step(self, data).",
         )
+    for ours, theirs in (("train_step", "train_step"), ("evaluate_step", "test_step")):
+        if overrides(task, ours) and _own(model, theirs):
+            raise ConfigError(
+                f"{type(task).__name__} has {ours}, and {type(model).__name__} has {theirs}: which one counts?",
+                remedy="Keep one of them.",
+            )
+
+
+def _own(model: keras.Model, method: str) -> bool:
+    return getattr(type(model), method) is not getattr(keras.Model, method)
 
 
 def _compile(model: keras.Model, task: Task) -> None:
     loss = task.loss()
-    if loss is None and not model.losses and not overrides(task, "train_step"):
+    says = overrides(task, "train_step") or _own(model, "train_step") or _own(model, "compute_loss")
+    if loss is None and not says and not _adds_loss(model):
         raise ConfigError(
             f"nothing says what the loss of {type(task).__name__} is",
             remedy="Give the task a loss() (what model.compile takes), a compiled model, or a train_step.",
@@ -70,32 +74,50 @@ def _compile(model: keras.Model, task: Task) -> None:
     model.compile(optimizer=task.optimizer(), loss=loss, metrics=task.metrics() or None, jit_compile=False)
 
 
-def _build_metrics(model: keras.Model, batch: Any) -> None:
-    """Metrics given by name are made when first used: use them once, outside of any program."""
-    x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-    predictions = predict(model, batch, training=False)
-    loss = model.compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights, training=False)
-    model.compute_metrics(x, y, predictions, sample_weight=weights)
-    model.reset_metrics()
-    # The same without writing to variables, as steps do it, leans on inner parts of Keras: better to stop here than to train
-    # on half a loss should another version of Keras have changed them.
-    variables = model.metrics_variables
-    states = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-    stateless, _ = loss_and_metrics(model, batch, predictions, variables, states, training=False)
-    if not np.allclose(float(stateless), float(loss), rtol=1e-4, equal_nan=True):
-        raise RuntimeError(
-            f"the loss of {type(model).__name__} is {float(loss)}, and {float(stateless)} in a stateless scope: orch does not "
-            f"know this version of Keras ({keras.__version__})"
-        )
+def _adds_loss(model: keras.Model) -> bool:
+    """Whether layers of the model add losses of their own: add_loss in a call, regularisers."""
+    return bool(model.losses) or any(
+        not type(layer).__module__.startswith("keras.") or layer.activity_regularizer is not None
+        for layer in model._flatten_layers()
+    )
 
 
-def _check_reductions(model: keras.Model, replicas: int, batch: Any) -> None:
-    weights = keras.utils.unpack_x_y_sample_weight(batch)[2]
-    losses = getattr(model._compile_loss, "_flat_losses", None) or []
-    by_weight = [entry for entry in losses if "mean_with_sample_weight" in str(getattr(entry, "reduction", ""))]
-    if replicas > 1 and weights is not None and by_weight:
-        raise ConfigError(
-            "a loss with the reduction mean_with_sample_weight divides by the weights of each replica, so that several "
-            "replicas would train another model than one",
-            remedy='Use the reduction "sum_over_batch_size", with weights scaled to a mean of 1.',
-        )
+def _build(model: keras.Model, task: Task, batch: Any) -> None:
+    """Every variable of model, metrics, loss and optimizer, by the shapes of a batch."""
+    own_step = overrides(task, "train_step") or _own(model, "train_step")
+    can_be_called = type(model).call is not keras.Model.call or bool(getattr(model, "_functional", None))
+    if own_step and not can_be_called and not _is_functional(model):
+        return  # a step of the user's own calls the parts, which are built by themselves
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(tf.convert_to_tensor, batch))
+    compiled = model._compile_loss is not None or not own_step
+    metrics = model._compile_metrics
+    try:
+        if not compiled:
+            # Without a loss there is nothing that could be computed of it: the layers alone.
+            loss, model._compile_loss = model._compile_loss, None
+            model._compile_metrics = None
+        model._symbolic_build(data_batch=(x, y, weights) if weights is not None else (x, y) if y is not None else (x,))
+    finally:
+        if not compiled:
+            model._compile_loss, model._compile_metrics = loss, metrics
+
+
+def _is_functional(model: keras.Model) -> bool:
+    return any(kind.__name__ in ("Functional", "Sequential") for kind in type(model).__mro__)
+
+
+def _check_for_replicas(model: keras.Model, replicas: int) -> None:
+    if replicas == 1:
+        return
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False):
+            raise ConfigError(
+                f"{layer.name} is stateful: its state belongs to the rows of a whole batch, which {replicas} replicas divide",
+                remedy="Train it with one worker and one device, or without stateful=True.",
+            )
+    for tensor in getattr(model, "inputs", None) or []:
+        if tensor.shape and tensor.shape[0] is not None:
+            raise ConfigError(
+                f"the model's input {tensor.name} has a fixed batch of {tensor.shape[0]}, which {replicas} replicas divide",
+                remedy="Use keras.Input(shape) without batch_size or batch_shape.",
+            )

@@ -119,6 +119,10 @@ class TrainSection(Section):
     compile: Literal["auto", "xla", "graph", "eager"] = "auto"
     """How steps are compiled: xla (a block of steps is one XLA program), graph (tf.function), eager (none, for debugging).
     auto: xla where it is known to be faster, else graph."""
+    on_nan: Literal["stop", "go-on"] = "stop"
+    """What a loss that is not a finite number does: stop ends the job (exit code 70), go-on warns once."""
+    replica_masks: Literal["differ", "same"] = "differ"
+    """Whether Dropout and other random layers draw anew for each replica's part of the batch, or (as Keras) alike for all."""
     deterministic: Annotated[bool, Field(strict=True)] = False
     """Pin the CPU instruction set, turn on op determinism and refuse unseeded ops."""
 

@@ -1,40 +1,64 @@
-"""Evaluation on held-out data: every example exactly once, whatever the batch and the number of workers.
+"""Evaluation on held-out data: every example exactly once, in batches of one size and a smaller one at the end.
 
-Each worker takes its own part, in full batches and one smaller one at the end, without any collective; then one sum over
-all workers. So nothing is padded, and metrics need no weights. A part that takes long has a sum now and then, by which all
-learn that one of them is to stop.
+All workers take the same batches, each replica its slice of them within layers (trainer/global_batch.py), so that loss and
+metrics are those of one device. They are Keras' own variables, lent by training for the time and given back as they were. Now
+and then the workers agree to go on, by which all learn that one of them is to stop.
 """
 
+import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from trainer.collective import Collective
+from trainer.checkpoint.replicas import Replicas
+from trainer.collective import Collective, Decision
+from trainer.data.feed import on_replicas
 from trainer.data.sources import ArraySource, Batch, Source
 from trainer.errors import ConfigError
+from trainer.global_batch import GlobalBatch
+from trainer.logs import Logs, Scores, as_numbers, as_scores
 from trainer.plan import TARGET_S, Pace
-from trainer.steps import Mode, checked_names, loss_and_metrics, metric_results
-from trainer.task import Task, overrides, predict
+from trainer.steps import Mode, examples_of, is_keras
+from trainer.task import Task, overrides
 
 _RESIDENT_BYTES_MAX = 1 << 30
+_BATCHES_MAX = 1 << 20
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, with `val_`, over all examples."""
+    """Scores by name, with `val_`, over all examples."""
 
-    metrics: dict[str, float]
+    scores: Scores
     examples: int
     seconds: float
 
 
+class BatchHooks:
+    """What is called around each batch of an evaluation: by default nothing, and many batches go in one program."""
+
+    every_batch = False
+
+    def begin(self) -> None:
+        """An evaluation begins."""
+
+    def batch_begin(self, batch: int) -> None:
+        """Before the batch with this number."""
+
+    def batch_end(self, batch: int, scores: Scores) -> None:
+        """After it, with the scores so far."""
+
+    def end(self, scores: Scores) -> None:
+        """An evaluation has come to its end."""
+
+
 class Evaluator:
-    """Evaluates one model on one source, this worker's part on its first device."""
+    """Evaluates one model on one source."""
 
     def __init__(
         self,
@@ -42,164 +66,199 @@ class Evaluator:
         model: keras.Model,
         source: Source,
         collective: Collective,
+        strategy: tf.distribute.Strategy,
+        global_batch: GlobalBatch,
         *,
-        index: int,
-        workers: int,
         batch_size: int,
         mode: Mode,
+        metrics: Sequence[keras.Metric] = (),
+        hooks: BatchHooks | None = None,
     ) -> None:
-        """`batch_size`: examples of one step over all workers."""
+        """`batch_size`: examples of one step over all replicas. `metrics`: those of the task that the model does not know."""
         self._task, self._model, self._source, self._collective = task, model, source, collective
-        self._index, self._workers = index, workers
-        self._batch_size = max(1, batch_size // workers)
+        self._strategy, self._global_batch = strategy, global_batch
+        self._replicas = Replicas(strategy)
+        self._batch_size = batch_size
+        self._hooks = hooks or BatchHooks()
         self._own_step = overrides(task, "evaluate_step")
-        if not self._own_step and overrides(task, "train_step") and model._compile_loss is None and not model.losses:
-            raise ConfigError(
-                f"{type(task).__name__} has evaluation_data and a train_step, but nothing says how to evaluate",
-                remedy="Give it an evaluate_step(self, model, batch), or a loss().",
-            )
-        self._variables = [] if self._own_step else list(model.metrics_variables)
-        self._names: list[str] = []
+        _check(task, model, own_step=self._own_step)
+        self._logs = Logs(strategy, model, metrics)
+        self._others = list(metrics)
+        self._learned = False
         self._resident: Any = None
         if isinstance(source, ArraySource) and source.size_bytes <= _RESIDENT_BYTES_MAX:
-            part = source.rows(self._part(source.examples))
-            self._examples = len(keras.tree.flatten(part)[0])
-            self._resident = keras.tree.map_structure(tf.constant, part)
-        jit = True if mode == "xla" and self._resident is not None else None
+            self._resident = keras.tree.map_structure(
+                lambda array: on_replicas(strategy, lambda _: tf.constant(array)), source.arrays
+            )
         eager = mode == "eager"
+        jit = True if mode == "xla" and self._resident is not None else None
         self._rounds = (
             self._run_rounds if eager else tf.function(self._run_rounds, jit_compile=jit, autograph=self._own_step)
         )
-        self._one = (
-            self._run_batch if eager else tf.function(self._run_batch, reduce_retracing=True, autograph=self._own_step)
-        )
+        self._one = self._run_one if eager else tf.function(self._run_one, autograph=self._own_step)
+        self._begin = self._run_begin if eager else tf.function(self._run_begin, autograph=False)
+        self._results = self._run_results if eager else tf.function(self._run_results, autograph=False)
 
     def compile(self) -> None:
         """Compile for arrays, by rounds without a batch, so that the first evaluation does not take seconds longer."""
-        if self._own_step:
-            self._learn_names()
-        if self._resident is None or not self._examples:
-            return
-        sums, states = self._zeros()
-        full, rest = divmod(self._examples, self._batch_size)
-        for size in ([self._batch_size] if full else []) + ([rest] if rest else []):
-            self._rounds(self._resident, size, tf.constant(0), tf.constant(0), sums, states)
+        with self._global_batch.program():
+            self._learn()
+            if isinstance(self._source, ArraySource) and self._resident is not None:
+                full, rest = divmod(self._source.examples, self._batch_size)
+                for size in ([self._batch_size] if full else []) + ([rest] if rest else []):
+                    self._rounds(self._resident, size, tf.constant(0), tf.constant(0))
 
-    def run(self, stopped: Callable[[], bool], *, slice_s: float = TARGET_S) -> Evaluation | None:
+    def run(self, stopped: Callable[[], bool], *, chief: bool = True, slice_s: float = TARGET_S) -> Evaluation | None:
         """Evaluate. All workers call it at the same step. None where it was cut short.
 
         Args:
             stopped: whether this worker is to stop. One is enough, and all cut it short together.
-            slice_s: how often they tell each other.
+            chief: whether this worker says how many batches go between two agreements.
+            slice_s: how often workers agree.
         """
         started = time.monotonic()
-        if self._own_step:
-            self._learn_names()
-        own = (0, *self._zeros())
-        part = (self._read_part if self._resident is None else self._resident_part)(*own)
-        undone = True
-        while undone:
-            until, left = time.monotonic() + slice_s, True
-            while left:
-                further = next(part, None)
-                left, own = further is not None, further or own
-                if stopped() or time.monotonic() >= until:
+        with self._global_batch.program(), self._lent_metrics():
+            self._learn()
+            self._begin()
+            self._hooks.begin()
+            batches = self._batches() if self._resident is None else None
+            pace, done, examples = Pace(_BATCHES_MAX, slice_s), 0, 0
+            while True:
+                wanted = 1 if self._hooks.every_batch else pace.next_steps(_BATCHES_MAX)
+                turn = self._collective.agree(Decision(stop=stopped(), next_steps=wanted), chief=chief)
+                if turn.stop:
+                    return None
+                began = time.monotonic()
+                if self._hooks.every_batch:
+                    self._hooks.batch_begin(done)
+                if batches is None:
+                    taken, count = self._take_resident(examples, turn.next_steps)
+                else:
+                    taken, count = self._take_read(batches, turn.next_steps)
+                if not count:
                     break
-            examples, sums, states = own
-            values = [stopped(), left, examples, sums, *states]
-            totals = self._collective.sum(np.concatenate([np.ravel(value).astype(np.float64) for value in values]))
-            undone = totals[1] > 0
-            if undone and totals[0] > 0:
-                return None
-        examples = round(float(totals[2]))
-        if self._own_step:
-            metrics = dict(zip(self._names, totals[3:] / max(examples, 1), strict=True))
-        else:
-            metrics = {"loss": totals[3] / max(examples, 1)} | self._results(totals[4:])
-        named = {f"val_{name}": float(value) for name, value in metrics.items()}
+                if self._hooks.every_batch:
+                    self._hooks.batch_end(done, self._scores())
+                done, examples = done + count, examples + taken
+                pace.observe(count, time.monotonic() - began)
+            scores = self._scores()
+            self._hooks.end(scores)
+        named: Scores = {f"val_{name}": value for name, value in scores.items()}
         return Evaluation(named, examples, time.monotonic() - started)
 
     def names(self) -> list[str]:
-        """What `run` will give, with `val_`."""
-        if self._own_step:
-            self._learn_names()
-            return [f"val_{name}" for name in self._names]
-        size = sum(int(np.prod(variable.shape)) for variable in self._variables)
-        return [f"val_{name}" for name in ("loss", *self._results(np.zeros(size)))]
+        """The numbers that `run` will give, with `val_`."""
+        with self._global_batch.program():
+            self._learn()
+            return [f"val_{name}" for name in as_numbers(self._scores())]
 
-    def _learn_names(self) -> None:
-        if not self._names:
-            probe = tf.function(lambda batch: self._task.evaluate_step(self._model, batch))
-            outputs = probe.get_concrete_function(self._source.sample(1)).structured_outputs
-            self._names = checked_names(outputs, "evaluate_step")
+    def _learn(self) -> None:
+        if self._learned:
+            return
+        self._learned = True
+        if not self._own_step and is_keras(self._model, "test_step", "compute_metrics"):
+            return
+        batch = self._on_replicas(self._source.sample(self._batch_size))
 
-    def _results(self, flat: np.ndarray) -> dict[str, float]:
-        states, at = [], 0
-        for variable in self._variables:
-            size = int(np.prod(variable.shape))
-            states.append(tf.cast(tf.reshape(flat[at : at + size], variable.shape), variable.dtype))
-            at += size
-        results = metric_results(self._model, self._variables, states)
-        return {name: float(result) for name, result in results.items()}
+        def trace(take: Callable[[Any], None]) -> None:
+            def step(batch: Any) -> None:
+                take(self._outputs(batch))
 
-    def _resident_part(self, examples: int, sums: Any, states: list[Any]) -> Iterator[tuple[int, Any, list[Any]]]:
-        """This worker's examples so far, its sums over them (of the loss, or of the task's scalars), and its metrics' states;
-        from what they are before the first example."""
-        pace = Pace(capacity=self._examples)
-        while examples < self._examples:
-            size = min(self._batch_size, self._examples - examples)
-            count, began = pace.next_steps((self._examples - examples) // size), time.monotonic()
-            start = tf.constant(examples)
-            sums, states = self._rounds(self._resident, size, start, tf.constant(count), sums, states)
-            sums.numpy()
-            pace.observe(count, time.monotonic() - began)
-            examples += count * size
-            yield examples, sums, states
+            traced = tf.function(lambda: self._strategy.run(step, (batch,)), autograph=self._own_step)
+            traced.get_concrete_function()
 
-    def _read_part(self, examples: int, sums: Any, states: list[Any]) -> Iterator[tuple[int, Any, list[Any]]]:
-        """The same, after every batch."""
-        for batch in self._batches():
-            before = sums
-            sums, states = self._one(batch, sums, states)
-            before.numpy()  # so that a device is one batch behind, and not all of them
+        self._logs.learn(trace, "evaluate_step" if self._own_step else "test_step")
+
+    @contextlib.contextmanager
+    def _lent_metrics(self) -> Iterator[None]:
+        metrics = [*self._model.metrics, *self._others]
+        components = [
+            component
+            for metric in metrics
+            for variable in metric.variables
+            for component in self._replicas.components(variable)
+        ]
+        before = [tf.identity(component) for component in components]
+        try:
+            yield
+        finally:
+            for component, value in zip(components, before, strict=True):
+                component.assign(value)
+
+    def _take_resident(self, start: int, batches: int) -> tuple[int, int]:
+        """Up to `batches` batches from example `start` on: examples and batches that were there."""
+        assert isinstance(self._source, ArraySource)
+        left = self._source.examples - start
+        size = min(self._batch_size, left)
+        if not size:
+            return 0, 0
+        count = min(batches, left // size)
+        self._rounds(self._resident, size, tf.constant(start), tf.constant(count))
+        self._scores()  # waits for the device
+        return count * size, count
+
+    def _take_read(self, batches: Iterator[Batch], wanted: int) -> tuple[int, int]:
+        examples = count = 0
+        for batch in itertools.islice(batches, wanted):
+            self._one(self._on_replicas(batch))
             examples += len(keras.tree.flatten(batch)[0])
-            yield examples, sums, states
+            count += 1
+        self._scores()
+        return examples, count
 
-    def _zeros(self) -> tuple[Any, list[Any]]:
-        states = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]
-        return tf.zeros(len(self._names) if self._own_step else 1), states
+    def _on_replicas(self, batch: Batch) -> Any:
+        return keras.tree.map_structure(lambda array: on_replicas(self._strategy, lambda _: tf.constant(array)), batch)
 
-    def _run_rounds(self, arrays: Any, size: int, start: Any, count: Any, sums: Any, states: Any) -> Any:
+    def _scores(self) -> Scores:
+        return as_scores(self._results())
+
+    def _run_begin(self) -> Any:
+        self._strategy.run(self._logs.reset)
+        return tf.constant(0)
+
+    def _run_results(self) -> Any:
+        outputs = self._strategy.run(self._logs.results)
+        return keras.tree.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], outputs)
+
+    def _run_rounds(self, arrays: Any, size: int, start: Any, count: Any) -> Any:
         """`count` batches of `size` examples from `start` on."""
 
-        def body(index: Any, sums: Any, states: Any) -> Any:
-            rows = start + index * size + tf.range(size)
-            batch = keras.tree.map_structure(lambda array: tf.gather(array, rows), arrays)
-            sums, states = self._run_batch(batch, sums, states)
-            return index + 1, sums, states
+        def step(arrays: Any, first: Any) -> None:
+            rows = first + tf.range(size)
+            self._step(keras.tree.map_structure(lambda array: tf.gather(array, rows), arrays))
 
-        _, sums, states = tf.while_loop(
-            lambda index, sums, states: index < count, body, (tf.constant(0), sums, states), parallel_iterations=1
-        )
-        return sums, states
+        def body(index: Any) -> Any:
+            self._strategy.run(step, (arrays, start + index * size))
+            return (index + 1,)
 
-    def _run_batch(self, batch: Batch, sums: Any, states: Any) -> Any:
-        count = tf.shape(keras.tree.flatten(batch)[0])[0]
-        weight = tf.cast(count, tf.float32)
+        return tf.while_loop(lambda index: index < count, body, (tf.constant(0),), parallel_iterations=1)
+
+    def _run_one(self, batch: Any) -> Any:
+        self._strategy.run(self._step, (batch,))
+        return tf.constant(0)
+
+    def _step(self, batch: Any) -> None:
+        self._logs.update(self._outputs(batch), examples_of(batch))
+
+    def _outputs(self, batch: Any) -> Any:
         if self._own_step:
-            outputs = self._task.evaluate_step(self._model, batch)
-            return sums + weight * tf.stack([tf.cast(outputs[name], tf.float32) for name in self._names]), states
-        predictions = predict(self._model, batch, training=False)
-        loss, states = loss_and_metrics(self._model, batch, predictions, self._variables, states, training=False)
-        return sums + weight * tf.cast(loss, tf.float32), states
-
-    def _part(self, examples: int) -> slice:
-        return slice(examples * self._index // self._workers, examples * (self._index + 1) // self._workers)
+            return self._task.evaluate_step(self._model, batch)
+        return self._model.test_step(batch)
 
     def _batches(self) -> Iterator[Batch]:
         if not isinstance(self._source, ArraySource):
-            yield from self._source.part(self._index, self._workers, self._batch_size)
+            yield from self._source.part(0, 1, self._batch_size)
             return
-        part = self._part(self._source.examples)
-        for start in range(part.start, part.stop, self._batch_size):
-            yield self._source.rows(slice(start, min(start + self._batch_size, part.stop)))
+        for start in range(0, self._source.examples, self._batch_size):
+            yield self._source.rows(slice(start, min(start + self._batch_size, self._source.examples)))
+
+
+def _check(task: Task, model: keras.Model, *, own_step: bool) -> None:
+    if own_step or type(model).test_step is not keras.Model.test_step:
+        return
+    no_loss = model._compile_loss is None and type(model).compute_loss is keras.Model.compute_loss and not model.losses
+    if overrides(task, "train_step") and no_loss:
+        raise ConfigError(
+            f"{type(task).__name__} has evaluation_data and a train_step, but nothing says how to evaluate",
+            remedy="Give it an evaluate_step(self, model, batch), or a loss().",
+        )

@@ -6,6 +6,7 @@ only through `agree`.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer import faults
@@ -14,8 +15,10 @@ from trainer.agent.protocol import Evaluated, Phase
 from trainer.channel import Channel
 from trainer.checkpoint.state import TrainingState
 from trainer.collective import Collective, Decision
+from trainer.errors import TaskError
 from trainer.evaluate import Evaluator
 from trainer.hooks import Hooks
+from trainer.logs import as_numbers
 from trainer.metrics import TensorBoard
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.saves import Saves
@@ -41,6 +44,12 @@ class Loop:
     tensorboard: TensorBoard | None
     chief: bool
     progress: Progress
+    finalize: Callable[[], bool]
+    """After the last save: give the weights the values that training ends with. Whether that changed them, alike on all
+    workers."""
+    stop_at_nan: bool = True
+
+    _warned: bool = False
 
     def run(self) -> bool:
         """True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer."""
@@ -52,7 +61,7 @@ class Loop:
                     return self._stop()  # callbacks are to see the evaluation, which the next start makes
                 if not self._evaluate():
                     continue  # one of us is to stop: the next turn agrees on it
-            self.hooks.block_done(self.progress.step, self.progress.metrics, self.progress.validation)
+            self.hooks.block_done(self.progress.step, self.progress.scores, self.progress.validation)
             if turn.stop:
                 if self.hooks.active and not turn.finish:
                     # The save remembers it: callbacks are not called for this step again.
@@ -83,41 +92,60 @@ class Loop:
         at = self.progress
         self.channel.enter(Phase.TRAIN, at.step)
         began = time.monotonic()
-        at.metrics = self.block.run(at.step, steps)
+        trained = self.block.run(at.step, steps)
         seconds = time.monotonic() - began
-        at.step += steps
-        self.pace.observe(steps, seconds)
+        if trained.not_finite_after is not None:
+            self._not_finite(at.step + trained.not_finite_after + 1)
+        at.step += trained.steps
+        at.scores = trained.scores
+        self.pace.observe(trained.steps, seconds)
+        numbers = as_numbers(at.scores)
         done = BlockDone(
             step=at.step,
-            steps=steps,
+            steps=trained.steps,
             seconds=seconds,
             total_steps=self.plan.total_steps,
             epoch=self.plan.calendar.epoch_of(at.step),
             replicas=self.block.replicas,
-            metrics=at.metrics,
+            metrics=numbers,
         )
         self.channel.send(done, droppable=True)
         if self.tensorboard is not None:
-            self.tensorboard.scalars(at.step, at.metrics | {"steps_per_second": steps / max(seconds, 1e-9)})
+            self.tensorboard.scalars(at.step, numbers | {"steps_per_second": trained.steps / max(seconds, 1e-9)})
         faults.reach("process.block")
 
-    def _evaluate(self) -> bool:
-        """Whether it came to its end: a stop cuts it short."""
+    def _not_finite(self, step: int) -> None:
+        """The loss of `step` (from 1) is no finite number."""
+        if self.stop_at_nan:
+            saved = self.saves.saved_step
+            good = (
+                f"The last good checkpoint is that of step {saved}." if saved else "There is no checkpoint before it."
+            )
+            raise TaskError(
+                f"the loss of step {step} is not a finite number: training has diverged, or the data holds such a value",
+                remedy=f"{good} Lower the learning rate, clip gradients, look at the data of that step, or set "
+                "train.on_nan to go-on.",
+            )
+        if not self._warned:
+            self._warned = True
+            log.warning("the loss is not a finite number step=%d; going on, as train.on_nan says", step)
+
+    def _evaluate(self, *, final: bool = False) -> bool:
+        """Whether it came to its end: a stop cuts it short. `final`: of the weights that are exported."""
         assert self.evaluator is not None
         at = self.progress
         self.channel.enter(Phase.EVALUATE, at.step)
         with self.state.mean_unsynchronised():
-            result = self.evaluator.run(lambda: self.channel.stop_reason is not None)
+            result = self.evaluator.run(lambda: self.channel.stop_reason is not None, chief=self.chief)
         if result is None:
             return False
-        at.evaluation = {"step": at.step, "metrics": result.metrics}
-        if self.early is not None:
-            self.early.observe(result.metrics[self.early.rule.metric])
-        self.channel.send(
-            Evaluated(step=at.step, examples=result.examples, seconds=result.seconds, metrics=result.metrics)
-        )
+        at.evaluation = {"step": at.step, "metrics": result.scores}
+        numbers = as_numbers(result.scores)
+        if self.early is not None and not final:
+            self.early.observe(numbers[self.early.rule.metric])
+        self.channel.send(Evaluated(step=at.step, examples=result.examples, seconds=result.seconds, metrics=numbers))
         if self.tensorboard is not None:
-            self.tensorboard.scalars(at.step, result.metrics)
+            self.tensorboard.scalars(at.step, numbers)
         faults.reach("process.evaluated")
         return True
 
@@ -143,7 +171,6 @@ class Loop:
         at = self.progress
         if self.evaluator is not None and at.validation is None and not self._evaluate():
             return self._stop()
-        self.hooks.end()
         self.channel.enter(Phase.SAVE, at.step, "last")
         unsaved = self.chief and not self.saves.is_saved(at.step)
         if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
@@ -151,4 +178,6 @@ class Loop:
         if self.chief:
             self.saves.wait_committed(at.step)
         faults.reach("process.last-saved")
-        return True
+        # What was saved is what more steps would go on from. What is exported, and so reported, may be other weights.
+        changed = self.finalize()
+        return not changed or self.evaluator is None or self._evaluate(final=True)

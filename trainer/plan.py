@@ -9,6 +9,9 @@ from typing import Any, Literal
 from trainer.config import StopWhen
 from trainer.data.order import Calendar
 
+Scores = dict[str, Any]
+"""Numbers by name, or arrays where a metric has several values."""
+
 TARGET_S = 0.75
 """How long a block should take: metrics, stop requests and heartbeats wait for its end."""
 FIRST_STEPS = 1
@@ -26,6 +29,8 @@ class Plan:
     save_every_steps: int | None = None
     cut_at_epochs: bool = False
     """Blocks end with epochs too: callbacks are called there."""
+    every_step: bool = False
+    """Blocks have one step: callbacks are called for each."""
 
     def evaluate_at(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps. The one at the very end is not meant."""
@@ -41,6 +46,8 @@ class Plan:
 
     def steps_until_cut(self, step: int) -> int:
         """Steps from `step` to the next one at which a block must end."""
+        if self.every_step:
+            return 1
         cuts = [self.total_steps]
         cuts += [
             (step // every + 1) * every
@@ -62,14 +69,14 @@ class Progress:
     """The last evaluation: step, metrics."""
     finished: str = ""
     """Why training ended before its last step; empty where it did not."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Means over the last block. Saved for callbacks alone."""
+    scores: Scores = field(default_factory=dict)
+    """Of the running epoch. Saved for callbacks alone."""
     callbacks_due: bool = False
     """Whether the start found callbacks that a stop had kept from seeing the last block."""
 
     @property
-    def validation(self) -> dict[str, float] | None:
-        """The metrics of the evaluation of the present step, if there was one."""
+    def validation(self) -> Scores | None:
+        """The scores of the evaluation of the present step, if there was one."""
         return self.evaluation["metrics"] if self.evaluation and self.evaluation["step"] == self.step else None
 
 

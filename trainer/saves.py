@@ -110,6 +110,11 @@ class Saves:
                 remedy="Check the run directory (space, permissions, network) and start again: it goes on from the last commit.",
             )
 
+    @property
+    def saved_step(self) -> int:
+        """The step of the newest commit that this process knows of; 0 for none."""
+        return self._saved_step
+
     def release_memory(self) -> None:
         """Give the copy's memory back, once the last save is committed: what follows may need room of its own."""
         if self._memory is not None and self._in_flight is None:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from trainer import faults
 from trainer.agent.protocol import Phase, Result, Start
-from trainer.build import build_model, task_variables
+from trainer.build import build_model
 from trainer.channel import Channel
 from trainer.checkpoint import restore
 from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
-from trainer.collective import Collective
+from trainer.collective import Collective, Decision
 from trainer.config import TrainConfig
 from trainer.data.feed import make_feed
 from trainer.data.order import Calendar, total_steps
@@ -28,10 +28,13 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
 from trainer.export import export_model
+from trainer.global_batch import GlobalBatch
 from trainer.hooks import Hooks
+from trainer.logs import Scores, as_numbers
 from trainer.loop import Loop
 from trainer.metrics import TensorBoard
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
+from trainer.reach import Reached, reach
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import Commit
 from trainer.rundir.store import Store, open_store
@@ -80,7 +83,7 @@ class Training:
             Result(
                 step=loop.progress.step,
                 total_steps=loop.plan.total_steps,
-                metrics=loop.progress.metrics | evaluation["metrics"],
+                metrics=as_numbers(loop.progress.scores | evaluation["metrics"]),
                 weights_sha256=digest,
                 export=where,
                 reason=loop.progress.finished,
@@ -104,9 +107,26 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     callbacks = task.callbacks()
     plan = _plan(config, source, cut_at_epochs=bool(callbacks))
 
-    model = build_model(strategy, task, train.seed, source.sample(train.global_batch_size // replicas))
-    state = TrainingState(strategy, model, model.optimizer, task_variables(task))
+    model = build_model(strategy, task, train.seed, source.sample(train.global_batch_size))
+    reached = reach({"task": task, "model": model, "callbacks": list(callbacks)})
+    own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
+    global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
+    first_step = record.restore.step if record.restore is not None else 0
     store = open_store(config.run_directory)
+
+    mode = choose_mode(train.compile, model, source.sample(1), replicas, tpu=config.tpu)
+    feed = make_feed(
+        strategy,
+        source,
+        seed=train.seed,
+        global_batch_size=train.global_batch_size,
+        first_step=first_step,
+        waits=lambda: channel.within(Phase.DATA),
+    )
+    begins = _begins(plan.calendar, callbacks=bool(callbacks))
+    block = Block(strategy, task, model, feed, mode, global_batch, begins, own_metrics)
+    block.learn(first_step)
+    state = _state(strategy, model, reached, block)
     early = EarlyStopping(train.stop_when) if train.stop_when else None
     progress = Progress()
     if record.restore is not None:
@@ -121,16 +141,6 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     memory = SnapshotMemory(start.memory_fd) if start.memory_fd is not None else None
     if memory is not None:
         _reserve(memory, state.size_bytes, again=record.restarts > 0)
-    mode = choose_mode(train.compile, model, source.sample(1), replicas, tpu=config.tpu)
-    feed = make_feed(
-        strategy,
-        source,
-        seed=train.seed,
-        global_batch_size=train.global_batch_size,
-        first_step=progress.step,
-        waits=lambda: channel.within(Phase.DATA),
-    )
-    block = Block(strategy, task, model, feed, mode)
     began = time.monotonic()
     block.compile(progress.step)
     log.info(
@@ -148,10 +158,11 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
             model,
             evaluation,
             collective,
-            index=start.index,
-            workers=record.world_size,
+            strategy,
+            global_batch,
             batch_size=train.evaluate.batch_size or train.global_batch_size,
             mode=block.mode,
+            metrics=own_metrics,
         )
         evaluator.compile()
     if early is not None:
@@ -166,12 +177,13 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
             "epoch": plan.calendar.epoch_of(step),
             "examples_seen": step * train.global_batch_size,
             "host_state": {
-                "evaluation": progress.evaluation,
+                "evaluation": progress.evaluation
+                and {"step": progress.evaluation["step"], "metrics": _written(progress.evaluation["metrics"])},
                 "early_stopping": early.state() if early else None,
                 "finished": {"reason": progress.finished, "total_steps": plan.total_steps}
                 if progress.finished
                 else None,
-                "callbacks_due": progress.metrics if hooks.due(step) else None,
+                "callbacks_due": _written(progress.scores) if hooks.due(step) else None,
             },
             "seed": train.seed,
             "world_size": record.world_size,
@@ -196,6 +208,8 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         tensorboard=TensorBoard(store, record.number) if chief else None,
         chief=chief,
         progress=progress,
+        finalize=lambda: _finalize(state, model, hooks, collective, chief=chief),
+        stop_at_nan=train.on_nan == "stop",
     )
     return Training(loop, model, store, record.number, config.checkpoint.last_save_timeout)
 
@@ -278,17 +292,69 @@ def _restore_progress(
     progress.step = step
     evaluation = host_state.get("evaluation")
     if evaluation:
-        metrics = {name: float(value) for name, value in evaluation["metrics"].items()}
-        progress.evaluation = {"step": int(evaluation["step"]), "metrics": metrics}
+        progress.evaluation = {"step": int(evaluation["step"]), "metrics": _read(evaluation["metrics"])}
     due = host_state.get("callbacks_due")
     progress.callbacks_due = due is not None
-    progress.metrics = {name: float(value) for name, value in (due or {}).items()}
+    progress.scores = _read(due or {})
     finished = host_state.get("finished")
     if early is not None:
         early.restore(host_state.get("early_stopping"))
     # Asked for another length, a job that had ended early goes on.
     if finished and finished["total_steps"] == total:
         progress.finished = finished["reason"]
+
+
+def _written(scores: Scores) -> dict[str, Any]:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in scores.items()}
+
+
+def _read(scores: Mapping[str, Any]) -> Scores:
+    return {name: np.array(value) if isinstance(value, list) else float(value) for name, value in scores.items()}
+
+
+def _listed(metric: keras.Metric, model: keras.Model) -> bool:
+    """Whether the model lists a metric, by itself or within another one."""
+    listed = {id(variable) for known in model.metrics for variable in known.variables}
+    return all(id(variable) in listed for variable in metric.variables)
+
+
+def _begins(calendar: Calendar, *, callbacks: bool) -> Callable[[int, int], np.ndarray]:
+    """Where metrics begin anew: with each epoch. Without epochs, at the beginning, or for want of callbacks with every block."""
+    if calendar.examples is not None or callbacks:
+        return calendar.begins_epochs
+    return lambda first_step, steps: np.arange(steps) == 0
+
+
+def _state(strategy: Any, model: keras.Model, reached: Reached, block: Block) -> TrainingState:
+    """All that training changes, and a warning of what looks as if it were meant to be trained, and is not."""
+    metrics = [
+        variable for metric in [*model.metrics, *reached.metrics, *block.averages] for variable in metric.variables
+    ]
+    state = TrainingState(strategy, model, model.optimizer, list(reached.variables.values()), metrics)
+    trained = {id(variable.value) for variable in model.trainable_variables}
+    for path, variable in reached.variables.items():
+        if isinstance(variable, tf.Variable) and variable.trainable and id(variable) not in trained:
+            log.warning(
+                "%s is a tf.Variable that no Keras layer tracks: it is saved, but fit would not train it, and neither does "
+                "orch without a train_step of the task's own; use self.add_weight, or trainable=False",
+                path,
+            )
+    log.info(
+        "state variables=%d size_mb=%.1f of_optimizers=%d of_metrics=%d",
+        state.variables,
+        state.size_bytes / 1e6,
+        len(reached.optimizers),
+        len(metrics),
+    )
+    return state
+
+
+def _finalize(state: TrainingState, model: keras.Model, hooks: Hooks, collective: Collective, *, chief: bool) -> bool:
+    before = state.local_digest()
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    hooks.end()
+    changed = state.local_digest() != before
+    return collective.agree(Decision(finish=changed), chief=chief).finish
 
 
 def _check_stop_when(metric: str, evaluator: Evaluator | None) -> None:

@@ -19,8 +19,9 @@ from trainer.errors import ConfigError
 class Task:
     """A model and its data. `model` and `train_data` are required; all else is optional.
 
-    `params` of the job file arrive as arguments of the constructor. Variables that a task keeps in attributes (tf.Variable or
-    keras.Variable, made in `model`) are saved and restored with the model's.
+    `params` of the job file arrive as arguments of the constructor. All variables that can be reached from the task's attributes
+    and the model's (tf.Variable, keras.Variable, layers, metrics, a second optimizer, in lists, dicts and objects of your own;
+    made in `model`) are saved and restored.
     """
 
     def model(self) -> Any:
@@ -75,13 +76,13 @@ class Task:
     def train_step(self, model: Any, optimizer: Any, batch: Any) -> dict[str, Any]:
         """One update by a tf.GradientTape of your own; compiled, so write it with TensorFlow or keras.ops.
 
-        It runs on each replica with that replica's part of the batch, in the form that train_data gives. The gradients of
-        all replicas are summed. So with more than one, the loss must be the replica's share of the mean: Keras' losses see to
-        that themselves, a mean of your own goes through `share`.
+        Written as for one device: `batch` is the whole global batch, in the form that train_data gives. With several replicas
+        each runs it; a layer that is called computes the replica's slice of what it is given and returns the outputs for all
+        of it, and a tape gives the gradients of variables for the whole batch. So losses, clipping and metrics need no thought.
 
         Returns:
-            Scalars by name. "loss", a share like the one above, is summed over replicas; all others are averaged. Both are
-            then averaged over the steps of a block.
+            Scalars by name. The result() of a keras.Metric goes on counting through an epoch; any other value is averaged
+            over the steps of the epoch.
         """
         import keras
         import tensorflow as tf
@@ -95,15 +96,15 @@ class Task:
         return {"loss": loss}
 
     def evaluate_step(self, model: Any, batch: Any) -> dict[str, Any]:
-        """For tasks with a train_step and no loss: means over `batch` by name, without `val_`. The default uses Keras."""
+        """An evaluation of your own: scalars over `batch` by name, without `val_`; averaged over all examples.
+
+        Default: the model's test_step, which Keras gives every compiled model.
+        """
         raise NotImplementedError
 
     def share(self, mean: Any) -> Any:
-        """A replica's share of the global mean, from the mean over its own part of the batch."""
-        import tensorflow as tf
-
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return mean if replicas == 1 else mean / tf.cast(replicas, mean.dtype)
+        """The mean itself. From the time when a train_step saw its replica's part of the batch alone."""
+        return mean
 
 
 def predict(model: Any, batch: Any, *, training: bool) -> Any:

@@ -58,20 +58,41 @@ class TrainingState:
         model: keras.Model,
         optimizer: keras.Optimizer | None,
         extra: Sequence[Any] = (),
+        metrics: Sequence[Any] = (),
     ) -> None:
-        """`model` and `optimizer` are built. `extra` are variables of the task and metrics in flight, in a fixed order."""
+        """`model` and `optimizer` are built.
+
+        Args:
+            extra: variables that are neither the model's nor the optimizer's, in a fixed order.
+            metrics: the states of metrics within an epoch. An older checkpoint may lack them.
+        """
         self._replicas = Replicas(strategy)
         trainable = {id(variable) for variable in model.trainable_variables}
+        known: set[int] = set()
         parts: list[tuple[str, Sequence[Any]]] = [
             ("model", model.variables),
             ("optimizer", optimizer.variables if optimizer is not None else []),
+            ("metrics", metrics),
             ("task", extra),
         ]
         self._slots = [
             _slot(f"{part}/{index}", variable, may_differ=part == "task" or _may_differ(variable, part, trainable))
             for part, variables in parts
-            for index, variable in enumerate(variables)
+            for index, variable in enumerate(_once(variables, known))
         ]
+
+    @property
+    def variables(self) -> int:
+        """How many there are."""
+        return len(self._slots)
+
+    def local_digest(self) -> str:
+        """SHA-256 of the model's variables on this process's first replica."""
+        digest = hashlib.sha256()
+        for slot in self._slots:
+            if slot.key.startswith("model/"):
+                digest.update(flat_bytes(self._replicas.local_values(slot.variable)[0]).data)
+        return digest.hexdigest()
 
     @property
     def size_bytes(self) -> int:
@@ -144,6 +165,8 @@ class TrainingState:
         copies = _by_slot(restored)
         self._check_fits(restored, copies)
         for slot in self._slots:
+            if slot.key not in copies:
+                continue  # a metric, of which an older checkpoint knows nothing
             values = copies[slot.key]
             if len(values) not in (1, self._replicas.count):
                 values = [_mean(values)]
@@ -173,7 +196,7 @@ class TrainingState:
         differing = self._differing()
         digest = hashlib.sha256()
         for slot in sorted(
-            (slot for slot in self._slots if not slot.key.startswith("task/")), key=lambda slot: slot.path
+            (slot for slot in self._slots if slot.key.startswith(("model/", "optimizer/"))), key=lambda slot: slot.path
         ):
             copies = differing.get(slot.key) or self._replicas.local_values(slot.variable)[:1]
             shape = ",".join(map(str, slot.shape))
@@ -218,10 +241,11 @@ class TrainingState:
 
     def _check_fits(self, restored: Restored, copies: dict[str, list[np.ndarray]]) -> None:
         stored = {tensor.key.partition("@")[0]: tensor for tensor in restored.commit.tensors}
+        any_metrics = any(key.startswith("metrics/") for key in stored)
         differences = [
             f"{slot.path}: is new in the model"
             for slot in self._slots
-            if slot.key not in stored or slot.key not in copies
+            if slot.key not in copies and not (slot.key.startswith("metrics/") and not any_metrics)
         ]
         known = {slot.key for slot in self._slots}
         differences += [
@@ -254,6 +278,17 @@ def without_numbers(path: str) -> str:
     return re.sub(r"_\d+(?=_|/|$)", "", path)
 
 
+def _once(variables: Sequence[Any], known: set[int]) -> list[Any]:
+    """Those that are not known yet; they are from then on."""
+    fresh = []
+    for variable in variables:
+        raw = variable if isinstance(variable, tf.Variable) else variable.value
+        if id(raw) not in known:
+            known.add(id(raw))
+            fresh.append(variable)
+    return fresh
+
+
 def _slot(key: str, variable: Any, *, may_differ: bool) -> _Slot:
     return _Slot(
         key=key,
@@ -269,6 +304,8 @@ def _may_differ(variable: Any, part: str, trainable: set[int]) -> bool:
     # By synchronisation and aggregation alone nothing can be told: Keras 3 makes weights, Adam's moments and moving
     # statistics all with ON_WRITE and NONE. What the optimizer updates is equal, since gradients are combined before.
     raw = variable if isinstance(variable, tf.Variable) else variable.value
+    if part == "metrics":
+        return False  # every replica counts the global batch
     if getattr(raw, "synchronization", None) == tf.VariableSynchronization.ON_READ:
         return True
     return part == "model" and id(variable) not in trainable

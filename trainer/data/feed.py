@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trainer.data.order import Order, replica_slice
+from trainer.data.order import Order
 from trainer.data.sources import ArraySource, Batch, StreamSource
 from trainer.errors import ConfigError
 
@@ -29,13 +29,13 @@ _STEPS_MAX = 8192
 
 
 class Feed(Protocol):
-    """Batches for blocks of consecutive steps, this process's replicas' part of them."""
+    """Batches for blocks of consecutive steps; every replica gets all of each."""
 
     capacity: int
     """The most steps of one block."""
 
-    def block(self, first_step: int, steps: int) -> Any:
-        """The arguments of the block of `steps` steps from `first_step` on: per replica where there are several."""
+    def block(self, first_step: int, steps: int) -> tuple[Any, int]:
+        """The arguments of a block from `first_step` on, of up to `steps` steps, and how many it has: those of one shape."""
 
     def pick(self, arguments: Any, step: Any) -> Batch:
         """Within the program, on a replica: the batch of the block's `step`-th step (a scalar int32 tensor)."""
@@ -53,8 +53,7 @@ class ResidentFeed:
 
         self._strategy = strategy
         self._order = order
-        self._replicas = strategy.num_replicas_in_sync
-        rows_bytes = order.global_batch_size // self._replicas * 4
+        rows_bytes = order.global_batch_size * 4
         self.capacity = max(1, min(_STEPS_MAX, _INDEX_BYTES // rows_bytes))
         # The order of the next block is worked out while the present one runs.
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="order")
@@ -63,7 +62,7 @@ class ResidentFeed:
             lambda array: on_replicas(strategy, lambda _: tf.constant(array)), source.arrays
         )
 
-    def block(self, first_step: int, steps: int) -> Any:
+    def block(self, first_step: int, steps: int) -> tuple[Any, int]:
         import tensorflow as tf
 
         if self._prepared is not None:
@@ -71,15 +70,7 @@ class ResidentFeed:
         rows = np.zeros((self.capacity, self._order.global_batch_size), np.int32)
         rows[:steps] = self._order.rows(first_step, steps)
         self._prepared = self._ahead.submit(self._order.prepare, first_step + steps, max(steps, 1))
-        if self._replicas == 1:
-            return tf.constant(rows), self._arrays
-        return (
-            on_replicas(
-                self._strategy,
-                lambda replica: tf.constant(rows[:, replica_slice(replica, self._replicas, rows.shape[1])]),
-            ),
-            self._arrays,
-        )
+        return (on_replicas(self._strategy, lambda _: tf.constant(rows)), self._arrays), steps
 
     def pick(self, arguments: Any, step: Any) -> Batch:
         import keras
@@ -113,7 +104,6 @@ class StreamFeed:
         self._order = order
         self._batch_size = batch_size
         self._waits = waits
-        self._replicas = strategy.num_replicas_in_sync
         sample = keras.tree.flatten(source.sample(1))
         step_bytes = max(1, sum(leaf.nbytes for leaf in sample)) * batch_size
         self.capacity = max(1, min(_STEPS_MAX, _STREAM_BYTES // step_bytes))
@@ -122,7 +112,7 @@ class StreamFeed:
         self._closed = threading.Event()
         threading.Thread(target=self._assemble, args=(first_step,), name="data", daemon=True).start()
 
-    def block(self, first_step: int, steps: int) -> Any:
+    def block(self, first_step: int, steps: int) -> tuple[Any, int]:
         import keras
         import tensorflow as tf
 
@@ -136,14 +126,9 @@ class StreamFeed:
             table = np.zeros((self.capacity, *leaves[0].shape), leaves[0].dtype)
             for row, leaf in zip(table, leaves, strict=False):
                 row[...] = leaf
-            if self._replicas == 1:
-                return tf.constant(table)
-            return on_replicas(
-                self._strategy,
-                lambda replica: tf.constant(table[:, replica_slice(replica, self._replicas, self._batch_size)]),
-            )
+            return on_replicas(self._strategy, lambda _: tf.constant(table))
 
-        return keras.tree.map_structure(stacked, *batches)
+        return keras.tree.map_structure(stacked, *batches), steps
 
     def pick(self, arguments: Any, step: Any) -> Batch:
         import keras

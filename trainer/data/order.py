@@ -50,6 +50,17 @@ class Calendar:
             return None
         return self.end_of(self.epochs_done(step) + 1)
 
+    def begins_epochs(self, first_step: int, steps: int) -> np.ndarray:
+        """Which of the `steps` steps from `first_step` on begin an epoch: bool [steps]. The very first one does."""
+        begins = np.zeros(steps, bool)
+        if first_step == 0 and steps:
+            begins[0] = True
+        end = first_step if self.ends_epoch(first_step) else self.next_end(first_step)
+        while end is not None and end < first_step + steps:
+            begins[end - first_step] = True
+            end = self.next_end(end)
+        return begins
+
     def ends_epoch(self, step: int) -> bool:
         """Whether the last of the first `step` steps took the last example of an epoch."""
         return step > 0 and self.next_end(step - 1) == step
