@@ -179,21 +179,14 @@ class Crashes(Paced):
 
 
 class Numbered(Task):
-    """Each example is its own number; `seen`, a variable of the task, logs which examples each step took.
-
-    Its sum over the replicas is written, each of which fills in its own part of the batch: the log is the same on all.
-    """
+    """Each example is its own number; `seen`, a variable of the task, logs which examples each step took."""
 
     def __init__(self, batch: int, pause_s: float = 0.05) -> None:
         self.batch = batch
         self.pause_s = pause_s
 
     def model(self) -> keras.Model:
-        self.seen = tf.Variable(
-            tf.zeros((STEPS_LOGGED, EXAMPLES), tf.int32),
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self.seen = tf.Variable(tf.zeros((STEPS_LOGGED, EXAMPLES), tf.int32), trainable=False)
         return keras.Sequential([keras.Input((1,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
 
     def train_data(self) -> Any:
@@ -201,12 +194,10 @@ class Numbered(Task):
 
     def train_step(self, model: Any, optimizer: Any, batch: Any) -> dict[str, Any]:
         x, number = batch
-        mine = tf.reduce_sum(tf.one_hot(number, EXAMPLES, dtype=tf.int32), axis=0)
-        context = tf.distribute.get_replica_context()
-        taken = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(mine))
+        taken = tf.reduce_sum(tf.one_hot(number, EXAMPLES, dtype=tf.int32), axis=0)
         self.seen.assign(tf.tensor_scatter_nd_update(self.seen, [[tf.cast(optimizer.iterations, tf.int32)]], [taken]))
         with tf.GradientTape() as tape:
-            loss = self.share(tf.reduce_mean((model(x / EXAMPLES, training=True) - x / EXAMPLES) ** 2))
+            loss = tf.reduce_mean((model(x / EXAMPLES, training=True) - x / EXAMPLES) ** 2)
         weights = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return {"loss": loss}

@@ -38,9 +38,7 @@ class Autoencoder(Task):
 
     def train_step(self, model, optimizer, batch):
         with tf.GradientTape() as tape:
-            error = tf.reduce_mean((model(batch, training=True) - batch) ** 2)
-            # The gradients of all replicas are summed: each gives its share of the mean.
-            loss = self.share(error)
+            loss = tf.reduce_mean((model(batch, training=True) - batch) ** 2)
         weights = model.trainable_variables
         gradients, norm = tf.clip_by_global_norm(tape.gradient(loss, weights), 1.0)
         optimizer.apply_gradients(zip(gradients, weights, strict=True))

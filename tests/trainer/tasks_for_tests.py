@@ -42,7 +42,7 @@ class Numbered(Task):
         step = tf.cast(optimizer.iterations, tf.int32)
         self.seen.assign(tf.tensor_scatter_nd_update(self.seen, [[step]], [number]))
         with tf.GradientTape() as tape:
-            loss = self.share(tf.reduce_mean((model(x / EXAMPLES, training=True) - x / EXAMPLES) ** 2))
+            loss = tf.reduce_mean((model(x / EXAMPLES, training=True) - x / EXAMPLES) ** 2)
         weights = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return {"loss": loss}
