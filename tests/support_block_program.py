@@ -3,8 +3,10 @@
 Prints one JSON object: for each check "ok" or a traceback.
 """
 
+import functools
 import json
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from trainer.build import build_model
@@ -21,8 +24,10 @@ from trainer.collective import Collective, Decision
 from trainer.data.feed import Feed, ResidentFeed, StreamFeed
 from trainer.data.order import Calendar, Order
 from trainer.data.sources import ArraySource, source_of
+from trainer.errors import TaskError
 from trainer.evaluate import Evaluator
 from trainer.global_batch import GlobalBatch
+from trainer.ranges import Ranges
 from trainer.reach import reach
 from trainer.steps import Block, choose_mode
 from trainer.task import Task
@@ -99,6 +104,12 @@ class NotForXla(Small):
         return keras.Sequential([keras.Input((6,)), Python(), keras.layers.Dense(3)])
 
 
+@functools.cache
+def two_replicas() -> tf.distribute.Strategy:
+    """One for all: each would number its collectives from the beginning, and those of two would be mixed up."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 def trained(
     task: Task,
     *,
@@ -115,7 +126,9 @@ def trained(
     order = Order(source.examples, BATCH, 7)
     feed: Feed = StreamFeed(strategy, source, order, BATCH, 0) if stream else ResidentFeed(strategy, source, order)
     begins = Calendar(None, BATCH).begins_epochs
-    block = Block(strategy, task, model, feed, mode, GlobalBatch(strategy), begins)  # type: ignore[arg-type]
+    together = GlobalBatch(strategy)
+    ranges = Ranges(strategy, together, "the batch of step")
+    block = Block(strategy, task, model, feed, mode, together, ranges, begins)  # type: ignore[arg-type]
     block.learn(0)
     block.compile(0)
     assert block.mode == (expect_mode or mode)
@@ -168,8 +181,7 @@ def streamed_arrays_train_as_resident_ones() -> None:
 
 @check
 def two_replicas_of_one_process_train_what_one_does() -> None:
-    # One strategy for all: each would number its collectives from the beginning, and those of two would be mixed up.
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    mirrored = two_replicas()
     # SGD: its weights follow gradients themselves, while Adam would hide a wrong scale of the loss.
     for task in (Small("sgd"), Small("adam"), TwoOutputs("sgd")):
         alone, (one,), _ = trained(task)
@@ -200,6 +212,36 @@ def a_model_that_xla_refuses_is_compiled_as_graph() -> None:
     refused, _, _ = trained(NotForXla(), mode="xla", expect_mode="graph")
     graph, _, _ = trained(NotForXla())
     assert same(refused, graph)
+
+
+@check
+def numbers_out_of_range_are_found_wherever_they_are_looked_up() -> None:
+    class Ids(Small):
+        def __init__(self, label: int = 0, word: int = 0) -> None:
+            super().__init__()
+            self._label, self._word = label, word
+
+        def model(self) -> keras.Model:
+            layers = [keras.layers.Embedding(9, 4, name="words"), keras.layers.Flatten(), keras.layers.Dense(3)]
+            return keras.Sequential([keras.Input((5,), dtype="int32"), *layers])
+
+        def train_data(self) -> Any:
+            words, labels = np.arange(53 * 5).reshape(53, 5).astype("int32") % 9, Y.copy()
+            words[20, 3] += self._word
+            labels[20] += self._label
+            return words, labels
+
+    row = list(Order(53, BATCH, 7).rows(0, STEPS).reshape(-1)).index(20)
+    step, place = row // BATCH + 1, row % BATCH
+    for mode, strategy in (("xla", None), ("graph", None), ("eager", None), ("graph", two_replicas())):
+        trained(Ids(), mode=mode, strategy=strategy)
+        for task, where in (
+            (Ids(word=100), f"row {place} of what the layer words looks up: its ids go from 0 to 8"),
+            (Ids(label=7), f"row {place} of the labels: with 3 outputs they go from 0 to 2"),
+            (Ids(label=-7), f"row {place} of the labels"),
+        ):
+            with pytest.raises(TaskError, match=f"out of range in the batch of step {step}, {where}"):
+                trained(task, mode=mode, strategy=strategy)
 
 
 @check
@@ -311,6 +353,8 @@ def main() -> None:
     )
     results = {}
     for function in CHECKS:
+        if sys.argv[1:] and function.__name__ not in sys.argv[1:]:
+            continue
         try:
             function()
             results[function.__name__] = "ok"

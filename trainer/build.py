@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.corrections import correct
 from trainer.errors import ConfigError
 from trainer.task import Task, overrides
 
@@ -37,6 +38,7 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
             raise ConfigError("the model has no trainable weights", remedy="Check `trainable` of its layers.")
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
+    correct(model.optimizer)
     _check_for_replicas(model, strategy.num_replicas_in_sync)
     return model
 

@@ -23,6 +23,7 @@ from trainer.errors import ConfigError
 from trainer.global_batch import GlobalBatch
 from trainer.logs import Logs, Scores, as_numbers, as_scores
 from trainer.plan import TARGET_S, Pace
+from trainer.ranges import Ranges
 from trainer.steps import Mode, examples_of, is_keras
 from trainer.task import Task, overrides
 
@@ -82,6 +83,7 @@ class Evaluator:
         self._hooks = hooks or BatchHooks()
         self._own_step = overrides(task, "evaluate_step")
         _check(task, model, own_step=self._own_step)
+        self._ranges = Ranges(strategy, global_batch, "the evaluation batch")
         self._logs = Logs(strategy, model, metrics)
         self._others = list(metrics)
         self._learned = False
@@ -101,7 +103,7 @@ class Evaluator:
 
     def compile(self) -> None:
         """Compile for arrays, by rounds without a batch, so that the first evaluation does not take seconds longer."""
-        with self._global_batch.program():
+        with self._program():
             self._learn()
             if isinstance(self._source, ArraySource) and self._resident is not None:
                 full, rest = divmod(self._source.examples, self._batch_size)
@@ -117,7 +119,7 @@ class Evaluator:
             slice_s: how often workers agree.
         """
         started = time.monotonic()
-        with self._global_batch.program(), self._lent_metrics():
+        with self._program(), self._lent_metrics():
             self._learn()
             self._begin()
             self._hooks.begin()
@@ -134,9 +136,10 @@ class Evaluator:
                 if batches is None:
                     taken, count = self._take_resident(examples, turn.next_steps)
                 else:
-                    taken, count = self._take_read(batches, turn.next_steps)
+                    taken, count = self._take_read(batches, done, turn.next_steps)
                 if not count:
                     break
+                self._ranges.check(0)
                 if self._hooks.every_batch:
                     self._hooks.batch_end(done, self._scores())
                 done, examples = done + count, examples + taken
@@ -148,9 +151,14 @@ class Evaluator:
 
     def names(self) -> list[str]:
         """The numbers that `run` will give, with `val_`."""
-        with self._global_batch.program():
+        with self._program():
             self._learn()
             return [f"val_{name}" for name in as_numbers(self._scores())]
+
+    @contextlib.contextmanager
+    def _program(self) -> Iterator[None]:
+        with self._global_batch.program(), self._ranges.program():
+            yield
 
     def _learn(self) -> None:
         if self._learned:
@@ -197,10 +205,10 @@ class Evaluator:
         self._scores()  # waits for the device
         return count * size, count
 
-    def _take_read(self, batches: Iterator[Batch], wanted: int) -> tuple[int, int]:
+    def _take_read(self, batches: Iterator[Batch], first: int, wanted: int) -> tuple[int, int]:
         examples = count = 0
         for batch in itertools.islice(batches, wanted):
-            self._one(self._on_replicas(batch))
+            self._one(self._on_replicas(batch), tf.constant(first + count))
             examples += len(keras.tree.flatten(batch)[0])
             count += 1
         self._scores()
@@ -225,6 +233,7 @@ class Evaluator:
 
         def step(arrays: Any, first: Any) -> None:
             rows = first + tf.range(size)
+            self._ranges.at(first // self._batch_size)
             self._step(keras.tree.map_structure(lambda array: tf.gather(array, rows), arrays))
 
         def body(index: Any) -> Any:
@@ -233,8 +242,12 @@ class Evaluator:
 
         return tf.while_loop(lambda index: index < count, body, (tf.constant(0),), parallel_iterations=1)
 
-    def _run_one(self, batch: Any) -> Any:
-        self._strategy.run(self._step, (batch,))
+    def _run_one(self, batch: Any, number: Any) -> Any:
+        def step(batch: Any) -> None:
+            self._ranges.at(number)
+            self._step(batch)
+
+        self._strategy.run(step, (batch,))
         return tf.constant(0)
 
     def _step(self, batch: Any) -> None:

@@ -24,6 +24,8 @@ from keras.src.losses import loss as keras_loss
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from tensorflow.python.distribute import values as distributed_values
 
+from trainer.replaced import replaced
+
 _PACKED_BYTES = 1 << 20
 """Gradients up to this size travel together: a collective of its own for each costs more than the copy."""
 _SEED_STEP = 0x9E3779B1
@@ -64,8 +66,13 @@ class GlobalBatch:
         self._threads = threading.local()
         with contextlib.ExitStack() as stack:
             for owner, name, value in self._replacements():
-                stack.enter_context(_replaced(owner, name, value))
+                stack.enter_context(replaced(owner, name, value))
             yield
+
+    def first_row(self, rows: Any) -> Any:
+        """Where in the global batch the first of `rows` rows stands that a layer, or what is around layers, has before it."""
+        replica = self._replica() if self._replicas > 1 else None
+        return tf.cast(_replica_id(), tf.int64) * tf.cast(rows, tf.int64) if replica and replica.split else 0
 
     def _replacements(self) -> list[tuple[Any, str, Any]]:
         call, gradient, next_seed = keras.Layer.__call__, tf.GradientTape.gradient, keras.random.SeedGenerator.next
@@ -412,17 +419,3 @@ def _scaled(value: Any, factor: float) -> Any:
     if isinstance(value, tf.IndexedSlices):
         return tf.IndexedSlices(value.values * factor, value.indices, value.dense_shape)
     return value * tf.cast(factor, value.dtype)
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    had = name in vars(owner)
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if had:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)

@@ -34,6 +34,7 @@ from trainer.logs import Scores, as_numbers
 from trainer.loop import Loop
 from trainer.metrics import TensorBoard
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
+from trainer.ranges import Ranges
 from trainer.reach import Reached, reach
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import Commit
@@ -124,7 +125,8 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         waits=lambda: channel.within(Phase.DATA),
     )
     begins = _begins(plan.calendar, callbacks=bool(callbacks))
-    block = Block(strategy, task, model, feed, mode, global_batch, begins, own_metrics)
+    ranges = Ranges(strategy, global_batch, "the training batch of step")
+    block = Block(strategy, task, model, feed, mode, global_batch, ranges, begins, own_metrics)
     block.learn(first_step)
     state = _state(strategy, model, reached, block)
     early = EarlyStopping(train.stop_when) if train.stop_when else None

@@ -17,6 +17,7 @@ from trainer.data.feed import Feed
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.global_batch import GlobalBatch
 from trainer.logs import Logs, Scores, as_scores
+from trainer.ranges import Ranges
 from trainer.task import Task, overrides
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Block:
         feed: Feed,
         mode: Mode,
         global_batch: GlobalBatch,
+        ranges: Ranges,
         begins: Callable[[int, int], np.ndarray],
         metrics: Sequence[keras.Metric] = (),
     ) -> None:
@@ -90,6 +92,7 @@ class Block:
         self._model = model
         self._feed = feed
         self._global_batch = global_batch
+        self._ranges = ranges
         self._begins = begins
         self._own_step = overrides(task, "train_step")
         self._logs = Logs(strategy, model, metrics)
@@ -106,14 +109,14 @@ class Block:
         """Learn what a train_step of the user's own returns: makes `averages`. Before `compile`."""
         if self._own_step or not is_keras(self._model, "train_step", "compute_metrics"):
             arguments, _ = self._feed.block(first_step, 0)
-            with self._global_batch.program():
+            with self._global_batch.program(), self._ranges.program():
                 self._logs.learn(lambda take: self._trace(arguments, take), "train_step")
 
     def compile(self, first_step: int) -> None:
         """Compile by running a block of no steps; falls back from xla to graph where XLA refuses the model."""
         arguments, _ = self._feed.block(first_step, 0)
         begins = tf.zeros(self._feed.capacity, tf.bool)
-        with self._global_batch.program():
+        with self._global_batch.program(), self._ranges.program():
             try:
                 self._program(arguments, begins, tf.constant(0))
             except (tf.errors.OpError, ValueError, NotImplementedError) as error:
@@ -129,8 +132,9 @@ class Block:
         arguments, taken = self._feed.block(first_step, steps)
         begins = np.zeros(self._feed.capacity, bool)
         begins[:taken] = self._begins(first_step, taken)
-        with self._global_batch.program():
+        with self._global_batch.program(), self._ranges.program():
             bad, results = self._program(arguments, tf.constant(begins), tf.constant(taken))
+        self._ranges.check(first_step)
         at = int(bad)
         return Trained(taken, as_scores(results), at if at >= 0 else None)
 
@@ -166,6 +170,7 @@ class Block:
     def _step(self, arguments: Any, begins: Any, step: Any) -> Any:
         """One step on one replica: whether its loss is finite."""
         tf.cond(begins[step], self._begin_epoch, lambda: tf.constant(0))
+        self._ranges.at(step)
         batch = self._feed.pick(arguments, step)
         outputs = self._train(batch)
         self._logs.update(outputs, examples_of(batch))
