@@ -3,9 +3,9 @@
     python benchmarks/models.py [--repetitions 3] [--seconds 12] [--models lstm,cnn]
 
 Keras' best is the fastest epoch of fit with steps_per_execution=64, over arrays, with and without jit_compile. `orch run` is a
-real run with metrics, checkpoints every 2 s and TensorBoard; its rate is that of the steps between the blocks around them, once for
-its first ten seconds of training, while the spare process imports TensorFlow, and once for what comes after them. The contenders
-take turns, each in a process of its own; medians and their ratios are shown.
+real run with metrics, checkpoints every 2 s and TensorBoard; its rate is that of the steps between the blocks around them: once
+for its first ten seconds of training, while the spare process imports TensorFlow, once for what comes after. The contenders take
+turns, each in a process of its own; medians and their ratios are shown.
 """
 
 import argparse

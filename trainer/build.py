@@ -29,6 +29,7 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
     with strategy.scope():
         model = task.model()
         _check(model, task)
+        _check_inputs(model, strategy.num_replicas_in_sync)
         if not model.compiled:
             _compile(model, task)
         elif overrides(task, "loss") or overrides(task, "optimizer") or overrides(task, "metrics"):
@@ -39,7 +40,7 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
     correct(model.optimizer)
-    _check_for_replicas(model, strategy.num_replicas_in_sync)
+    _check_state(model, strategy.num_replicas_in_sync)
     return model
 
 
@@ -90,7 +91,11 @@ def _build(model: keras.Model, task: Task, batch: Any) -> None:
     can_be_called = type(model).call is not keras.Model.call or bool(getattr(model, "_functional", None))
     if own_step and not can_be_called and not _is_functional(model):
         return  # a step of the user's own calls the parts, which are built by themselves
-    x, y, weights = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(tf.convert_to_tensor, batch))
+    # A state that belongs to the rows of a batch needs their number; any other model is to take any number of them.
+    fixed = any(getattr(layer, "stateful", False) for layer in model._flatten_layers())
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(
+        keras.tree.map_structure(lambda leaf: _symbol(leaf, fixed=fixed), batch)
+    )
     compiled = model._compile_loss is not None or not own_step
     metrics = model._compile_metrics
     try:
@@ -104,21 +109,28 @@ def _build(model: keras.Model, task: Task, batch: Any) -> None:
             model._compile_loss, model._compile_metrics = loss, metrics
 
 
+def _symbol(leaf: Any, *, fixed: bool) -> Any:
+    """What stands for an array of a batch while variables are made."""
+    tensor = tf.convert_to_tensor(leaf)
+    return keras.KerasTensor(tensor.shape if fixed else (None, *tensor.shape[1:]), tensor.dtype.name)
+
+
 def _is_functional(model: keras.Model) -> bool:
     return any(kind.__name__ in ("Functional", "Sequential") for kind in type(model).__mro__)
 
 
-def _check_for_replicas(model: keras.Model, replicas: int) -> None:
-    if replicas == 1:
-        return
+def _check_state(model: keras.Model, replicas: int) -> None:
     for layer in model._flatten_layers():
-        if getattr(layer, "stateful", False):
+        if replicas > 1 and getattr(layer, "stateful", False):
             raise ConfigError(
                 f"{layer.name} is stateful: its state belongs to the rows of a whole batch, which {replicas} replicas divide",
                 remedy="Train it with one worker and one device, or without stateful=True.",
             )
+
+
+def _check_inputs(model: keras.Model, replicas: int) -> None:
     for tensor in getattr(model, "inputs", None) or []:
-        if tensor.shape and tensor.shape[0] is not None:
+        if replicas > 1 and tensor.shape and tensor.shape[0] is not None:
             raise ConfigError(
                 f"the model's input {tensor.name} has a fixed batch of {tensor.shape[0]}, which {replicas} replicas divide",
                 remedy="Use keras.Input(shape) without batch_size or batch_shape.",

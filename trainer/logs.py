@@ -6,7 +6,7 @@ variables.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -70,7 +70,7 @@ class Logs:
                         f"{method}() returned {type(outputs).__name__}, not values by name",
                         remedy='Return a dict of scalar tensors: {"loss": loss}.',
                     )
-                for name, value in outputs.items():
+                for name, value in flat(outputs).items():
                     owner = known.get(id(value))
                     if owner is None:
                         value = tf.convert_to_tensor(value)
@@ -96,16 +96,17 @@ class Logs:
     def update(self, outputs: Any, examples: Any) -> None:
         """Take what a step of `examples` examples returned."""
         for average in self.averages:
-            average.update_state(outputs[average.name], examples)
+            average.update_state(flat(outputs)[average.name], examples)
 
     def results(self) -> dict[str, Any]:
         """Tensors by name, from the variables as they are."""
         if not self._found:
-            return {name: tf.convert_to_tensor(value) for name, value in self._model.get_metrics_result().items()}
+            results = flat(self._model.get_metrics_result())
+            return {name: tf.convert_to_tensor(value) for name, value in results.items()}
         results = {}
         for name, (metric, key) in self._found.items():
             result = metric.result()
-            results[name] = tf.convert_to_tensor(result if key is None else result[key])
+            results[name] = tf.convert_to_tensor(result if key is None else flat(result)[key])
         return results
 
     def reset(self) -> None:
@@ -113,6 +114,14 @@ class Logs:
         self._model.reset_metrics()
         for metric in [*self._others, *self.averages]:
             metric.reset_state()
+
+
+def flat(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results by name; of a metric that gives several by name, each by its own, as Keras logs them."""
+    found: dict[str, Any] = {}
+    for name, value in results.items():
+        found |= flat(value) if isinstance(value, Mapping) else {str(name): value}
+    return found
 
 
 def as_scores(results: dict[str, Any]) -> Scores:
@@ -146,7 +155,7 @@ def _results_by_identity(metrics: Sequence[keras.Metric]) -> Iterator[dict[int, 
 
         def call() -> Any:
             value = result()
-            for key, part in value.items() if isinstance(value, dict) else [(None, value)]:
+            for key, part in flat(value).items() if isinstance(value, dict) else [(None, value)]:
                 known[id(part)] = (part, (metric, key))
             return value
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from trainer.data.feed import Feed
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.global_batch import GlobalBatch
-from trainer.logs import Logs, Scores, as_scores
+from trainer.logs import Logs, Scores, as_scores, flat
 from trainer.ranges import Ranges
 from trainer.task import Task, overrides
 
@@ -209,7 +209,7 @@ def is_keras(model: keras.Model, *methods: str) -> bool:
 
 def _finite(outputs: Any) -> Any:
     """Whether the loss that a step returned is finite; where it names none, all that it returned."""
-    chosen = [outputs["loss"]] if "loss" in outputs else list(outputs.values())
+    chosen = [outputs["loss"]] if "loss" in outputs else list(flat(outputs).values())
     finite = [
         tf.reduce_all(tf.math.is_finite(value))
         for value in map(tf.convert_to_tensor, chosen)
