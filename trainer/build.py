@@ -18,7 +18,8 @@ def build_model(strategy: Any, task: Task, seed: int, batch: Any) -> keras.Model
     """The model with its variables, optimizer and metrics, in the strategy's scope.
 
     Args:
-        batch: a batch of one replica, by whose shapes and dtypes lazy layers build themselves. Its values do not matter.
+        batch: a batch, by whose shapes and dtypes lazy layers build themselves, or a function that gives it for the model.
+            Its values do not matter.
 
     Raises:
         ConfigError: model() returns no model, nothing says what the loss is, or it cannot be trained here.
@@ -27,6 +28,7 @@ def build_model(strategy: Any, task: Task, seed: int, batch: Any) -> keras.Model
     with strategy.scope():
         model = task.model()
         _check(model)
+        batch = batch(model) if callable(batch) else batch
         # Built by a real call: layers of one's own build themselves when called, and optimizers need the variables.
         predict(model, batch, training=False)
         if not model.compiled:

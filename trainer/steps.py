@@ -70,7 +70,7 @@ class Block:
 
     def compile(self, first_step: int) -> None:
         """Compile by running a block of no steps; falls back from xla to graph where XLA refuses the model."""
-        arguments = self._feed.block(first_step, 0)
+        arguments, _ = self._feed.block(first_step, 0)
         if self._own_step:
             self._names = self._probe(arguments)
         try:
@@ -85,7 +85,12 @@ class Block:
 
     def run(self, first_step: int, steps: int) -> dict[str, float]:
         """Do `steps` steps from `first_step` on; means over them and over all replicas: loss, and the task's metrics."""
-        values = self._program(self._feed.block(first_step, steps), tf.constant(steps))
+        done = 0
+        while done < steps:
+            arguments, taken = self._feed.block(first_step + done, steps - done)
+            values = self._program(arguments, tf.constant(taken))
+            done += taken
+        steps = taken
         names, numbers = self._names, values.numpy()
         divisor = np.full(len(names), float(steps))
         if self._own_step:
