@@ -8,7 +8,7 @@ import pytest
 from trainer.data.kinds import Level, SparseRows, named_leaves, standard
 from trainer.data.sources import ArraySource, source_of
 from trainer.data.stacking import pick_batch, shape_of, stack_batches
-from trainer.errors import ConfigError, TaskError
+from trainer.errors import ConfigError
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
@@ -143,8 +143,6 @@ def test_the_rest_is_one_line_that_names_the_part_and_a_remedy(data: Any, said: 
     assert said in caught.value.message
     assert remedy in caught.value.remedy
     assert "\n" not in caught.value.message
-    with pytest.raises(TaskError):  # in the midst of reading it is the task's
-        standard(data, "train_data", Level.BATCH)
 
 
 def test_the_names_of_parts_are_those_of_fit() -> None:

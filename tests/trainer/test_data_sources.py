@@ -10,7 +10,7 @@ import pytest
 
 from trainer.data import counting
 from trainer.data.sources import ArraySource, BatchSource, StreamSource, source_of
-from trainer.errors import ConfigError, OrchError, TaskError
+from trainer.errors import ConfigError, OrchError
 
 tf = pytest.importorskip("tensorflow")
 X = np.arange(10, dtype="float64").reshape(5, 2)
@@ -145,7 +145,7 @@ def test_examples_of_several_shapes_are_one_line_with_a_remedy() -> None:
         )
     )
     for uneven in (by_generator, by_dataset):
-        with pytest.raises(TaskError, match="differ in shape") as caught:
+        with pytest.raises(ConfigError, match="differ in shape") as caught:
             next(uneven.batches(2, 0))
         assert "padded_batch" in caught.value.remedy
 

@@ -24,7 +24,7 @@ def elements_are_batches(elements: Elements, model: Any, said: bool | None) -> b
     """
     if said is not None:
         return said
-    built_by_batch = isinstance(elements, DatasetElements) and ends_in_batches(elements.given)
+    built_by_batch = isinstance(elements, DatasetElements) and ends_in_batches(elements.dataset)
     element = elements.first()
     as_example, as_batch = fit(element, model)
     if built_by_batch and (as_batch or not as_example):

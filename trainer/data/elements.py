@@ -4,13 +4,14 @@ Whether an element is an example or a batch is not known here.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-from trainer.data.kinds import Level, standard
+from trainer.data.kinds import Level, named_leaves, standard
 from trainer.data.random_state import PrivateRandom
-from trainer.errors import ConfigError, TaskError
+from trainer.errors import ConfigError
 
 Wait = Callable[[int], None]
 """Called with a number of elements of the endless row: returns when training has asked for so many."""
@@ -49,8 +50,8 @@ class DatasetElements:
         self.what = what
         options = tf.data.Options()
         options.deterministic = True
-        self.given = dataset
-        self.dataset = dataset.map(_float32_of_float64(dataset.element_spec)).with_options(options)
+        # No map here, not even one that changes nothing: after it, ragged examples would no longer make ragged batches.
+        self.dataset = dataset.with_options(options)
         cardinality = int(self.dataset.cardinality())
         if cardinality == 0:
             raise ConfigError(f"the dataset of {what}() is empty")
@@ -62,7 +63,7 @@ class DatasetElements:
         if self._first is None:
             self._first = next(self.read(self.dataset.take(1)), None)
         if self._first is None:
-            raise TaskError(f"the dataset of {self.what}() is empty")
+            raise ConfigError(f"the dataset of {self.what}() is empty")
         return self._first
 
     def row(self, start: int, wait: Wait = never_wait) -> Iterator[Any]:
@@ -78,13 +79,12 @@ class DatasetElements:
 
         try:
             for element in dataset:
-                yield keras.tree.map_structure(
-                    lambda leaf: leaf.numpy() if isinstance(leaf, tf.Tensor) else leaf, element
-                )
+                yield keras.tree.map_structure(_host, element)
         except tf.errors.InvalidArgumentError as error:
-            if "Cannot batch tensors with different shapes" not in str(error):
+            said = re.search(r"First element had shape \[.*?\] and element \d+ had shape \[.*?\]", str(error))
+            if said is None or "Cannot batch tensors" not in str(error):
                 raise
-            raise uneven(self.what, str(error.message)) from error
+            raise uneven(self.what, said[0][0].lower() + said[0][1:]) from None
 
 
 class GeneratorElements:
@@ -104,7 +104,7 @@ class GeneratorElements:
             with PrivateRandom(self._seed):
                 self._first = next(self._iterator(), None)
         if self._first is None:
-            raise TaskError(f"the generator of {self.what}() yields nothing")
+            raise ConfigError(f"the generator of {self.what}() yields nothing")
         return self._first
 
     def row(self, start: int, wait: Wait = never_wait) -> Iterator[Any]:
@@ -240,9 +240,9 @@ class PyDatasetElements:
             getattr(self._dataset, name, lambda: None)()
 
 
-def uneven(what: str, said: str) -> TaskError:
+def uneven(what: str, said: str) -> ConfigError:
     """Examples that make no batch."""
-    return TaskError(
+    return ConfigError(
         f"{what}(): examples of one batch differ in shape or structure: {said}",
         remedy="Make batches in the task, whose own size may vary: a tf.data.Dataset with padded_batch or "
         "bucket_by_sequence_length, or a generator of batches that pads them. They are used as they are.",
@@ -254,23 +254,22 @@ def stack(examples: list[Any], what: str) -> Any:
     import keras
     import numpy as np
 
+    made = [standard(example, what, Level.EXAMPLE) for example in examples]
     try:
-        return keras.tree.map_structure(
-            lambda *leaves: np.stack(leaves), *(standard(example, what, Level.EXAMPLE) for example in examples)
-        )
+        return keras.tree.map_structure(lambda *leaves: np.stack(leaves), *made)
     except ValueError as error:
-        raise uneven(what, str(error)) from error
+        first = named_leaves(made[0])
+        for number, example in enumerate(made):
+            for (name, leaf), (_, other) in zip(first, named_leaves(example), strict=False):
+                if leaf.shape != other.shape:
+                    raise uneven(what, f"{name} is {leaf.shape} in one, and {other.shape} {number} later") from None
+        raise uneven(what, str(error)) from None
 
 
-def _float32_of_float64(element_spec: Any) -> Callable[..., Any]:
+def _host(leaf: Any) -> Any:
+    """One array of an element as a NumPy array, or sparse or ragged as it is; float64 as Keras' floatx."""
     import keras
     import tensorflow as tf
 
-    def cast(*parts: Any) -> Any:
-        # A dataset of tuples calls with their parts, and a tuple of one must stay what it was.
-        value = parts if isinstance(element_spec, tuple) else parts[0]
-        return tf.nest.map_structure(
-            lambda leaf: tf.cast(leaf, keras.config.floatx()) if leaf.dtype == tf.float64 else leaf, value
-        )
-
-    return cast
+    leaf = tf.cast(leaf, keras.config.floatx()) if leaf.dtype == tf.float64 else leaf
+    return leaf.numpy() if isinstance(leaf, tf.Tensor) else leaf

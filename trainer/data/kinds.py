@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.errors import ConfigError, TaskError
+from trainer.errors import ConfigError
 
 Batch = Any
 """A structure (tuple, dict, array) of arrays whose first dimension counts examples."""
@@ -70,7 +70,7 @@ def standard(value: Any, what: str, level: Level) -> Any:
         what: the method of the task that gave it, for errors.
 
     Raises:
-        ConfigError, TaskError (in the midst of reading): it holds something else; the column and the remedy are named.
+        ConfigError: it holds something else; the column and the remedy are named.
     """
     if isinstance(value, list):
         value = tuple(value)
@@ -163,13 +163,12 @@ def _leaf(value: Any, name: str, what: str, level: Level) -> Any:
 
     if isinstance(value, list | tuple):
         raise _error(
-            level,
             what,
             f"{name} is a Python {type(value).__name__} of numbers or texts",
             "Make it an array: numpy.array.",
         )
     if value is None:
-        raise _error(level, what, f"{name} is None", _REMEDY)
+        raise _error(what, f"{name} is None", _REMEDY)
     if isinstance(value, tf.RaggedTensor | tf.SparseTensor):
         value = tf.cast(value, keras.config.floatx()) if value.dtype == tf.float64 else value
         if isinstance(value, tf.RaggedTensor) or level is Level.BATCH:
@@ -180,7 +179,7 @@ def _leaf(value: Any, name: str, what: str, level: Level) -> Any:
     if type(value).__module__.startswith("scipy.sparse") and hasattr(value, "tocoo"):
         return _from_scipy(value, level)
     if is_pandas(value, "DataFrame"):
-        array = _from_frame(value, name, what, level)
+        array = _from_frame(value, name, what)
     elif is_pandas(value, "Series"):
         array = value.to_numpy()[:, None]
     elif isinstance(value, str | bytes):
@@ -189,7 +188,7 @@ def _leaf(value: Any, name: str, what: str, level: Level) -> Any:
         array = np.asarray(value)
     array = _standard_array(array, name, what, level)
     if array.ndim == 0 and level is not Level.EXAMPLE:
-        raise _error(level, what, f"{name} is a {type(value).__name__}, which is no array of examples", _REMEDY)
+        raise _error(what, f"{name} is a {type(value).__name__}, which is no array of examples", _REMEDY)
     return array
 
 
@@ -204,13 +203,11 @@ def _standard_array(array: np.ndarray, name: str, what: str, level: Level) -> np
     if array.dtype.name == "bfloat16" and level is Level.ALL:
         return array.astype(floatx)
     if kind in "Mm":
-        raise _error(
-            level, what, f"{name} holds dates or times ({array.dtype})", 'Make numbers of them: astype("int64").'
-        )
+        raise _error(what, f"{name} holds dates or times ({array.dtype})", 'Make numbers of them: astype("int64").')
     if array.dtype.names is not None:
         columns = ", ".join(array.dtype.names)
         remedy = "Return a dict of arrays: {name: table[name] for name in table.dtype.names}."
-        raise _error(level, what, f"{name} is a structured array of {columns}", remedy)
+        raise _error(what, f"{name} is a structured array of {columns}", remedy)
     return array
 
 
@@ -234,10 +231,10 @@ def _of_objects(array: np.ndarray, name: str, what: str, level: Level) -> np.nda
         remedy = 'Fill what is missing, with fillna("") for a pandas column, or make all of it text: astype(str).'
     else:
         remedy = "Make it an array of one dtype, with what is missing filled: fillna, astype."
-    raise _error(level, what, said, remedy)
+    raise _error(what, said, remedy)
 
 
-def _from_frame(frame: Any, name: str, what: str, level: Level) -> np.ndarray:
+def _from_frame(frame: Any, name: str, what: str) -> np.ndarray:
     array: np.ndarray = frame.to_numpy()
     if array.dtype == object:
         texts = [
@@ -247,7 +244,6 @@ def _from_frame(frame: Any, name: str, what: str, level: Level) -> np.ndarray:
         ]
         if texts and len(texts) < len(frame.columns):
             raise _error(
-                level,
                 what,
                 f"column '{texts[0]}' of {name} holds text or other objects beside columns of numbers",
                 "Return dict(frame), and give the model an input of that name for each column.",
@@ -271,6 +267,5 @@ def _from_scipy(value: Any, level: Level) -> Any:
     return sparse if level is Level.ALL else sparse.rows(np.arange(len(sparse)))
 
 
-def _error(level: Level, what: str, said: str, remedy: str) -> ConfigError | TaskError:
-    kind = ConfigError if level is Level.ALL else TaskError
-    return kind(f"{what}(): {said}", remedy=remedy)
+def _error(what: str, said: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{what}(): {said}", remedy=remedy)

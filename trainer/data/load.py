@@ -40,7 +40,7 @@ class TaskData:
         self.source = self._source(self._training_data, "train_data", model)
         if isinstance(self.source, BatchSource):
             self._say_what_does_not_count(self.source)
-        _check_labels(self._task, model, self.source.sample(1), "train_data")
+        _check_labels(self._task, model, self.source.sample(3), "train_data")
         if self._train.class_weight:
             self.source = weighted(self.source, self._train.class_weight, "train_data")
         self.evaluation = None
@@ -52,7 +52,7 @@ class TaskData:
                     remedy="Leave out its repeat(), or take(n).",
                 )
             if not overrides(self._task, "evaluate_step"):
-                _check_labels(self._task, model, self.evaluation.sample(1), "evaluation_data")
+                _check_labels(self._task, model, self.evaluation.sample(3), "evaluation_data")
         self._training_data = self._evaluation_data = None
         return self.source.sample(examples)
 
@@ -200,7 +200,7 @@ def _check_labels(task: Task, model: Any, batch: Batch, what: str) -> None:
     for name, leaf in named_leaves((x, y)):
         is_label = name == "y" or name.endswith(" of y")
         if is_label and isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSU":
-            examples = ", ".join(repr(_text(value)) for value in leaf.ravel()[:3].tolist())
+            examples = ", ".join(dict.fromkeys(repr(_text(value)) for value in leaf.ravel()[:3].tolist()))
             raise ConfigError(
                 f"{what}(): the labels ({name}) are texts: {examples}",
                 remedy="Make class numbers of them: names, y = numpy.unique(y, return_inverse=True).",
