@@ -22,7 +22,7 @@ import tensorflow as tf
 from trainer.build import build_model
 from trainer.collective import Collective, Decision
 from trainer.data.feed import Feed, ResidentFeed, StreamFeed
-from trainer.data.order import Calendar, Order
+from trainer.data.order import Order
 from trainer.data.sources import ArraySource, source_of
 from trainer.errors import TaskError
 from trainer.evaluate import Evaluator
@@ -110,6 +110,11 @@ def two_replicas() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+def one_epoch(feed: Feed) -> Callable[[int, int], np.ndarray]:
+    """All steps are of one epoch."""
+    return lambda first_step, steps: np.arange(feed.capacity) + first_step == 0
+
+
 def trained(
     task: Task,
     *,
@@ -125,10 +130,9 @@ def trained(
     model = build_model(strategy, task, 7, source.sample(BATCH))
     order = Order(source.examples, BATCH, 7)
     feed: Feed = StreamFeed(strategy, source, order, BATCH, 0) if stream else ResidentFeed(strategy, source, order)
-    begins = Calendar(None, BATCH).begins_epochs
     together = GlobalBatch(strategy)
     ranges = Ranges(strategy, together, "the batch of step")
-    block = Block(strategy, task, model, feed, mode, together, ranges, begins)  # type: ignore[arg-type]
+    block = Block(strategy, task, model, feed, mode, together, ranges, one_epoch(feed))  # type: ignore[arg-type]
     block.learn(0)
     block.compile(0)
     assert block.mode == (expect_mode or mode)

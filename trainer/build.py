@@ -20,7 +20,8 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
     """The model with its variables, optimizer and metrics, in the strategy's scope.
 
     Args:
-        batch: a batch, by whose shapes and dtypes lazy layers build themselves. Its values do not matter.
+        batch: a batch, by whose shapes and dtypes lazy layers build themselves, or a function that gives it for the model.
+            Its values do not matter.
 
     Raises:
         ConfigError: model() returns no model, nothing says what the loss is, or it cannot be trained here.
@@ -30,6 +31,7 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
         model = task.model()
         _check(model, task)
         _check_inputs(model, strategy.num_replicas_in_sync)
+        batch = batch(model) if callable(batch) else batch
         if not model.compiled:
             _compile(model, task)
         elif overrides(task, "loss") or overrides(task, "optimizer") or overrides(task, "metrics"):
@@ -111,8 +113,16 @@ def _build(model: keras.Model, task: Task, batch: Any) -> None:
 
 def _symbol(leaf: Any, *, fixed: bool) -> Any:
     """What stands for an array of a batch while variables are made."""
-    tensor = tf.convert_to_tensor(leaf)
-    return keras.KerasTensor(tensor.shape if fixed else (None, *tensor.shape[1:]), tensor.dtype.name)
+    if leaf is None:
+        return None
+    tensor = leaf if isinstance(leaf, tf.SparseTensor | tf.RaggedTensor) else tf.convert_to_tensor(leaf)
+    shape = tuple(tensor.shape) if fixed else (None, *tensor.shape[1:])
+    return keras.KerasTensor(
+        shape,
+        tensor.dtype.name,
+        sparse=isinstance(tensor, tf.SparseTensor),
+        ragged=isinstance(tensor, tf.RaggedTensor),
+    )
 
 
 def _is_functional(model: keras.Model) -> bool:

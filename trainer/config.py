@@ -61,6 +61,8 @@ Seconds = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", "examples": ["30s", "5m", "12h"]}),
 ]
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 def misfit(field: str, message: str) -> PydanticCustomError:
     """What a validator of a whole section raises: `field` of the section is to blame. Readers of job files find its line."""
@@ -110,6 +112,12 @@ class TrainSection(Section):
     """Passes over the training data. Give steps or epochs, not both."""
     global_batch_size: Annotated[int, Field(gt=0, strict=True)] = 64
     """Examples of one step over all replicas. It must divide by the number of replicas."""
+    remainder: Literal["carry", "drop", "keep"] = "carry"
+    """What becomes of an epoch's last examples where they fill no batch. carry: the batch is filled from the next epoch; drop:
+    they are left out; keep: the last batch is smaller, as in Keras' fit. Data that comes in batches keeps its own way."""
+    class_weight: Annotated[dict[int, Weight], Field(min_length=1)] | None = None
+    """Weights of the classes in the training loss, by class number; a class that is missing counts 1. As Keras' fit has it,
+    with a single output and no sample_weight. Evaluations are not weighted."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When to evaluate."""
     stop_when: StopWhen | None = None
@@ -148,8 +156,8 @@ class TrainSection(Section):
             raise misfit("steps", "how long to train is missing: give train.steps or train.epochs")
         if self.task is not None and not all(self.task.rpartition(":")):
             raise misfit("task", f'"{self.task}" names no class; write file.py:Class or package.module:Class')
-        if self.command is not None and (self.params or self.stop_when):
-            field = "params" if self.params else "stop_when"
+        if self.command is not None and (self.params or self.stop_when or self.class_weight):
+            field = "params" if self.params else "stop_when" if self.stop_when else "class_weight"
             raise misfit(field, f"train.{field} is for a task; a command gets all it needs as arguments")
         return self
 

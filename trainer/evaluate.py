@@ -17,8 +17,10 @@ import tensorflow as tf
 
 from trainer.checkpoint.replicas import Replicas
 from trainer.collective import Collective, Decision
+from trainer.data import kinds
 from trainer.data.feed import on_replicas
 from trainer.data.sources import ArraySource, Batch, Source
+from trainer.data.stacking import pick_batch
 from trainer.errors import ConfigError
 from trainer.global_batch import GlobalBatch
 from trainer.logs import Logs, Scores, as_numbers, as_scores
@@ -88,7 +90,7 @@ class Evaluator:
         self._others = list(metrics)
         self._learned = False
         self._resident: Any = None
-        if isinstance(source, ArraySource) and source.size_bytes <= _RESIDENT_BYTES_MAX:
+        if isinstance(source, ArraySource) and source.dense and source.size_bytes <= _RESIDENT_BYTES_MAX:
             self._resident = keras.tree.map_structure(
                 lambda array: on_replicas(strategy, lambda _: tf.constant(array)), source.arrays
             )
@@ -169,8 +171,8 @@ class Evaluator:
         batch = self._on_replicas(self._source.sample(self._batch_size))
 
         def trace(take: Callable[[Any], None]) -> None:
-            def step(batch: Any) -> None:
-                take(self._outputs(batch))
+            def step(table: Any) -> None:
+                take(self._outputs(pick_batch(table, 0)))
 
             traced = tf.function(lambda: self._strategy.run(step, (batch,)), autograph=self._own_step)
             traced.get_concrete_function()
@@ -209,13 +211,15 @@ class Evaluator:
         examples = count = 0
         for batch in itertools.islice(batches, wanted):
             self._one(self._on_replicas(batch), tf.constant(first + count))
-            examples += len(keras.tree.flatten(batch)[0])
+            examples += kinds.examples_of(batch)
             count += 1
         self._scores()
         return examples, count
 
     def _on_replicas(self, batch: Batch) -> Any:
-        return keras.tree.map_structure(lambda array: on_replicas(self._strategy, lambda _: tf.constant(array)), batch)
+        """A table of one batch, as blocks of training have it."""
+        table = stack_batches([batch], 1)
+        return keras.tree.map_structure(lambda leaf: on_replicas(self._strategy, lambda _: leaf), table)
 
     def _scores(self) -> Scores:
         return as_scores(self._results())
@@ -243,9 +247,9 @@ class Evaluator:
         return tf.while_loop(lambda index: index < count, body, (tf.constant(0),), parallel_iterations=1)
 
     def _run_one(self, batch: Any, number: Any) -> Any:
-        def step(batch: Any) -> None:
+        def step(table: Any) -> None:
             self._ranges.at(number)
-            self._step(batch)
+            self._step(pick_batch(table, 0))
 
         self._strategy.run(step, (batch,))
         return tf.constant(0)

@@ -21,9 +21,9 @@ from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
 from trainer.collective import Collective, Decision
 from trainer.config import TrainConfig
-from trainer.data.feed import make_feed
+from trainer.data.feed import Feed, make_feed
+from trainer.data.load import TaskData
 from trainer.data.order import Calendar, total_steps
-from trainer.data.sources import ArraySource, Source, StreamSource, source_of
 from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
@@ -42,7 +42,7 @@ from trainer.rundir.store import Store, open_store
 from trainer.saves import Saves
 from trainer.steps import Block, choose_mode
 from trainer.strategy import check_batch
-from trainer.task import Task, load_task
+from trainer.task import load_task
 
 log = logging.getLogger(__name__)
 
@@ -101,30 +101,27 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     check_batch(train.global_batch_size, replicas)
     assert train.task is not None
     task = load_task(train.task, train.params, config.task_root)
-    source = _data(task, "train_data", train.seed)
-    assert source is not None
-    evaluation = _data(task, "evaluation_data", train.seed)
+    data = TaskData(task, train)
     keras.utils.set_random_seed(train.seed)
     callbacks = task.callbacks()
-    plan = _plan(config, source, cut_at_epochs=bool(callbacks))
-
-    model = build_model(strategy, task, train.seed, source.sample(train.global_batch_size))
+    model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
+    plan = _plan(config, data.calendar(callbacks=bool(callbacks)), cut_at_epochs=bool(callbacks))
     reached = reach({"task": task, "model": model, "callbacks": list(callbacks)})
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
     first_step = record.restore.step if record.restore is not None else 0
     store = open_store(config.run_directory)
 
-    mode = choose_mode(train.compile, model, source.sample(1), replicas, tpu=config.tpu)
+    mode = choose_mode(train.compile, model, data.source.sample(1), replicas, tpu=config.tpu)
     feed = make_feed(
         strategy,
-        source,
+        data.source,
+        calendar=plan.calendar,
         seed=train.seed,
-        global_batch_size=train.global_batch_size,
         first_step=first_step,
         waits=lambda: channel.within(Phase.DATA),
     )
-    begins = _begins(plan.calendar, callbacks=bool(callbacks))
+    begins = _begins(plan.calendar, feed, callbacks=bool(callbacks))
     ranges = Ranges(strategy, global_batch, "the training batch of step")
     block = Block(strategy, task, model, feed, mode, global_batch, ranges, begins, own_metrics)
     block.learn(first_step)
@@ -133,7 +130,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     progress = Progress()
     if record.restore is not None:
         channel.restoring(state.size_bytes)
-        commit = _restore_state(state, store, record.restore, config)
+        commit = _restore_state(state, store, record.restore, config, data)
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
@@ -154,11 +151,11 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     )
     collective = Collective(strategy, record.world_size)
     evaluator = None
-    if evaluation is not None:
+    if data.evaluation is not None:
         evaluator = Evaluator(
             task,
             model,
-            evaluation,
+            data.evaluation,
             collective,
             strategy,
             global_batch,
@@ -177,8 +174,9 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     def about(step: int) -> Mapping[str, Any]:
         return {
             "epoch": plan.calendar.epoch_of(step),
-            "examples_seen": step * train.global_batch_size,
+            "examples_seen": data.examples_seen(plan.calendar, step),
             "host_state": {
+                "order": data.order(),
                 "evaluation": progress.evaluation
                 and {"step": progress.evaluation["step"], "metrics": _written(progress.evaluation["metrics"])},
                 "early_stopping": early.state() if early else None,
@@ -225,47 +223,18 @@ def _reserve(memory: SnapshotMemory, size_bytes: int, *, again: bool) -> None:
         raise
 
 
-def _data(task: Task, method: str, seed: int) -> Source | None:
-    """The source behind one of the task's methods, its random state seeded; None where evaluation_data gives none."""
-    keras.utils.set_random_seed(seed)
-    began = time.monotonic()
-    data = getattr(task, method)()
-    if data is None and method == "evaluation_data":
-        return None
-    source = source_of(data, getattr(task, method), method)
-    log.info(
-        "%s is %s seconds=%.2f",
-        method,
-        f"arrays examples={source.examples} size_mb={source.size_bytes / 1e6:.1f}"
-        if isinstance(source, ArraySource)
-        else "a stream in its own order; after a restart it is read again up to where training was",
-        time.monotonic() - began,
-    )
-    return source
-
-
-def _plan(config: TrainConfig, source: Source, *, cut_at_epochs: bool) -> Plan:
+def _plan(config: TrainConfig, calendar: Calendar, *, cut_at_epochs: bool) -> Plan:
     train = config.train
-    examples = source.examples if isinstance(source, ArraySource) else source.known_examples
-    needs_epochs = train.epochs is not None or train.evaluate.every == "epoch"
-    if (
-        isinstance(source, StreamSource)
-        and examples is None
-        and (needs_epochs or (cut_at_epochs and not source.endless))
-    ):
-        began = time.monotonic()
-        examples = source.count_examples()
-        log.info("counted the examples of an epoch examples=%d seconds=%.1f", examples, time.monotonic() - began)
-    calendar = Calendar(examples, train.global_batch_size)
     total = total_steps(calendar, train.steps, train.epochs)
     assert total is not None
     return Plan(total, calendar, train.evaluate.every, config.checkpoint.every_steps, cut_at_epochs)
 
 
-def _check_same_order(commit: Commit, config: TrainConfig) -> None:
+def _check_same_order(commit: Commit, config: TrainConfig, data: TaskData) -> None:
+    data.check_order(commit.host_state.get("order"))
     for name, now in (("global_batch_size", config.train.global_batch_size), ("seed", config.train.seed)):
         then = getattr(commit, name)
-        if then != now:
+        if then != now and not (name == "global_batch_size" and data.order()["batched"]):
             raise ConfigError(
                 f"the checkpoint {commit.ref.name} was made with train.{name} {then}, and the job file says {now}: the "
                 "order of the data would break off",
@@ -273,11 +242,11 @@ def _check_same_order(commit: Commit, config: TrainConfig) -> None:
             )
 
 
-def _restore_state(state: TrainingState, store: Store, ref: CommitRef, config: TrainConfig) -> Commit:
+def _restore_state(state: TrainingState, store: Store, ref: CommitRef, config: TrainConfig, data: TaskData) -> Commit:
     """Load, verify and assign. What was read is let go before this returns: a save needs the room."""
     began = time.monotonic()
     restored = restore.load(store, ref)
-    _check_same_order(restored.commit, config)
+    _check_same_order(restored.commit, config, data)
     state.assign(restored)
     log.info(
         "restored commit=%s size_mb=%.1f seconds=%.2f",
@@ -320,11 +289,11 @@ def _listed(metric: keras.Metric, model: keras.Model) -> bool:
     return all(id(variable) in listed for variable in metric.variables)
 
 
-def _begins(calendar: Calendar, *, callbacks: bool) -> Callable[[int, int], np.ndarray]:
+def _begins(calendar: Calendar, feed: Feed, *, callbacks: bool) -> Callable[[int, int], np.ndarray]:
     """Where metrics begin anew: with each epoch. Without epochs, at the beginning, or for want of callbacks with every block."""
     if calendar.examples is not None or callbacks:
-        return calendar.begins_epochs
-    return lambda first_step, steps: np.arange(steps) == 0
+        return feed.begins_epoch
+    return lambda first_step, steps: np.arange(feed.capacity) == 0
 
 
 def _state(strategy: Any, model: keras.Model, reached: Reached, block: Block) -> TrainingState:

@@ -44,10 +44,10 @@ def choose_mode(asked: str, model: keras.Model, batch: Any, replicas: int, *, tp
         return asked  # type: ignore[return-value]
     if asked == "auto" and model.run_eagerly:
         return "eager"
-    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(batch)]
-    if replicas > 1 or any(leaf.dtype.kind in "OSU" for leaf in leaves):
+    leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+    if replicas > 1 or any(not isinstance(leaf, np.ndarray) or leaf.dtype.kind in "OSU" for leaf in leaves):
         if asked == "xla":
-            log.warning("train.compile xla: several replicas, or text, are compiled as graph")
+            log.warning("train.compile xla: several replicas, and text, sparse or ragged arrays, are compiled as graph")
         return "graph"
     if asked == "xla":
         return "xla"
@@ -84,7 +84,7 @@ class Block:
         """`model` is compiled and built, its metrics too.
 
         Args:
-            begins: of the steps (first, number), which begin an epoch: bool [number].
+            begins: of the steps (first, number), which begin an epoch: bool [capacity].
             metrics: those of the task that the model does not know.
         """
         self._strategy = strategy
@@ -114,24 +114,25 @@ class Block:
 
     def compile(self, first_step: int) -> None:
         """Compile by running a block of no steps; falls back from xla to graph where XLA refuses the model."""
-        arguments, _ = self._feed.block(first_step, 0)
         begins = tf.zeros(self._feed.capacity, tf.bool)
+        blank = self._feed.blank_blocks(first_step)
         with self._global_batch.program(), self._ranges.program():
             try:
-                self._program(arguments, begins, tf.constant(0))
+                for arguments in blank:
+                    self._program(arguments, begins, tf.constant(0))
             except (tf.errors.OpError, ValueError, NotImplementedError) as error:
                 if self.mode != "xla" or code_of_exception(error) == ExitCode.LOST_PEER:
                     raise
                 log.warning("XLA cannot compile this model, going on with graph: %s", _first_line(error))
                 self.mode = "graph"
                 self._program = self._compiled()
-                self._program(arguments, begins, tf.constant(0))
+                for arguments in blank:
+                    self._program(arguments, begins, tf.constant(0))
 
     def run(self, first_step: int, steps: int) -> Trained:
         """Do up to `steps` steps from `first_step` on: as many as the feed has of one shape."""
         arguments, taken = self._feed.block(first_step, steps)
-        begins = np.zeros(self._feed.capacity, bool)
-        begins[:taken] = self._begins(first_step, taken)
+        begins = self._begins(first_step, taken)
         with self._global_batch.program(), self._ranges.program():
             bad, results = self._program(arguments, tf.constant(begins), tf.constant(taken))
         self._ranges.check(first_step)
@@ -142,7 +143,12 @@ class Block:
         if self.mode == "eager":
             return self._steps
         # As in Keras' fit, models are not converted by AutoGraph; a train_step of the task is, as in a tf.function.
-        return tf.function(self._steps, jit_compile=True if self.mode == "xla" else None, autograph=self._own_step)  # type: ignore[no-any-return]
+        return tf.function(  # type: ignore[no-any-return]
+            self._steps,
+            jit_compile=True if self.mode == "xla" else None,
+            autograph=self._own_step,
+            reduce_retracing=self._feed.shapes_vary,
+        )
 
     def _steps(self, arguments: Any, begins: Any, count: Any) -> Any:
         """The program. In cross-replica context.

@@ -24,6 +24,10 @@ class Task:
     made in `model`) are saved and restored.
     """
 
+    batched: bool | None = None
+    """Whether the elements of datasets and generators are batches (True) or single examples (False). None: orch finds out, by the
+    model's declared inputs; where it has none, by how a dataset was made and the shapes of its first element."""
+
     def model(self) -> Any:
         """The keras.Model to train, compiled or not. Of a compiled one, its own loss, optimizer and metrics are used.
 
@@ -34,21 +38,28 @@ class Task:
     def train_data(self) -> Any:
         """Training data, one of:
 
-        - arrays: (x, y), (x, y, sample_weight), or a dict or an array when there is no y; x and y may be dicts or tuples
-          of arrays. Shuffled by orch from train.seed; the first dimension of each counts examples.
-        - a tf.data.Dataset of single examples, not batched, in its own order. Shuffling in it needs a seed.
-        - a function that returns a generator of single examples, or this method as a generator itself. Called once an epoch;
-          it must yield the same each time.
+        - arrays: (x, y), (x, y, sample_weight), or a dict or an array when there is no y; x and y may be dicts, tuples or
+          lists of arrays. Shuffled by orch from train.seed; the first dimension of each counts examples. NumPy arrays,
+          tensors, sparse and ragged ones, pandas columns and frames, and texts are taken as Keras' fit takes them.
+        - a tf.data.Dataset in its own order. Shuffling in it needs a seed.
+        - a function that returns a generator, or this method as a generator itself. Called once an epoch; it must yield the
+          same each time. numpy.random and random are seeded for it.
+        - a keras.utils.PyDataset, taken batch by batch in the order of its numbers. Its on_epoch_end is called at the end of
+          each epoch of training; an evaluation does not call it. Its `workers` are threads.
 
-        After a restart, a dataset or a generator is read from its beginning up to where training was: arrays have no such cost.
+        A dataset or a generator gives single examples, or batches, which are used as they are (see `batched`): then
+        train.global_batch_size does not count, and an epoch is one pass.
+
+        After a restart, a dataset or a generator is read from its beginning up to where training was: arrays and PyDatasets
+        have no such cost.
         """
         raise ConfigError(
             f"{type(self).__name__} has no train_data()",
-            remedy="Return arrays (x, y), a tf.data.Dataset of single examples, or a generator from it.",
+            remedy="Return arrays (x, y), a tf.data.Dataset, a keras.utils.PyDataset, or a generator from it.",
         )
 
     def evaluation_data(self) -> Any:
-        """Held-out data in one of the forms of train_data, or None. Every example counts exactly once."""
+        """Held-out data in one of the forms of train_data, or None. Every example counts exactly once, so it must end."""
         return None
 
     def loss(self) -> Any:

@@ -1,12 +1,15 @@
 """What train_data may return, and what is said about the rest."""
 
 import itertools
+import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from trainer.data.sources import ArraySource, StreamSource, source_of
+from trainer.data import counting
+from trainer.data.sources import ArraySource, BatchSource, StreamSource, source_of
 from trainer.errors import ConfigError, OrchError
 
 tf = pytest.importorskip("tensorflow")
@@ -42,6 +45,9 @@ def test_arrays_of_any_structure_are_taken_and_float64_becomes_float32() -> None
     assert isinstance(source(X), ArraySource)
     assert isinstance(source([X, Y]).arrays, tuple)
     assert source(tf.constant(X)).examples == 5
+    assert [len(source(data).arrays) for data in ((X,), (X, None), (X, Y, None))] == [1, 1, 2]
+    both, _ = source(([X, X[:, :1]], Y)).rows(np.array([1]))
+    assert [part.tolist() for part in both] == [[[2.0, 3.0]], [[2.0]]]
 
 
 @pytest.mark.parametrize("form", STREAMS)
@@ -51,7 +57,7 @@ def test_a_stream_goes_on_from_any_position_as_if_it_had_been_read(form: str) ->
     row = [batch[1].tolist() for batch in itertools.islice(found.batches(3, 0), 6)]
     assert [*itertools.chain(*row)] == [*range(5)] * 3 + [0, 1, 2]
     for first in (1, 3, 4):
-        later = [batch[1].tolist() for batch in itertools.islice(found.batches(3, 3 * first), 6 - first)]
+        later = [batch[1].tolist() for batch in itertools.islice(found.batches(3, first), 6 - first)]
         assert later == row[first:]
     sample = found.sample(4)
     assert sample[0]["image"].shape == (4, 2)
@@ -72,9 +78,12 @@ def test_the_parts_of_all_workers_hold_every_example_once(form: str, parts: int)
     [
         (None, "train_data() returned None"),
         ((X, Y, Y, Y), "returned 4 values"),
-        ((X, Y[:3]), "differ in length: 3, 5 examples"),
+        ((X, Y[:3]), "differ in length: x 5, y 3 examples"),
+        (({"a": X, "b": Y[:4]}, Y), "differ in length: 'a' of x 5, 'b' of x 4, y 5 examples"),
         ((X[:0], Y[:0]), "are empty"),
         ("text", "no array of examples"),
+        ((X, [0, 1, 1, 0, 1]), "y is a Python list of numbers or texts"),
+        ((X, None, np.ones(5)), "y is None"),
         (3.0, "no array of examples"),
     ],
 )
@@ -84,13 +93,79 @@ def test_anything_else_is_one_clear_error(data: Any, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_endless_and_empty_streams_are_named() -> None:
+@pytest.mark.parametrize("form", STREAMS)
+@pytest.mark.parametrize("remainder, row", [
+    ("carry", [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4, 0, 1], [2, 3, 4]]),
+    ("drop", [[0, 1, 2]] * 5),
+    ("keep", [[0, 1, 2], [3, 4], [0, 1, 2], [3, 4], [0, 1, 2]]),
+])  # fmt: skip
+def test_a_streams_last_examples_are_carried_dropped_or_kept(form: str, remainder: Any, row: Any) -> None:
+    found = source(STREAMS[form](), STREAMS[form])
+    for first in range(5):
+        later = itertools.islice(found.batches(3, first, remainder), 5 - first)
+        assert [batch[1].tolist() for batch in later] == row[first:]
+
+
+def test_endless_and_empty_streams_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="never ends"):
         source(tf.data.Dataset.from_tensor_slices(X).repeat()).count_examples()
     with pytest.raises(ConfigError, match="is empty"):
         source(tf.data.Dataset.from_tensor_slices(X).take(0))
     with pytest.raises(OrchError, match="yields nothing"):
-        next(source(iter(()), lambda: iter(())).batches(2, 0))
-    uneven = source(lambda: iter([(X[0], 0), (X[0, :1], 1)]))
-    with pytest.raises(OrchError, match="differ in shape"):
-        next(uneven.batches(2, 0))
+        source(iter(()), lambda: iter(()))
+    monkeypatch.setattr(counting, "EXAMPLES_MAX", 1000)
+    for forever in (lambda: itertools.repeat((X[0], 1)), lambda: itertools.repeat((X, Y))):
+        found = source(forever)
+        with pytest.raises(ConfigError, match=r"has not ended after 100[0-9] examples"):
+            found.count_batches() if isinstance(found, BatchSource) else found.count_examples()
+    assert source(lambda: itertools.repeat((X[0], 1))).count_examples(at_most=20) is None
+    assert source(lambda: iter([(X[0], 1)] * 20)).count_examples(at_most=20) == 20
+
+
+def test_an_evaluation_of_endless_data_is_given_up_and_told_of_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(counting, "PROGRESS_S", 0.0)
+    for forever in (lambda: itertools.repeat((X[0], 1)), lambda: itertools.repeat((X, Y))):
+        found = replace(source(forever), at_most=100)
+        with caplog.at_level("INFO"), pytest.raises(ConfigError, match=r"has not ended after 1[0-9][0-9] examples"):
+            for _ in found.part(1, 2, 5):
+                pass
+        assert "whose end is not known examples=25" in caplog.text
+    assert counting.evaluation_limit(50) == 1_000_000
+    assert counting.evaluation_limit(500_000) == 5_000_000
+    assert counting.evaluation_limit(None) == 10_000_000
+
+
+def test_examples_of_several_shapes_are_one_line_with_a_remedy() -> None:
+    by_generator = source(lambda: iter([(X[0], 0), (X[0, :1], 1)]), None)
+    by_dataset = source(
+        tf.data.Dataset.from_generator(
+            lambda: iter([X[0], X[0, :1]]), output_signature=tf.TensorSpec((None,), tf.float32)
+        )
+    )
+    for uneven in (by_generator, by_dataset):
+        with pytest.raises(ConfigError, match="differ in shape") as caught:
+            next(uneven.batches(2, 0))
+        assert "padded_batch" in caught.value.remedy
+
+
+def test_a_generators_draws_do_not_depend_on_what_else_draws() -> None:
+    def shuffled() -> Any:
+        for number in np.random.permutation(50):
+            yield np.array([number, np.random.rand()]), random.random()
+
+    def drawn(first: int, remainder: Any) -> list[Any]:
+        batches = source(lambda: shuffled()).batches(20, first, remainder)
+        found = []
+        for _ in range(8 - first):
+            np.random.rand(), random.random()
+            found.append([part.tolist() for part in next(batches)])
+        return found
+
+    np.random.seed(0)
+    for remainder in ("carry", "keep"):
+        whole = drawn(0, remainder)
+        np.random.seed(1)
+        assert whole[5:] == drawn(5, remainder)
+        assert whole[0] != whole[3]

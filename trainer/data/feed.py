@@ -2,6 +2,7 @@
 
 Small arrays lie on the device; a block gets the numbers of its examples. All else is streamed: a thread assembles batches,
 a block gets them stacked. Either way a block has room for a fixed number of steps, so that one program serves all lengths.
+Every replica gets the whole global batch.
 """
 
 import logging
@@ -15,8 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trainer.data.order import Order
-from trainer.data.sources import ArraySource, Batch, StreamSource
+from trainer.data.elements import PyDatasetElements
+from trainer.data.kinds import size_bytes
+from trainer.data.order import Calendar, Order
+from trainer.data.sources import ArraySource, Batch, BatchSource, Source
+from trainer.data.stacking import pick_batch, shape_of, stack_batches
 from trainer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -26,26 +30,39 @@ RESIDENT_BYTES_MAX = 1 << 30
 _INDEX_BYTES = 16 << 20
 _STREAM_BYTES = 16 << 20
 _STEPS_MAX = 8192
+_UNEVEN_STEPS_MAX = 32
+"""Of batches that differ in shape, few are of one shape in succession, and a table's room costs time."""
 
 
 class Feed(Protocol):
-    """Batches for blocks of consecutive steps; every replica gets all of each."""
+    """Batches for blocks of consecutive steps."""
 
     capacity: int
     """The most steps of one block."""
+    shapes_vary: bool
+    """Whether batches may differ in more than their size, so that a program should be made for any shape."""
 
     def block(self, first_step: int, steps: int) -> tuple[Any, int]:
-        """The arguments of a block from `first_step` on, of up to `steps` steps, and how many it has: those of one shape."""
+        """The arguments of a block of at most `steps` steps from `first_step` on, and how many it has: as many as are of one
+        shape, which the data alone decides. Per replica where there are several."""
+
+    def blank_blocks(self, first_step: int) -> list[Any]:
+        """Arguments of blocks without a step, one for each shape that is known to come: to compile for."""
+
+    def begins_epoch(self, first_step: int, taken: int) -> np.ndarray:
+        """Which steps of a block are the first one of an epoch: bool [capacity]."""
 
     def pick(self, arguments: Any, step: Any) -> Batch:
-        """Within the program, on a replica: the batch of the block's `step`-th step (a scalar int32 tensor)."""
+        """Within the program, on a replica: the global batch of the block's `step`-th step (a scalar int32 tensor)."""
 
     def close(self) -> None:
         """Stop reading ahead."""
 
 
 class ResidentFeed:
-    """Arrays on each device; a block is a table of example numbers, int32 [capacity, per-replica batch]."""
+    """Arrays on each device; a block is a table of example numbers, int32 [capacity, batch size]."""
+
+    shapes_vary = False
 
     def __init__(self, strategy: Any, source: ArraySource, order: Order) -> None:
         import keras
@@ -53,8 +70,7 @@ class ResidentFeed:
 
         self._strategy = strategy
         self._order = order
-        rows_bytes = order.global_batch_size * 4
-        self.capacity = max(1, min(_STEPS_MAX, _INDEX_BYTES // rows_bytes))
+        self.capacity = max(1, min(_STEPS_MAX, _INDEX_BYTES // (order.global_batch_size * 4)))
         # The order of the next block is worked out while the present one runs.
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="order")
         self._prepared: Future[None] | None = None
@@ -63,14 +79,17 @@ class ResidentFeed:
         )
 
     def block(self, first_step: int, steps: int) -> tuple[Any, int]:
-        import tensorflow as tf
-
         if self._prepared is not None:
             self._prepared.result()
-        rows = np.zeros((self.capacity, self._order.global_batch_size), np.int32)
-        rows[:steps] = self._order.rows(first_step, steps)
-        self._prepared = self._ahead.submit(self._order.prepare, first_step + steps, max(steps, 1))
-        return (on_replicas(self._strategy, lambda _: tf.constant(rows)), self._arrays), steps
+        rows = self._order.rows(first_step, min(steps, self.capacity))
+        self._prepared = self._ahead.submit(self._order.prepare, first_step + len(rows), max(steps, 1))
+        return self._arguments(rows), len(rows)
+
+    def blank_blocks(self, first_step: int) -> list[Any]:
+        return [self._arguments(np.empty((0, size), np.int64)) for size in self._order.sizes]
+
+    def begins_epoch(self, first_step: int, taken: int) -> np.ndarray:
+        return _begins(self._order.calendar, first_step, taken, self.capacity)
 
     def pick(self, arguments: Any, step: Any) -> Batch:
         import keras
@@ -82,63 +101,101 @@ class ResidentFeed:
     def close(self) -> None:
         self._ahead.shutdown()
 
+    def _arguments(self, rows: np.ndarray) -> Any:
+        import tensorflow as tf
+
+        table = np.zeros((self.capacity, rows.shape[1]), np.int32)
+        table[: len(rows)] = rows
+        return on_replicas(self._strategy, lambda _: tf.constant(table)), self._arrays
+
 
 class StreamFeed:
-    """Batches assembled by a thread ahead of training, stacked to [capacity, per-replica batch, ...]."""
+    """Batches assembled by a thread ahead of training, stacked to [capacity, batch size, ...]."""
 
     def __init__(
         self,
         strategy: Any,
-        source: ArraySource | StreamSource,
+        source: Source,
         order: Order | None,
         batch_size: int,
         first_step: int,
         waits: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        calendar: Calendar | None = None,
     ) -> None:
-        """`order`: of arrays. A stream keeps its own, and is read up to `first_step` first. In the context that `waits` gives
-        training waits for a batch."""
+        """A stream keeps its own order, and is read up to `first_step` first. In the context that `waits` gives training
+        waits for a batch.
+
+        Args:
+            order: of arrays.
+            batch_size: of arrays and examples; a source of batches has its own.
+            calendar: of a stream. Default: one endless epoch.
+        """
         import keras
 
         self._strategy = strategy
         self._source = source
         self._order = order
         self._batch_size = batch_size
+        self._calendar = order.calendar if order is not None else calendar or Calendar(None, batch_size)
         self._waits = waits
-        sample = keras.tree.flatten(source.sample(1))
-        step_bytes = max(1, sum(leaf.nbytes for leaf in sample)) * batch_size
-        self.capacity = max(1, min(_STEPS_MAX, _STREAM_BYTES // step_bytes))
-        self._next_step = first_step
+        count = 1 if isinstance(source, BatchSource) else batch_size
+        sample = source.sample(1)
+        step_bytes = max(1, sum(size_bytes(leaf) for leaf in keras.tree.flatten(sample)) * count)
+        self.shapes_vary = isinstance(source, BatchSource) and _may_vary(source)
+        most = _UNEVEN_STEPS_MAX if self.shapes_vary else _STEPS_MAX
+        self.capacity = max(1, min(most, _STREAM_BYTES // step_bytes))
+        self._next_step = self._pulled = first_step
+        self._asked = threading.Condition()
+        self._held: Batch | None = None
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(max(2, min(2 * self.capacity, 1024)))
         self._closed = threading.Event()
         threading.Thread(target=self._assemble, args=(first_step,), name="data", daemon=True).start()
 
     def block(self, first_step: int, steps: int) -> tuple[Any, int]:
-        import keras
-        import tensorflow as tf
-
-        if steps and first_step != self._next_step:
+        if not steps:
+            # A block of no steps still gives its program shapes and dtypes.
+            return self._arguments([self._source.sample(self._batch_size)]), 0
+        if first_step != self._next_step:
             raise ValueError(f"a stream is read in order: step {self._next_step} is next, not {first_step}")
-        self._next_step += steps
-        # A block of no steps still gives its program shapes and dtypes.
-        batches = [self._take() for _ in range(steps)] or [self._source.sample(self._batch_size)]
+        batches = [self._take()]
+        while len(batches) < min(steps, self.capacity):
+            batch = self._take()
+            if shape_of(batch) != shape_of(batches[0]):
+                self._held = batch
+                break
+            batches.append(batch)
+        self._next_step += len(batches)
+        return self._arguments(batches), len(batches)
 
-        def stacked(*leaves: np.ndarray) -> Any:
-            table = np.zeros((self.capacity, *leaves[0].shape), leaves[0].dtype)
-            for row, leaf in zip(table, leaves, strict=False):
-                row[...] = leaf
-            return on_replicas(self._strategy, lambda _: tf.constant(table))
+    def blank_blocks(self, first_step: int) -> list[Any]:
+        sizes = self._order.sizes if self._order is not None else [self._batch_size]
+        return [self._arguments([self._source.sample(size)]) for size in sizes]
 
-        return keras.tree.map_structure(stacked, *batches), steps
+    def begins_epoch(self, first_step: int, taken: int) -> np.ndarray:
+        return _begins(self._calendar, first_step, taken, self.capacity)
 
     def pick(self, arguments: Any, step: Any) -> Batch:
-        import keras
-
-        return keras.tree.map_structure(lambda table: table[step], arguments)
+        return pick_batch(arguments, step)
 
     def close(self) -> None:
         self._closed.set()
+        with self._asked:
+            self._asked.notify_all()
+
+    def _arguments(self, batches: list[Batch]) -> Any:
+        import keras
+
+        table = stack_batches(batches, self.capacity)
+        return keras.tree.map_structure(lambda leaf: on_replicas(self._strategy, lambda _: leaf), table)
 
     def _take(self) -> Batch:
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
+        with self._asked:
+            self._pulled += 1
+            self._asked.notify_all()
         try:
             item = self._ready.get_nowait()
         except queue.Empty:
@@ -154,23 +211,39 @@ class StreamFeed:
                 if not self._put(batch):
                     return
             self._put(ConfigError("the training data ended", remedy="A dataset that ends must not be empty."))
+        except _Closed:
+            return
         except BaseException as error:
             self._put(error)
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
-        if isinstance(self._source, ArraySource):
+        source = self._source
+        if isinstance(source, ArraySource):
             assert self._order is not None
             while True:
-                yield self._source.rows(self._order.rows(first_step, 1)[0])
+                yield source.rows(self._order.rows(first_step, 1)[0])
                 first_step += 1
-        skipped = first_step * self._batch_size
-        if skipped:
-            log.info("reading the data up to where training was examples=%d", skipped)
+        if isinstance(source, BatchSource):
+            batches = source.batches(first_step, self._until_asked)
+            read_again = not isinstance(source.elements, PyDatasetElements)
+        else:
+            batches = source.batches(self._batch_size, first_step, self._calendar.remainder)
+            read_again = True
+        if not first_step or not read_again:
+            yield from batches
+            return
+        log.info("reading the data up to where training was steps=%d", first_step)
         started = time.monotonic()
-        for number, batch in enumerate(self._source.batches(self._batch_size, skipped)):
-            if number == 0 and skipped:
-                log.info("read up to where training was examples=%d seconds=%.1f", skipped, time.monotonic() - started)
+        for number, batch in enumerate(batches):
+            if number == 0:
+                log.info("read up to where training was steps=%d seconds=%.1f", first_step, time.monotonic() - started)
             yield batch
+
+    def _until_asked(self, steps: int) -> None:
+        with self._asked:
+            self._asked.wait_for(lambda: self._pulled >= steps or self._closed.is_set())
+        if self._closed.is_set():
+            raise _Closed
 
     def _put(self, item: Batch | BaseException) -> bool:
         while not self._closed.is_set():
@@ -180,6 +253,10 @@ class StreamFeed:
                 continue
             return True
         return False
+
+
+class _Closed(Exception):
+    """Nobody waits for batches any more."""
 
 
 def on_replicas(strategy: Any, value: Any) -> Any:
@@ -193,17 +270,38 @@ def on_replicas(strategy: Any, value: Any) -> Any:
 
 def make_feed(
     strategy: Any,
-    source: ArraySource | StreamSource,
+    source: Source,
     *,
+    calendar: Calendar,
     seed: int,
-    global_batch_size: int,
     first_step: int,
     waits: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Feed:
     """The feed for a source: resident where its arrays are small enough, else streamed, and waited for within `waits`."""
-    if isinstance(source, StreamSource):
-        return StreamFeed(strategy, source, None, global_batch_size, first_step, waits)
-    order = Order(source.examples, global_batch_size, seed)
-    if source.size_bytes <= RESIDENT_BYTES_MAX:
+    size = calendar.global_batch_size
+    if not isinstance(source, ArraySource):
+        return StreamFeed(strategy, source, None, size, first_step, waits, calendar=calendar)
+    order = Order(source.examples, size, seed, calendar.remainder)
+    if source.dense and source.size_bytes <= RESIDENT_BYTES_MAX:
         return ResidentFeed(strategy, source, order)
-    return StreamFeed(strategy, source, order, global_batch_size, first_step, waits)
+    return StreamFeed(strategy, source, order, size, first_step, waits)
+
+
+def _begins(calendar: Calendar, first_step: int, taken: int, capacity: int) -> np.ndarray:
+    begins = np.zeros(capacity, np.bool_)
+    step = first_step if calendar.begins_epoch(first_step) else calendar.next_end(first_step)
+    while step is not None and step < first_step + taken:
+        begins[step - first_step] = True
+        step = calendar.next_end(step)
+    return begins
+
+
+def _may_vary(source: BatchSource) -> bool:
+    """Whether its batches may differ in more than their number of examples, as far as its elements tell."""
+    import keras
+
+    spec = getattr(getattr(source.elements, "dataset", None), "element_spec", None)
+    if spec is None:
+        return True
+    shapes = [getattr(leaf, "shape", None) for leaf in keras.tree.flatten(spec)]
+    return any(shape is None or shape.rank is None or None in shape.as_list()[1:] for shape in shapes)

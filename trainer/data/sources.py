@@ -1,21 +1,36 @@
-"""What `train_data` and `evaluation_data` may return, made one of two: arrays (random access) or a stream of examples.
+"""What `train_data` and `evaluation_data` may return, made one of three: arrays, a stream of examples, a stream of batches.
 
-Arrays are shuffled by orch. A tf.data.Dataset or a generator keeps its own order and is repeated epoch after epoch; to begin
-in its middle means to read up to there.
+Arrays (random access) are shuffled by orch. A tf.data.Dataset, a generator or a PyDataset keeps its own order and is repeated
+epoch after epoch; to begin in the middle of a dataset or a generator means to read up to there.
 """
 
 import inspect
-import itertools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trainer.errors import ConfigError, TaskError
+from trainer.data import kinds
+from trainer.data.batched import elements_are_batches
+from trainer.data.counting import count, watched
+from trainer.data.elements import (
+    DatasetElements,
+    Elements,
+    GeneratorElements,
+    PyDatasetElements,
+    Wait,
+    never_wait,
+    stack,
+)
+from trainer.data.kinds import Level, standard
+from trainer.data.order import Remainder
+from trainer.errors import ConfigError
 
-Batch = Any
-"""A structure (tuple, dict, array) of arrays whose first dimension counts examples."""
+log = logging.getLogger(__name__)
+
+Batch = kinds.Batch
 
 
 @dataclass(frozen=True)
@@ -26,11 +41,18 @@ class ArraySource:
     examples: int
     size_bytes: int
 
+    @property
+    def dense(self) -> bool:
+        """Whether all of them are NumPy arrays, which a device can hold; else some are sparse or ragged."""
+        import keras
+
+        return all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(self.arrays))
+
     def rows(self, indices: np.ndarray | slice) -> Batch:
         """The examples of `indices`, as a batch."""
         import keras
 
-        return keras.tree.map_structure(lambda array: array[indices], self.arrays)
+        return keras.tree.map_structure(lambda leaf: kinds.take(leaf, indices), self.arrays)
 
     def sample(self, count: int) -> Batch:
         """A batch of `count` examples, to learn shapes and dtypes from."""
@@ -39,177 +61,219 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class StreamSource:
-    """Examples in an order of their own. `open()` gives an iterator over one epoch; each call starts a new one."""
+    """Examples in an order of their own."""
 
-    epochs: Callable[[], Iterator[Any]]
-    """An iterator over all epochs, one after the other, example by example."""
-    one_epoch: Callable[[], Iterator[Any]]
-    dataset: Any = None
-    """The tf.data.Dataset of one epoch, where it is one."""
-    known_examples: int | None = None
-    """Examples of one epoch, where the source knows without being read."""
-    endless: bool = False
-    """A dataset that repeats itself for ever has no epochs."""
+    elements: Elements
+    weigh: Callable[[Batch], Batch] | None = None
+    """Puts class weights on a training batch."""
+    at_most: int | None = None
+    """More examples than this are not read in one pass for an evaluation, where its end is not known."""
 
-    def batches(self, size: int, first_example: int) -> Iterator[Batch]:
-        """Batches of exactly `size` examples from position `first_example` of the endless row on."""
-        if self.dataset is not None:
-            row = self.dataset.repeat().skip(first_example).batch(size, drop_remainder=True).prefetch(4)
-            yield from row.as_numpy_iterator()
-            return
-        row = itertools.islice(self.epochs(), first_example, None)
-        while len(examples := list(itertools.islice(row, size))) == size:
-            yield stack(examples)
+    @property
+    def known_examples(self) -> int | None:
+        """Examples of one epoch, where the source knows without being read."""
+        return self.elements.known
+
+    @property
+    def endless(self) -> bool:
+        """A dataset that repeats itself for ever has no epochs."""
+        return self.elements.endless
+
+    def batches(self, size: int, first_step: int, remainder: Remainder = "carry") -> Iterator[Batch]:
+        """All batches from that of `first_step` on, epoch after epoch; of exactly `size` examples but for remainder keep."""
+        return map(self._weighed, self._batches(size, first_step, remainder))
 
     def part(self, index: int, parts: int, size: int) -> Iterator[Batch]:
         """Every example of one epoch whose number is `index` modulo `parts`, in batches of `size`, the last one smaller."""
-        if self.dataset is not None:
-            yield from self.dataset.shard(parts, index).batch(size).prefetch(2).as_numpy_iterator()
-            return
-        row = itertools.islice(self.one_epoch(), index, None, parts)
-        while examples := list(itertools.islice(row, size)):
-            yield stack(examples)
+        at_most = None if self.elements.known is not None else self.at_most
+        return watched(self._part(index, parts, size), self.elements.what, at_most, parts)
+
+    def count_examples(self, at_most: int | None = None) -> int | None:
+        """Examples of one epoch; None where there are more than `at_most`. Reads them where nothing else tells.
+
+        Raises:
+            ConfigError: the data never ends.
+        """
+        return self.elements.known or count(self.elements, lambda _: 1, at_most)
 
     def sample(self, count: int) -> Batch:
         """A batch of `count` examples, the first one again and again, to learn shapes and dtypes from."""
-        first = next(self.one_epoch(), None)
-        if first is None:
-            raise TaskError("the training data is empty")
-        return stack([standard(first)] * count)
+        elements = self.elements
+        if isinstance(elements, DatasetElements):
+            return self._weighed(next(elements.read(elements.dataset.take(1).repeat(count).batch(count))))
+        return self._weighed(stack([elements.first()] * count, elements.what))
 
-    def count_examples(self) -> int:
-        """Examples of one epoch. Reads all of it where nothing else tells.
+    def _batches(self, size: int, first_step: int, remainder: Remainder) -> Iterator[Batch]:
+        elements = self.elements
+        if isinstance(elements, DatasetElements):
+            if remainder == "carry":
+                row = elements.dataset.repeat().skip(first_step * size).batch(size, drop_remainder=True)
+            else:
+                row = elements.dataset.batch(size, drop_remainder=remainder == "drop").repeat().skip(first_step)
+            yield from elements.read(row.prefetch(4))
+            return
+        assert isinstance(elements, GeneratorElements)
+        if remainder == "carry":
+            for examples in elements.chunks(elements.passes(), size, first_step * size):
+                if len(examples) == size:
+                    yield stack(examples, elements.what)
+            return
+        step = 0
+        for examples in elements.by_pass(size):
+            if remainder == "keep" or len(examples) == size:
+                if step >= first_step:
+                    yield stack(examples, elements.what)
+                step += 1
+
+    def _part(self, index: int, parts: int, size: int) -> Iterator[Batch]:
+        elements = self.elements
+        if isinstance(elements, DatasetElements):
+            yield from elements.read(elements.dataset.shard(parts, index).batch(size).prefetch(2))
+            return
+        assert isinstance(elements, GeneratorElements)
+        for examples in elements.chunks(elements.every(index, parts), size, 0):
+            yield stack(examples, elements.what)
+
+    def _weighed(self, batch: Batch) -> Batch:
+        return self.weigh(batch) if self.weigh else batch
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Batches in an order of their own, used as they are. The batches are the steps of an epoch."""
+
+    elements: Elements
+    weigh: Callable[[Batch], Batch] | None = None
+    at_most: int | None = None
+
+    @property
+    def known_batches(self) -> int | None:
+        """Batches of one epoch, where the source knows without being read."""
+        return self.elements.known
+
+    @property
+    def endless(self) -> bool:
+        """A dataset that repeats itself for ever has no epochs."""
+        return self.elements.endless
+
+    @property
+    def batch_size(self) -> int:
+        """The examples of the first batch; others may have more or fewer."""
+        return kinds.examples_of(self.sample(1))
+
+    def batches(self, first_step: int, wait: Wait = never_wait) -> Iterator[Batch]:
+        """All batches from that of `first_step` on, epoch after epoch."""
+        return map(self._made, self.elements.row(first_step, wait))
+
+    def part(self, index: int, parts: int, size: int) -> Iterator[Batch]:
+        """Every batch of one epoch whose number is `index` modulo `parts`; their size is their own."""
+        at_most = None if self.elements.known is not None else self.at_most
+        own = (standard(batch, self.elements.what, Level.BATCH) for batch in self.elements.one_pass(index, parts))
+        return watched(own, self.elements.what, at_most, parts)
+
+    def count_batches(self, at_most: int | None = None) -> int | None:
+        """Batches of one epoch; None where there are more than `at_most`. Reads them where nothing else tells.
 
         Raises:
-            ConfigError: the dataset never ends.
+            ConfigError: the data never ends.
         """
-        if self.endless:
+        return self.elements.known or count(self.elements, _size_of, at_most)
+
+    def sample(self, count: int) -> Batch:
+        """The first batch, whatever the `count`."""
+        return self._made(self.elements.first())
+
+    def _made(self, batch: Any) -> Batch:
+        batch = standard(batch, self.elements.what, Level.BATCH)
+        sizes = {name: kinds.count(leaf) for name, leaf in kinds.named_leaves(batch)}
+        if len(set(sizes.values())) > 1:
+            said = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise ConfigError(
-                "the dataset never ends, so it has no epochs",
-                remedy="Give train.steps and evaluate.every in steps, or leave out the dataset's repeat().",
+                f"a batch of {self.elements.what}() holds arrays of different lengths: {said} examples",
+                remedy="Where its elements are single examples, say so in the task: batched = False.",
             )
-        if self.known_examples is not None:
-            return self.known_examples
-        return sum(1 for _ in self.one_epoch())
+        return self.weigh(batch) if self.weigh else batch
 
 
-Source = ArraySource | StreamSource
+def _size_of(batch: Any) -> int:
+    import keras
+
+    leaf = keras.tree.flatten(batch)[0]
+    shape = getattr(leaf, "shape", None)
+    return int((np.shape(leaf) if shape is None else shape)[0])
 
 
-def source_of(data: Any, again: Callable[[], Any], what: str) -> Source:
+Source = ArraySource | StreamSource | BatchSource
+
+
+def source_of(
+    data: Any, again: Callable[[], Any], what: str, *, model: Any = None, batched: bool | None = None, seed: int = 0
+) -> Source:
     """The source behind what a task's method returned.
 
     Args:
         data: the returned value.
         again: the method itself; called once more for each epoch when it is a generator.
         what: the method's name, for errors.
+        model: the model, whose inputs tell whether elements are examples or batches.
+        batched: what the task says to that.
+        seed: for what generators and PyDatasets draw from numpy.random and random.
 
     Raises:
         ConfigError: nothing that orch can train on; arrays of different lengths; no examples.
     """
+    import keras
     import tensorflow as tf
 
+    elements: Elements
+    if isinstance(data, keras.utils.PyDataset):
+        if batched is False:
+            raise ConfigError(
+                f"{what}() returned {type(data).__name__}, and a PyDataset always gives batches",
+                remedy="Take `batched = False` out of the task.",
+            )
+        if data.use_multiprocessing:
+            log.info("%s: its workers=%d are threads, not processes", what, data.workers)
+        return BatchSource(PyDatasetElements(data, what, seed))
     if isinstance(data, tf.data.Dataset):
-        return _from_dataset(data, what)
-    if inspect.isgenerator(data) or hasattr(data, "__next__"):
-        return _from_generator(again, what)
-    if callable(data) and not hasattr(data, "__array__"):
-        return _from_generator(data, what)
-    return _from_arrays(data, what)
+        elements = DatasetElements(data, what)
+    elif inspect.isgenerator(data) or hasattr(data, "__next__"):
+        elements = GeneratorElements(again, what, seed)
+    elif callable(data) and not hasattr(data, "__array__"):
+        elements = GeneratorElements(data, what, seed)
+    elif _is_iterable(data):
+        elements = GeneratorElements(lambda: data, what, seed)
+    else:
+        return _from_arrays(data, what)
+    return BatchSource(elements) if elements_are_batches(elements, model, batched) else StreamSource(elements)
 
 
-def stack(examples: list[Any]) -> Batch:
-    """One batch of single examples of equal structure."""
-    import keras
-
-    try:
-        return keras.tree.map_structure(lambda *leaves: np.stack(leaves), *map(standard, examples))
-    except ValueError as error:
-        raise TaskError(f"examples of one batch differ in shape or structure: {error}") from error
-
-
-def standard(example: Any) -> Any:
-    """NumPy arrays throughout, float64 as float32 (what Keras' own `fit` does); lists as tuples."""
-    import keras
-
-    if isinstance(example, list):
-        example = tuple(example)
-    return keras.tree.map_structure(_standard_array, example)
-
-
-def _standard_array(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype == np.float64:
-        import keras
-
-        return array.astype(keras.config.floatx())
-    return array
+def _is_iterable(data: Any) -> bool:
+    """An object of its own kind that can be gone through again and again, such as a data loader of another library."""
+    return hasattr(data, "__iter__") and not (
+        isinstance(data, tuple | list | dict | str | bytes)
+        or hasattr(data, "__array__")
+        or type(data).__module__.startswith(("tensorflow", "scipy"))
+    )
 
 
 def _from_arrays(data: Any, what: str) -> ArraySource:
-    import keras
-
     if data is None or (isinstance(data, tuple | list) and not 1 <= len(data) <= 3):
         raise ConfigError(
             f"{what}() returned {'None' if data is None else f'{len(data)} values'}",
-            remedy="Return (x, y), (x, y, sample_weight), a tf.data.Dataset of single examples, or a generator.",
+            remedy="Return (x, y), (x, y, sample_weight), a tf.data.Dataset, a keras.utils.PyDataset, or a generator; several "
+            "inputs go into one dict or list: ([a, b], y).",
         )
-    arrays = standard(data)
-    leaves = keras.tree.flatten(arrays)
-    if not leaves or any(leaf.ndim == 0 or leaf.dtype == object for leaf in leaves):
+    arrays = standard(data, what, Level.ALL)
+    leaves = kinds.named_leaves(arrays)
+    lengths = {name: kinds.count(leaf) for name, leaf in leaves}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ConfigError(
-            f"{what}() returned {type(data).__name__}, which holds something that is no array of examples",
-            remedy="Return arrays whose first dimension counts examples, a tf.data.Dataset, or a generator.",
+            f"the arrays of {what}() differ in length: {said} examples",
+            remedy="The first dimension of each counts examples.",
         )
-    lengths = sorted({len(leaf) for leaf in leaves})
-    if len(lengths) > 1:
-        raise ConfigError(f"the arrays of {what}() differ in length: {', '.join(map(str, lengths))} examples")
-    if lengths[0] == 0:
+    examples = next(iter(lengths.values()), 0)
+    if examples == 0:
         raise ConfigError(f"the arrays of {what}() are empty")
-    return ArraySource(arrays, lengths[0], sum(leaf.nbytes for leaf in leaves))
-
-
-def _from_dataset(dataset: Any, what: str) -> StreamSource:
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.deterministic = True
-    dataset = dataset.map(_float32_of_float64).with_options(options)
-    cardinality = int(dataset.cardinality())
-    if cardinality == 0:
-        raise ConfigError(f"the dataset of {what}() is empty")
-    return StreamSource(
-        epochs=lambda: dataset.repeat().as_numpy_iterator(),
-        one_epoch=dataset.as_numpy_iterator,
-        dataset=dataset,
-        known_examples=cardinality if cardinality > 0 else None,
-        endless=cardinality == tf.data.INFINITE_CARDINALITY,
-    )
-
-
-def _float32_of_float64(*example: Any) -> Any:
-    import keras
-    import tensorflow as tf
-
-    # A dataset of tuples calls with their parts, and a tuple of one must stay what it was.
-    value = example if len(example) > 1 else example[0]
-    return tf.nest.map_structure(
-        lambda leaf: tf.cast(leaf, keras.config.floatx()) if leaf.dtype == tf.float64 else leaf, value
-    )
-
-
-def _from_generator(open_epoch: Callable[[], Any], what: str) -> StreamSource:
-    def one_epoch() -> Iterator[Any]:
-        made = open_epoch()
-        return iter(made() if callable(made) and not hasattr(made, "__next__") else made)
-
-    def epochs() -> Iterator[Any]:
-        while True:
-            empty = True
-            for example in one_epoch():
-                empty = False
-                yield example
-            if empty:
-                raise ConfigError(f"the generator of {what}() yields nothing")
-
-    return StreamSource(epochs=epochs, one_epoch=one_epoch)
+    return ArraySource(arrays, examples, sum(kinds.size_bytes(leaf) for _, leaf in leaves))
