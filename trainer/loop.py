@@ -23,6 +23,8 @@ from trainer.steps import Block
 
 log = logging.getLogger(__name__)
 
+_CHIEFS_CALLBACK = "the chief's callback ended training"
+
 
 @dataclass
 class Loop:
@@ -44,37 +46,38 @@ class Loop:
 
     def run(self) -> bool:
         """True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer."""
-        self.hooks.begin(self.progress.step, due=self.progress.callbacks_due)
+        at = self.progress
+        self.hooks.begin(at.step, done=at.step >= self.plan.total_steps or bool(at.finished))
         while True:
             turn = self.collective.agree(self._proposal(), chief=self.chief)
+            if turn.finish and at.step < self.plan.total_steps and not at.finished:
+                at.finished = self.hooks.stop_reason or _CHIEFS_CALLBACK
             if turn.evaluate:
                 if turn.stop:
                     return self._stop()  # callbacks are to see the evaluation, which the next start makes
                 if not self._evaluate():
                     continue  # one of us is to stop: the next turn agrees on it
-            self.hooks.block_done(self.progress.step, self.progress.metrics, self.progress.validation)
+            ended = self.hooks.block_done(at.step, at.validation, done=turn.finish)
+            finish = turn.finish or self._ends_early(evaluated=turn.evaluate, epoch_ended=ended)
             if turn.stop:
-                if self.hooks.active and not turn.finish:
-                    # The save remembers it: callbacks are not called for this step again.
-                    self._ends_early(evaluated=False)
                 return self._stop()
-            if turn.finish or self._ends_early(evaluated=turn.evaluate):
+            if finish:
                 return self._complete()
             if turn.save:
-                self.saves.save(self.progress.step, "interval")
+                self.saves.save(at.step, "interval")
             self._train(turn.next_steps)
 
     def _proposal(self) -> Decision:
         """What this worker would do now; of all but the chief, only `stop` counts."""
         at, plan = self.progress, self.plan
         stop = self.channel.stop_reason is not None
-        done = at.step >= plan.total_steps or bool(at.finished)
+        done = at.step >= plan.total_steps or bool(at.finished or self.hooks.stop_reason)
         evaluation_due = self.evaluator is not None and (done or plan.evaluate_at(at.step)) and at.validation is None
         if not self.chief or done:
             return Decision(stop=stop, evaluate=evaluation_due, finish=done)
         return Decision(
             stop=stop,
-            next_steps=self.pace.next_steps(plan.steps_until_cut(at.step)),
+            next_steps=1 if self.hooks.every_batch else self.pace.next_steps(plan.steps_until_cut(at.step)),
             save=self.saves.due(at.step, by_steps=plan.save_at(at.step)),
             evaluate=evaluation_due,
         )
@@ -82,6 +85,7 @@ class Loop:
     def _train(self, steps: int) -> None:
         at = self.progress
         self.channel.enter(Phase.TRAIN, at.step)
+        self.hooks.batch_begin(at.step)
         began = time.monotonic()
         at.metrics = self.block.run(at.step, steps)
         seconds = time.monotonic() - began
@@ -99,19 +103,25 @@ class Loop:
         self.channel.send(done, droppable=True)
         if self.tensorboard is not None:
             self.tensorboard.scalars(at.step, at.metrics | {"steps_per_second": steps / max(seconds, 1e-9)})
+        self.hooks.batch_end(at.step, at.metrics)
         faults.reach("process.block")
 
-    def _evaluate(self) -> bool:
-        """Whether it came to its end: a stop cuts it short."""
+    def _evaluate(self, *, told: bool = True) -> bool:
+        """Whether it came to its end: a stop cuts it short. `told`: callbacks hear of it."""
         assert self.evaluator is not None
         at = self.progress
         self.channel.enter(Phase.EVALUATE, at.step)
+        if told:
+            self.hooks.test_begin()
+        whole = told and self.hooks.whole_evaluations
         with self.state.mean_unsynchronised():
-            result = self.evaluator.run(lambda: self.channel.stop_reason is not None)
+            result = self.evaluator.run(lambda: self.channel.stop_reason is not None and not whole)
         if result is None:
             return False
+        if told:
+            self.hooks.test_end({name.removeprefix("val_"): value for name, value in result.metrics.items()})
         at.evaluation = {"step": at.step, "metrics": result.metrics}
-        if self.early is not None:
+        if told and self.early is not None:
             self.early.observe(result.metrics[self.early.rule.metric])
         self.channel.send(
             Evaluated(step=at.step, examples=result.examples, seconds=result.seconds, metrics=result.metrics)
@@ -121,14 +131,14 @@ class Loop:
         faults.reach("process.evaluated")
         return True
 
-    def _ends_early(self, *, evaluated: bool) -> bool:
+    def _ends_early(self, *, evaluated: bool, epoch_ended: bool) -> bool:
         """Whether stop_when or a callback ends training here: the chief's word, asked where either may have one."""
-        if not self.hooks.active and not (evaluated and self.early is not None):
+        if not epoch_ended and not (evaluated and (self.early is not None or self.hooks.active)):
             return False
         reason = self.early.reason if self.early is not None and self.early.exhausted else self.hooks.stop_reason
         ends = self.collective.agree(Decision(finish=bool(reason)), chief=self.chief).finish
-        if ends:
-            self.progress.finished = reason or "the chief's callback ended training"
+        if ends and not self.progress.finished:
+            self.progress.finished = reason or _CHIEFS_CALLBACK
         return ends
 
     def _stop(self) -> bool:
@@ -143,7 +153,9 @@ class Loop:
         at = self.progress
         if self.evaluator is not None and at.validation is None and not self._evaluate():
             return self._stop()
-        self.hooks.end()
+        self.hooks.block_done(at.step, at.validation, done=True)
+        if not self._end_hooks():
+            return self._stop()
         self.channel.enter(Phase.SAVE, at.step, "last")
         unsaved = self.chief and not self.saves.is_saved(at.step)
         if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
@@ -152,3 +164,17 @@ class Loop:
             self.saves.wait_committed(at.step)
         faults.reach("process.last-saved")
         return True
+
+    def _end_hooks(self) -> bool:
+        """The callbacks' end. Where it changes the weights (to the best ones), what is told is an evaluation of these.
+
+        False where a stop cuts that one short.
+        """
+        at = self.progress
+        may_change = self.hooks.ends_with_other_weights and self.evaluator is not None
+        before = self.state.weights_sha256() if may_change else ""
+        self.hooks.end(at.step)
+        if not before or self.state.weights_sha256() == before:
+            return True
+        at.evaluation = None
+        return self._evaluate(told=False)

@@ -63,9 +63,7 @@ class Progress:
     finished: str = ""
     """Why training ended before its last step; empty where it did not."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Means over the last block. Saved for callbacks alone."""
-    callbacks_due: bool = False
-    """Whether the start found callbacks that a stop had kept from seeing the last block."""
+    """Means over the last block."""
 
     @property
     def validation(self) -> dict[str, float] | None:

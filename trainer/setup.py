@@ -28,7 +28,7 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
 from trainer.export import export_model
-from trainer.hooks import Hooks
+from trainer.hooks import Hooks, as_list
 from trainer.loop import Loop
 from trainer.metrics import TensorBoard
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
@@ -101,17 +101,29 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     assert source is not None
     evaluation = _data(task, "evaluation_data", train.seed)
     keras.utils.set_random_seed(train.seed)
-    callbacks = task.callbacks()
+    callbacks = as_list(task.callbacks())
     plan = _plan(config, source, cut_at_epochs=bool(callbacks))
 
     model = build_model(strategy, task, train.seed, source.sample(train.global_batch_size // replicas))
-    state = TrainingState(strategy, model, model.optimizer, task_variables(task))
+    state = TrainingState(strategy, model, model.optimizer, task_variables(task), blobs=lambda: hooks.state())
+    hooks = Hooks(
+        callbacks,
+        model,
+        plan.calendar,
+        plan.total_steps,
+        during=lambda: channel.within(Phase.CALLBACK),
+        chief=start.index == 0,
+        run=config.run_directory,
+        variables=task_variables(task),
+        keeping=state.kept,
+    )
     store = open_store(config.run_directory)
     early = EarlyStopping(train.stop_when) if train.stop_when else None
     progress = Progress()
     if record.restore is not None:
         channel.restoring(state.size_bytes)
         commit = _restore_state(state, store, record.restore, config)
+        hooks.restore(state.restored_blobs)
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
@@ -158,7 +170,6 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         _check_stop_when(early.rule.metric, evaluator)
     faults.reach("process.compiled")
     chief = start.index == 0
-    hooks = Hooks(callbacks, model, plan.calendar, plan.total_steps, during=lambda: channel.within(Phase.CALLBACK))
     versions = _versions()
 
     def about(step: int) -> Mapping[str, Any]:
@@ -171,7 +182,6 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
                 "finished": {"reason": progress.finished, "total_steps": plan.total_steps}
                 if progress.finished
                 else None,
-                "callbacks_due": progress.metrics if hooks.due(step) else None,
             },
             "seed": train.seed,
             "world_size": record.world_size,
@@ -280,9 +290,6 @@ def _restore_progress(
     if evaluation:
         metrics = {name: float(value) for name, value in evaluation["metrics"].items()}
         progress.evaluation = {"step": int(evaluation["step"]), "metrics": metrics}
-    due = host_state.get("callbacks_due")
-    progress.callbacks_due = due is not None
-    progress.metrics = {name: float(value) for name, value in (due or {}).items()}
     finished = host_state.get("finished")
     if early is not None:
         early.restore(host_state.get("early_stopping"))
