@@ -20,9 +20,10 @@ from trainer.collective import Collective, Decision
 from trainer.data import kinds
 from trainer.data.feed import on_replicas
 from trainer.data.sources import ArraySource, Batch, Source
-from trainer.data.stacking import pick_batch
+from trainer.data.stacking import pick_batch, stack_batches
 from trainer.errors import ConfigError
 from trainer.global_batch import GlobalBatch
+from trainer.hooks import Hooks
 from trainer.logs import Logs, Scores, as_numbers, as_scores
 from trainer.plan import TARGET_S, Pace
 from trainer.ranges import Ranges
@@ -42,24 +43,6 @@ class Evaluation:
     seconds: float
 
 
-class BatchHooks:
-    """What is called around each batch of an evaluation: by default nothing, and many batches go in one program."""
-
-    every_batch = False
-
-    def begin(self) -> None:
-        """An evaluation begins."""
-
-    def batch_begin(self, batch: int) -> None:
-        """Before the batch with this number."""
-
-    def batch_end(self, batch: int, scores: Scores) -> None:
-        """After it, with the scores so far."""
-
-    def end(self, scores: Scores) -> None:
-        """An evaluation has come to its end."""
-
-
 class Evaluator:
     """Evaluates one model on one source."""
 
@@ -75,14 +58,12 @@ class Evaluator:
         batch_size: int,
         mode: Mode,
         metrics: Sequence[keras.Metric] = (),
-        hooks: BatchHooks | None = None,
     ) -> None:
         """`batch_size`: examples of one step over all replicas. `metrics`: those of the task that the model does not know."""
         self._task, self._model, self._source, self._collective = task, model, source, collective
         self._strategy, self._global_batch = strategy, global_batch
         self._replicas = Replicas(strategy)
         self._batch_size = batch_size
-        self._hooks = hooks or BatchHooks()
         self._own_step = overrides(task, "evaluate_step")
         _check(task, model, own_step=self._own_step)
         self._ranges = Ranges(strategy, global_batch, "the evaluation batch")
@@ -112,29 +93,39 @@ class Evaluator:
                 for size in ([self._batch_size] if full else []) + ([rest] if rest else []):
                     self._rounds(self._resident, size, tf.constant(0), tf.constant(0))
 
-    def run(self, stopped: Callable[[], bool], *, chief: bool = True, slice_s: float = TARGET_S) -> Evaluation | None:
+    def run(
+        self,
+        stopped: Callable[[], bool],
+        *,
+        chief: bool = True,
+        hooks: Hooks | None = None,
+        slice_s: float = TARGET_S,
+    ) -> Evaluation | None:
         """Evaluate. All workers call it at the same step. None where it was cut short.
 
         Args:
             stopped: whether this worker is to stop. One is enough, and all cut it short together.
             chief: whether this worker says how many batches go between two agreements.
+            hooks: told of each batch, where they ask for it.
             slice_s: how often workers agree.
         """
+        every_batch = hooks is not None and hooks.every_test_batch
         started = time.monotonic()
         with self._program(), self._lent_metrics():
             self._learn()
             self._begin()
-            self._hooks.begin()
             batches = self._batches() if self._resident is None else None
             pace, done, examples = Pace(_BATCHES_MAX, slice_s), 0, 0
             while True:
-                wanted = 1 if self._hooks.every_batch else pace.next_steps(_BATCHES_MAX)
+                wanted = 1 if every_batch else pace.next_steps(_BATCHES_MAX)
                 turn = self._collective.agree(Decision(stop=stopped(), next_steps=wanted), chief=chief)
                 if turn.stop:
                     return None
                 began = time.monotonic()
-                if self._hooks.every_batch:
-                    self._hooks.batch_begin(done)
+                if hooks is not None and every_batch:
+                    more, batches = self._peek(batches, examples)
+                    if more:
+                        hooks.test_batch_begin(done)
                 if batches is None:
                     taken, count = self._take_resident(examples, turn.next_steps)
                 else:
@@ -142,12 +133,11 @@ class Evaluator:
                 if not count:
                     break
                 self._ranges.check(0)
-                if self._hooks.every_batch:
-                    self._hooks.batch_end(done, self._scores())
+                if hooks is not None and every_batch:
+                    hooks.test_batch_end(done, self._scores())
                 done, examples = done + count, examples + taken
                 pace.observe(count, time.monotonic() - began)
             scores = self._scores()
-            self._hooks.end(scores)
         named: Scores = {f"val_{name}": value for name, value in scores.items()}
         return Evaluation(named, examples, time.monotonic() - started)
 
@@ -194,6 +184,14 @@ class Evaluator:
         finally:
             for component, value in zip(components, before, strict=True):
                 component.assign(value)
+
+    def _peek(self, batches: Iterator[Batch] | None, done: int) -> tuple[bool, Iterator[Batch] | None]:
+        """Whether there is a batch after `done` examples, and the batches as they were."""
+        if batches is None:
+            assert isinstance(self._source, ArraySource)
+            return done < self._source.examples, None
+        first = list(itertools.islice(batches, 1))
+        return bool(first), itertools.chain(first, batches)
 
     def _take_resident(self, start: int, batches: int) -> tuple[int, int]:
         """Up to `batches` batches from example `start` on: examples and batches that were there."""

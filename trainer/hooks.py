@@ -1,87 +1,359 @@
-"""Keras callbacks at the boundaries of blocks and epochs."""
+"""Keras callbacks, called as Keras' fit calls them, and what they remember in every checkpoint."""
 
-from collections.abc import Callable, Sequence
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
+import numpy as np
 
+from trainer.callbacks.stock import Adapter, NotANumber, adapters, averages_of, listens
+from trainer.callbacks.values import Decoder, Encoder, type_name
 from trainer.data.order import Calendar
 from trainer.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
+Logs = Mapping[str, Any]
+"""Metrics by name: float, or np.ndarray where a metric is no single number."""
+
+_BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+_TEST_HOOKS = ("on_test_begin", "on_test_end", *_TEST_BATCH_HOOKS)
+
 
 class Hooks:
-    """Calls the task's callbacks; see Task.callbacks for which hooks, and when."""
+    """Calls the task's callbacks; see Task.callbacks for which hooks, and when.
+
+    For the loop: `begin`; then `batch_begin` before each block, `batch_end` after it, and `block_done` once what follows the
+    block (an evaluation) is done; at last `end`. Around an evaluation `test_begin` and `test_end`.
+    """
 
     def __init__(
         self,
-        callbacks: Sequence[Any],
+        callbacks: Any,
         model: keras.Model,
         calendar: Calendar,
         total_steps: int,
         during: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        chief: bool = True,
+        run: str = "",
+        variables: Iterable[Any] = (),
+        keeping: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Callbacks run in the context that `during` gives. Raises ConfigError: something that is no callback."""
-        for callback in callbacks:
-            if not isinstance(callback, keras.callbacks.Callback):
-                raise ConfigError(
-                    f"callbacks() holds a {type(callback).__name__}, which is no keras.callbacks.Callback"
-                )
-        self._callbacks = list(callbacks)
-        self._model = model
-        self._calendar = calendar
-        self._total_steps = total_steps
-        self._during = during
-        self._seen = 0
+        """
+        Args:
+            callbacks: what Task.callbacks gave.
+            during: callbacks run in the context that it gives.
+            chief: whether this worker is the one that writes files and prints.
+            run: the run directory.
+            variables: those beside the model's and the optimizer's that checkpoints hold anyway.
+            keeping: gives a context at whose end all variables are as at its beginning.
+
+        Raises:
+            ConfigError: something that is no callback.
+        """
+        self._model, self._calendar, self._total_steps = model, calendar, total_steps
+        self._during, self._keeping, self._chief = during, keeping, chief
+        called = _without_backups(as_list(callbacks), chief=chief)
+        if called and not any(isinstance(callback, keras.callbacks.History) for callback in called):
+            called.append(keras.callbacks.History())
+        self._adapters = adapters(called, chief=chief, run=run)
+        self._names = _names(called)
+        self._variables = variables
+        self._epoch = 0
+        self._open = False
+        self._logs: Logs = {}
+        self._last_logs: Logs = {}
+        self._restored: tuple[dict[str, Any], Decoder] | None = None
+        self._told: set[str] = set()
+        self._unchanged: list[dict[str, str]] = []
+        encoder = Encoder(self._kept_elsewhere())
+        self._unchanged = self._texts(encoder, self._attributes(encoder))
+        self._constructed = encoder.originals
         model.stop_training = False
-        epoch_steps = calendar.end_of(1)
-        for callback in self._callbacks:
-            callback.set_model(model)
-            callback.set_params({"epochs": calendar.epoch_of(total_steps), "steps": epoch_steps, "verbose": 0})
 
     @property
     def active(self) -> bool:
         """Whether there are callbacks at all: the same on all workers."""
-        return bool(self._callbacks)
+        return bool(self._adapters)
+
+    @property
+    def every_batch(self) -> bool:
+        """Whether a hook of each training batch does something: then a block is one step."""
+        return self._listen(_BATCH_HOOKS)
+
+    @property
+    def every_test_batch(self) -> bool:
+        """The same for the batches of an evaluation."""
+        return self._listen(_TEST_BATCH_HOOKS)
+
+    @property
+    def whole_evaluations(self) -> bool:
+        """Whether an evaluation that has begun must come to its end: who was told of its beginning may wait for that."""
+        return self._listen(_TEST_HOOKS)
+
+    @property
+    def ends_with_other_weights(self) -> bool:
+        """Whether `end` may change the weights."""
+        return self.active or bool(averages_of(self._model))
 
     @property
     def stop_reason(self) -> str:
         """Why a callback wants training to end, or nothing."""
         return "a callback set model.stop_training" if self.active and self._model.stop_training else ""
 
-    def begin(self, step: int, *, due: bool) -> None:
-        """Training begins or goes on, after `step` steps. `due`: what follows the last of them was not called yet."""
-        self._seen = -1 if due else step
-        self._call("on_train_begin", {})
-        if not due:
-            self._begin_epoch(step)
+    def begin(self) -> None:
+        """Training begins, or goes on. All workers call it."""
+        document, decoder = self._restored or ({}, Decoder(()))
+        if document:
+            self._open, self._epoch = document["open"], document["epoch"]
+            self._logs, self._last_logs = decoder.decode(document["logs"]), decoder.decode(document["last_logs"])
+        matched = list(self._matched(document.get("callbacks", [])))
+        self._put_back(matched, decoder)
+        steps = self._calendar.end_of(1) or self._total_steps
+        params = {"verbose": "auto", "epochs": self._calendar.epoch_of(self._total_steps), "steps": steps}
+        for adapter, stored in matched:
+            adapter.start(decoder.decode(stored["files"]) if stored else None)
+            adapter.call("set_params", params)
+            adapter.call("set_model", self._model)
+            if isinstance(adapter.callback, keras.callbacks.History):
+                self._model.history = adapter.callback
+        with self._keeping() if document and self._sets_variables() else nullcontext():
+            self._call("on_train_begin", {})
+        self._learn()
+        # Once more: on_train_begin makes many of them forget. Before it, since some look at what they remember.
+        self._put_back(matched, decoder)
+        for adapter in self._adapters:
+            adapter.begun()
+        self._restored = None
 
-    def due(self, step: int) -> bool:
-        """Whether callbacks have yet to be called for what was done up to `step`."""
-        return self.active and self._seen != step
+    def batch_begin(self, step: int) -> None:
+        """A block of steps follows the first `step` ones."""
+        if not self._open:
+            self._open, self._epoch = True, self._calendar.epochs_done(step)
+            self._call("on_epoch_begin", self._epoch, {})
+        if self.every_batch:
+            self._call("on_train_batch_begin", self._batch(step), logs={})
 
-    def block_done(self, step: int, metrics: dict[str, float], validation: dict[str, float] | None) -> None:
-        """The turn after `step` steps. Does nothing when no step was done since the last one."""
-        if step == self._seen:
-            return
-        self._seen = step
-        self._call("on_train_batch_end", step - 1, metrics)
-        if self._calendar.ends_epoch(step):
-            self._call("on_epoch_end", self._calendar.epochs_done(step) - 1, metrics | (validation or {}))
-            self._begin_epoch(step)
+    def batch_end(self, step: int, logs: Logs) -> None:
+        """A block has ended with step `step`. `logs`: the means of the epoch so far."""
+        self._logs = _pythonified(logs)
+        if self.every_batch:
+            self._call("on_train_batch_end", self._batch(step - 1), logs=dict(self._logs))
 
-    def end(self) -> None:
-        """Training is done."""
-        self._call("on_train_end", {})
+    def block_done(self, step: int, validation: Logs | None = None, *, done: bool = False) -> bool:
+        """What follows a block is done. Whether an epoch ended: with the block, or because training is `done`.
 
-    def _begin_epoch(self, step: int) -> None:
-        begins = step == 0 or self._calendar.ends_epoch(step)
-        if begins and step < self._total_steps and not self.stop_reason:
-            self._call("on_epoch_begin", self._calendar.epochs_done(step), {})
+        Nothing is called twice for a step, before and after a restart too.
+        """
+        if not (self.active and self._open and (done or self._calendar.ends_epoch(step))):
+            return False
+        self._last_logs = _pythonified({**self._logs, **(validation or {})})
+        self._call("on_epoch_end", self._epoch, dict(self._last_logs))
+        self._open = False
+        return True
 
-    def _call(self, hook: str, *arguments: Any) -> None:
-        if not self._callbacks:
-            return
-        with self._during():
-            for callback in self._callbacks:
-                getattr(callback, hook)(*arguments)
+    def test_begin(self) -> None:
+        """An evaluation begins."""
+        self._call("on_test_begin", {})
+
+    def test_batch_begin(self, batch: int) -> None:
+        """Its batch `batch`, from 0, begins."""
+        if self.every_test_batch:
+            self._call("on_test_batch_begin", batch, logs={})
+
+    def test_batch_end(self, batch: int, logs: Logs) -> None:
+        """Its batch `batch` has ended. `logs`: the means over the batches so far, without val_."""
+        if self.every_test_batch:
+            self._call("on_test_batch_end", batch, logs=_pythonified(logs))
+
+    def test_end(self, logs: Logs) -> None:
+        """An evaluation has ended, with `logs`, without val_."""
+        self._call("on_test_end", _pythonified(logs))
+
+    def end(self, step: int) -> None:
+        """Training is done, after `step` steps; with use_ema, the model gets the averages first, as in fit.
+
+        Raises:
+            Diverged: the loss is no number, and a callback looks at that.
+        """
+        if averages_of(self._model):
+            self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
+        self._call("on_train_end", dict(self._last_logs))
+        for adapter in self._adapters:
+            if isinstance(adapter, NotANumber):
+                adapter.check(step, self._logs)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint must hold, by name: JSON as uint8, and the arrays that it speaks of."""
+        if not self.active:
+            return {}
+        encoder = Encoder(self._kept_elsewhere(), self._constructed)
+        attributes = self._attributes(encoder)
+        self._warn(encoder.lost)
+        document = {
+            "open": self._open,
+            "epoch": self._epoch,
+            "logs": encoder.encode(dict(self._logs), "logs"),
+            "last_logs": encoder.encode(dict(self._last_logs), "logs"),
+            "callbacks": [
+                {
+                    "type": type_name(adapter.callback),
+                    # Without what has been as the constructor made it all the time: there the task's word counts.
+                    "attributes": {
+                        name: node
+                        for name, node in encoded.items()
+                        if node != {} and (name not in texts or unchanged.get(name) != texts[name])
+                    },
+                    "files": encoder.encode(adapter.files(), "files"),
+                }
+                for adapter, encoded, texts, unchanged in zip(
+                    self._adapters, attributes, self._texts(encoder, attributes), self._unchanged, strict=True
+                )
+            ],
+        }
+        text = np.frombuffer(json.dumps(document).encode(), np.uint8)
+        return {"callbacks": text} | {f"callbacks/{index}": array for index, array in enumerate(encoder.arrays)}
+
+    def restore(self, blobs: Mapping[str, np.ndarray]) -> None:
+        """Take the `state` of a checkpoint; `begin` gives it to the callbacks. One that is empty is that of a fresh start."""
+        if "callbacks" in blobs:
+            count = sum(name.startswith("callbacks/") for name in blobs)
+            arrays = [blobs[f"callbacks/{index}"] for index in range(count)]
+            self._restored = json.loads(blobs["callbacks"].tobytes()), Decoder(arrays)
+
+    def _call(self, hook: str, *arguments: Any, **named: Any) -> None:
+        if self._adapters:
+            with self._during():
+                for adapter in self._adapters:
+                    adapter.call(hook, *arguments, **named)
+
+    def _listen(self, hooks: Iterable[str]) -> bool:
+        return any(listens(adapter.callback, hook) for adapter in self._adapters for hook in hooks)
+
+    def _batch(self, step: int) -> int:
+        """The number of step `step`, both from 0, within its epoch."""
+        return step - (self._calendar.end_of(self._calendar.epochs_done(step)) or 0)
+
+    def _attributes(self, encoder: Encoder) -> list[dict[str, Any]]:
+        return [
+            encoder.attributes(adapter.callback, name, adapter.passing)
+            for adapter, name in zip(self._adapters, self._names, strict=True)
+        ]
+
+    def _texts(self, encoder: Encoder, attributes: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """What can be compared from one state to the next: attributes without arrays."""
+        arrays = tuple(encoder.with_arrays)
+        return [
+            {
+                key: json.dumps(node)
+                for key, node in encoded.items()
+                if not any(array.startswith(f"{name}.{key}") for array in arrays)
+            }
+            for name, encoded in zip(self._names, attributes, strict=True)
+        ]
+
+    def _kept_elsewhere(self) -> list[Any]:
+        optimizer = self._model.optimizer
+        return [*self._model.variables, *(optimizer.variables if optimizer is not None else ()), *self._variables]
+
+    def _learn(self) -> None:
+        """After on_train_begin of a fresh start, or of one that has yet to be given its state: what the next start has too."""
+        encoder = Encoder(self._kept_elsewhere(), self._constructed)
+        now = self._texts(encoder, self._attributes(encoder))
+        self._unchanged = [
+            {name: text for name, text in before.items() if after.get(name) == text}
+            for before, after in zip(self._unchanged, now, strict=True)
+        ]
+        self._warn(encoder.lost)
+        # Digests are the constructors' alone: an array may have been given back already.
+        self._constructed |= {name: value for name, value in encoder.originals.items() if not isinstance(value, bytes)}
+
+    def _matched(self, stored: list[dict[str, Any]]) -> Iterable[tuple[Adapter, dict[str, Any] | None]]:
+        """Each callback, and what was stored of the one in its place among those of its type."""
+        left = list(stored)
+        for adapter in self._adapters:
+            found = next((one for one in left if one["type"] == type_name(adapter.callback)), None)
+            if found is not None:
+                left.remove(found)
+            yield adapter, found
+
+    def _put_back(self, matched: Iterable[tuple[Adapter, dict[str, Any] | None]], decoder: Decoder) -> None:
+        for adapter, stored in matched:
+            if stored is not None:
+                decoder.attributes(adapter.callback, stored["attributes"])
+
+    def _sets_variables(self) -> bool:
+        """Whether code of the user's runs at the beginning, which may change what was restored."""
+        return any(
+            not getattr(getattr(adapter.callback, hook), "__module__", "").startswith("keras.")
+            for adapter in self._adapters
+            for hook in ("on_train_begin", "set_model")
+        )
+
+    def _warn(self, lost: Mapping[str, str]) -> None:
+        new = {name: kind for name, kind in lost.items() if name not in self._told}
+        self._told |= new.keys()
+        if new and self._chief:
+            log.warning(
+                "callbacks hold what no checkpoint can keep; after a restart it is as on_train_begin leaves it: %s",
+                ", ".join(f"{name} ({kind})" for name, kind in new.items()),
+            )
+
+
+def as_list(callbacks: Any) -> list[Any]:
+    """The callbacks in what Task.callbacks gave: None, one, a CallbackList, or a list or tuple of these, nested too.
+
+    Raises:
+        ConfigError: something that is no callback.
+    """
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return as_list(callbacks.callbacks)
+    if isinstance(callbacks, keras.callbacks.Callback):
+        return [callbacks]
+    if isinstance(callbacks, list | tuple):
+        return [callback for part in callbacks for callback in as_list(part)]
+    is_class = isinstance(callbacks, type) and issubclass(callbacks, keras.callbacks.Callback)
+    what = f"the class {callbacks.__name__}" if is_class else f"a {type(callbacks).__name__}"
+    raise ConfigError(
+        f"callbacks() holds {what}, which is no keras.callbacks.Callback",
+        remedy=f"Write {callbacks.__name__}() there."
+        if is_class
+        else "Return a list of keras.callbacks.Callback objects.",
+    )
+
+
+def _without_backups(callbacks: list[Any], *, chief: bool) -> list[Any]:
+    taken = [callback for callback in callbacks if isinstance(callback, keras.callbacks.BackupAndRestore)]
+    if taken and chief:
+        log.info("BackupAndRestore is not called: orch's own checkpoints do its work, to the step (checkpoint.every)")
+    return [callback for callback in callbacks if callback not in taken]
+
+
+def _names(callbacks: list[Any]) -> list[str]:
+    """For a person: the types, numbered where there are several of one."""
+    types = [type(callback).__name__ for callback in callbacks]
+    return [
+        f"{name} {types[: index + 1].count(name)}" if types.count(name) > 1 else name
+        for index, name in enumerate(types)
+    ]
+
+
+def _pythonified(logs: Logs) -> dict[str, Any]:
+    """As Keras hands logs to callbacks: in order of name, and as float what is one number."""
+    plain: dict[str, Any] = {}
+    for name, value in sorted(logs.items()):
+        if isinstance(value, Mapping):
+            plain |= _pythonified(value)
+            continue
+        try:
+            plain[name] = float(value)
+        except (TypeError, ValueError):
+            plain[name] = value
+    return plain

@@ -6,7 +6,6 @@ only through `agree`.
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer import faults
@@ -26,6 +25,8 @@ from trainer.steps import Block
 
 log = logging.getLogger(__name__)
 
+_CHIEFS_CALLBACK = "the chief's callback ended training"
+
 
 @dataclass
 class Loop:
@@ -44,46 +45,44 @@ class Loop:
     tensorboard: TensorBoard | None
     chief: bool
     progress: Progress
-    finalize: Callable[[], bool]
-    """After the last save: give the weights the values that training ends with. Whether that changed them, alike on all
-    workers."""
     stop_at_nan: bool = True
 
     _warned: bool = False
 
     def run(self) -> bool:
         """True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer."""
-        self.hooks.begin(self.progress.step, due=self.progress.callbacks_due)
+        at = self.progress
+        self.hooks.begin()
         while True:
             turn = self.collective.agree(self._proposal(), chief=self.chief)
+            if turn.finish and at.step < self.plan.total_steps and not at.finished:
+                at.finished = self.hooks.stop_reason or _CHIEFS_CALLBACK
             if turn.evaluate:
                 if turn.stop:
                     return self._stop()  # callbacks are to see the evaluation, which the next start makes
                 if not self._evaluate():
                     continue  # one of us is to stop: the next turn agrees on it
-            self.hooks.block_done(self.progress.step, self.progress.scores, self.progress.validation)
+            ended = self.hooks.block_done(at.step, at.validation, done=turn.finish)
+            finish = turn.finish or self._ends_early(evaluated=turn.evaluate, epoch_ended=ended)
             if turn.stop:
-                if self.hooks.active and not turn.finish:
-                    # The save remembers it: callbacks are not called for this step again.
-                    self._ends_early(evaluated=False)
                 return self._stop()
-            if turn.finish or self._ends_early(evaluated=turn.evaluate):
+            if finish:
                 return self._complete()
             if turn.save:
-                self.saves.save(self.progress.step, "interval")
+                self.saves.save(at.step, "interval")
             self._train(turn.next_steps)
 
     def _proposal(self) -> Decision:
         """What this worker would do now; of all but the chief, only `stop` counts."""
         at, plan = self.progress, self.plan
         stop = self.channel.stop_reason is not None
-        done = at.step >= plan.total_steps or bool(at.finished)
+        done = at.step >= plan.total_steps or bool(at.finished or self.hooks.stop_reason)
         evaluation_due = self.evaluator is not None and (done or plan.evaluate_at(at.step)) and at.validation is None
         if not self.chief or done:
             return Decision(stop=stop, evaluate=evaluation_due, finish=done)
         return Decision(
             stop=stop,
-            next_steps=self.pace.next_steps(plan.steps_until_cut(at.step)),
+            next_steps=1 if self.hooks.every_batch else self.pace.next_steps(plan.steps_until_cut(at.step)),
             save=self.saves.due(at.step, by_steps=plan.save_at(at.step)),
             evaluate=evaluation_due,
         )
@@ -91,6 +90,7 @@ class Loop:
     def _train(self, steps: int) -> None:
         at = self.progress
         self.channel.enter(Phase.TRAIN, at.step)
+        self.hooks.batch_begin(at.step)
         began = time.monotonic()
         trained = self.block.run(at.step, steps)
         seconds = time.monotonic() - began
@@ -112,6 +112,7 @@ class Loop:
         self.channel.send(done, droppable=True)
         if self.tensorboard is not None:
             self.tensorboard.scalars(at.step, numbers | {"steps_per_second": trained.steps / max(seconds, 1e-9)})
+        self.hooks.batch_end(at.step, at.scores)
         faults.reach("process.block")
 
     def _not_finite(self, step: int) -> None:
@@ -130,18 +131,27 @@ class Loop:
             self._warned = True
             log.warning("the loss is not a finite number step=%d; going on, as train.on_nan says", step)
 
-    def _evaluate(self, *, final: bool = False) -> bool:
-        """Whether it came to its end: a stop cuts it short. `final`: of the weights that are exported."""
+    def _evaluate(self, *, told: bool = True) -> bool:
+        """Whether it came to its end: a stop cuts it short. `told`: callbacks and stop_when hear of it."""
         assert self.evaluator is not None
         at = self.progress
         self.channel.enter(Phase.EVALUATE, at.step)
+        if told:
+            self.hooks.test_begin()
+        whole = told and self.hooks.whole_evaluations
         with self.state.mean_unsynchronised():
-            result = self.evaluator.run(lambda: self.channel.stop_reason is not None, chief=self.chief)
+            result = self.evaluator.run(
+                lambda: self.channel.stop_reason is not None and not whole,
+                chief=self.chief,
+                hooks=self.hooks if told else None,
+            )
         if result is None:
             return False
+        if told:
+            self.hooks.test_end({name.removeprefix("val_"): value for name, value in result.scores.items()})
         at.evaluation = {"step": at.step, "metrics": result.scores}
         numbers = as_numbers(result.scores)
-        if self.early is not None and not final:
+        if told and self.early is not None:
             self.early.observe(numbers[self.early.rule.metric])
         self.channel.send(Evaluated(step=at.step, examples=result.examples, seconds=result.seconds, metrics=numbers))
         if self.tensorboard is not None:
@@ -149,14 +159,14 @@ class Loop:
         faults.reach("process.evaluated")
         return True
 
-    def _ends_early(self, *, evaluated: bool) -> bool:
+    def _ends_early(self, *, evaluated: bool, epoch_ended: bool) -> bool:
         """Whether stop_when or a callback ends training here: the chief's word, asked where either may have one."""
-        if not self.hooks.active and not (evaluated and self.early is not None):
+        if not epoch_ended and not (evaluated and (self.early is not None or self.hooks.active)):
             return False
         reason = self.early.reason if self.early is not None and self.early.exhausted else self.hooks.stop_reason
         ends = self.collective.agree(Decision(finish=bool(reason)), chief=self.chief).finish
-        if ends:
-            self.progress.finished = reason or "the chief's callback ended training"
+        if ends and not self.progress.finished:
+            self.progress.finished = reason or _CHIEFS_CALLBACK
         return ends
 
     def _stop(self) -> bool:
@@ -171,6 +181,7 @@ class Loop:
         at = self.progress
         if self.evaluator is not None and at.validation is None and not self._evaluate():
             return self._stop()
+        self.hooks.block_done(at.step, at.validation, done=True)
         self.channel.enter(Phase.SAVE, at.step, "last")
         unsaved = self.chief and not self.saves.is_saved(at.step)
         if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
@@ -178,6 +189,18 @@ class Loop:
         if self.chief:
             self.saves.wait_committed(at.step)
         faults.reach("process.last-saved")
-        # What was saved is what more steps would go on from. What is exported, and so reported, may be other weights.
-        changed = self.finalize()
-        return not changed or self.evaluator is None or self._evaluate(final=True)
+        return self._end_hooks()
+
+    def _end_hooks(self) -> bool:
+        """The end of training for callbacks and optimizer. False where a stop cuts the evaluation within short.
+
+        What was saved is what more steps would go on from. What is exported may be other weights (the best ones, averages),
+        and then what is reported is an evaluation of these.
+        """
+        at = self.progress
+        may_change = self.hooks.ends_with_other_weights and self.evaluator is not None
+        before = self.state.weights_sha256() if may_change else ""
+        self.hooks.end(at.step)
+        if not before or self.state.weights_sha256() == before:
+            return True
+        return self._evaluate(told=False)

@@ -29,8 +29,6 @@ class Plan:
     save_every_steps: int | None = None
     cut_at_epochs: bool = False
     """Blocks end with epochs too: callbacks are called there."""
-    every_step: bool = False
-    """Blocks have one step: callbacks are called for each."""
 
     def evaluate_at(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps. The one at the very end is not meant."""
@@ -46,8 +44,6 @@ class Plan:
 
     def steps_until_cut(self, step: int) -> int:
         """Steps from `step` to the next one at which a block must end."""
-        if self.every_step:
-            return 1
         cuts = [self.total_steps]
         cuts += [
             (step // every + 1) * every
@@ -70,9 +66,7 @@ class Progress:
     finished: str = ""
     """Why training ended before its last step; empty where it did not."""
     scores: Scores = field(default_factory=dict)
-    """Of the running epoch. Saved for callbacks alone."""
-    callbacks_due: bool = False
-    """Whether the start found callbacks that a stop had kept from seeing the last block."""
+    """Of the running epoch."""
 
     @property
     def validation(self) -> Scores | None:

@@ -19,7 +19,7 @@ from trainer.channel import Channel
 from trainer.checkpoint import restore
 from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
-from trainer.collective import Collective, Decision
+from trainer.collective import Collective
 from trainer.config import TrainConfig
 from trainer.data.feed import Feed, make_feed
 from trainer.data.load import TaskData
@@ -29,7 +29,7 @@ from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
 from trainer.export import export_model
 from trainer.global_batch import GlobalBatch
-from trainer.hooks import Hooks
+from trainer.hooks import Hooks, as_list
 from trainer.logs import Scores, as_numbers
 from trainer.loop import Loop
 from trainer.metrics import TensorBoard
@@ -103,10 +103,10 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     task = load_task(train.task, train.params, config.task_root)
     data = TaskData(task, train)
     keras.utils.set_random_seed(train.seed)
-    callbacks = task.callbacks()
+    callbacks = as_list(task.callbacks())
     model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
     plan = _plan(config, data.calendar(callbacks=bool(callbacks)), cut_at_epochs=bool(callbacks))
-    reached = reach({"task": task, "model": model, "callbacks": list(callbacks)})
+    reached = reach({"task": task, "model": model, "callbacks": callbacks})
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
     first_step = record.restore.step if record.restore is not None else 0
@@ -125,12 +125,24 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     ranges = Ranges(strategy, global_batch, "the training batch of step")
     block = Block(strategy, task, model, feed, mode, global_batch, ranges, begins, own_metrics)
     block.learn(first_step)
-    state = _state(strategy, model, reached, block)
+    state = _state(strategy, model, reached, block, blobs=lambda: hooks.state())
+    hooks = Hooks(
+        callbacks,
+        model,
+        plan.calendar,
+        plan.total_steps,
+        during=lambda: channel.within(Phase.CALLBACK),
+        chief=start.index == 0,
+        run=config.run_directory,
+        variables=list(reached.variables.values()),
+        keeping=state.kept,
+    )
     early = EarlyStopping(train.stop_when) if train.stop_when else None
     progress = Progress()
     if record.restore is not None:
         channel.restoring(state.size_bytes)
         commit = _restore_state(state, store, record.restore, config, data)
+        hooks.restore(state.restored_blobs)
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
@@ -168,7 +180,6 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         _check_stop_when(early.rule.metric, evaluator)
     faults.reach("process.compiled")
     chief = start.index == 0
-    hooks = Hooks(callbacks, model, plan.calendar, plan.total_steps, during=lambda: channel.within(Phase.CALLBACK))
     versions = _versions()
 
     def about(step: int) -> Mapping[str, Any]:
@@ -183,7 +194,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
                 "finished": {"reason": progress.finished, "total_steps": plan.total_steps}
                 if progress.finished
                 else None,
-                "callbacks_due": _written(progress.scores) if hooks.due(step) else None,
+                "scores": _written(progress.scores),
             },
             "seed": train.seed,
             "world_size": record.world_size,
@@ -208,7 +219,6 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         tensorboard=TensorBoard(store, record.number) if chief else None,
         chief=chief,
         progress=progress,
-        finalize=lambda: _finalize(state, model, hooks, collective, chief=chief),
         stop_at_nan=train.on_nan == "stop",
     )
     return Training(loop, model, store, record.number, config.checkpoint.last_save_timeout)
@@ -264,9 +274,7 @@ def _restore_progress(
     evaluation = host_state.get("evaluation")
     if evaluation:
         progress.evaluation = {"step": int(evaluation["step"]), "metrics": _read(evaluation["metrics"])}
-    due = host_state.get("callbacks_due")
-    progress.callbacks_due = due is not None
-    progress.scores = _read(due or {})
+    progress.scores = _read(host_state.get("scores") or {})
     finished = host_state.get("finished")
     if early is not None:
         early.restore(host_state.get("early_stopping"))
@@ -296,12 +304,18 @@ def _begins(calendar: Calendar, feed: Feed, *, callbacks: bool) -> Callable[[int
     return lambda first_step, steps: np.arange(feed.capacity) == 0
 
 
-def _state(strategy: Any, model: keras.Model, reached: Reached, block: Block) -> TrainingState:
+def _state(
+    strategy: Any,
+    model: keras.Model,
+    reached: Reached,
+    block: Block,
+    blobs: Callable[[], Mapping[str, np.ndarray]],
+) -> TrainingState:
     """All that training changes, and a warning of what looks as if it were meant to be trained, and is not."""
     metrics = [
         variable for metric in [*model.metrics, *reached.metrics, *block.averages] for variable in metric.variables
     ]
-    state = TrainingState(strategy, model, model.optimizer, list(reached.variables.values()), metrics)
+    state = TrainingState(strategy, model, model.optimizer, list(reached.variables.values()), metrics, blobs)
     trained = {id(variable.value) for variable in model.trainable_variables}
     for path, variable in reached.variables.items():
         if isinstance(variable, tf.Variable) and variable.trainable and id(variable) not in trained:
@@ -318,14 +332,6 @@ def _state(strategy: Any, model: keras.Model, reached: Reached, block: Block) ->
         len(metrics),
     )
     return state
-
-
-def _finalize(state: TrainingState, model: keras.Model, hooks: Hooks, collective: Collective, *, chief: bool) -> bool:
-    before = state.local_digest()
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    hooks.end()
-    changed = state.local_digest() != before
-    return collective.agree(Decision(finish=changed), chief=chief).finish
 
 
 def _check_stop_when(metric: str, evaluator: Evaluator | None) -> None:

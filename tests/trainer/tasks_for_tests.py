@@ -87,12 +87,10 @@ class StopsWhenStopped(Digits):
         there, go = self._folder / "there", self._folder / "go"
 
         class Stops(keras.callbacks.Callback):
-            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-                while batch + 1 == 58 and not go.exists():
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                while epoch == 1 and not go.exists():
                     there.touch()
                     time.sleep(0.02)
-
-            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
                 self.model.stop_training = epoch == 2
 
         return [Stops()]

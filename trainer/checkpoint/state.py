@@ -1,5 +1,7 @@
 """The state of a training: every variable of model, optimizer and task, copied for a save and given back after one.
 
+Beside them lie blobs, arrays of any shape by name: what the training remembers that is no variable.
+
 Imports TensorFlow. Variables are known by their position, since Keras' paths are neither unique nor stable. Those that
 differ between replicas (moving statistics of BatchNormalization, metrics in flight) are kept once for each replica. Nothing
 that a save does writes to a variable.
@@ -9,7 +11,7 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +27,8 @@ from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, Item, SnapshotMemory, p
 from trainer.errors import ConfigError, OrchError
 from trainer.exit_codes import ExitCode
 
+_BLOB = "host/"
+"""What the keys of blobs begin with."""
 _DIFFERENCES_SHOWN = 20
 # Statistics of normalisation layers and counters are smaller; a frozen kernel may be larger, and is equal everywhere.
 _SMALL_BYTES = 1 << 20
@@ -59,14 +63,19 @@ class TrainingState:
         optimizer: keras.Optimizer | None,
         extra: Sequence[Any] = (),
         metrics: Sequence[Any] = (),
+        blobs: Callable[[], Mapping[str, np.ndarray]] = dict,
     ) -> None:
         """`model` and `optimizer` are built.
 
         Args:
             extra: variables that are neither the model's nor the optimizer's, in a fixed order.
             metrics: the states of metrics within an epoch. An older checkpoint may lack them.
+            blobs: gives what is to be saved beside the variables, by name; it is asked on the chief alone.
         """
         self._replicas = Replicas(strategy)
+        self._blobs = blobs
+        self.restored_blobs: dict[str, np.ndarray] = {}
+        """Those of the checkpoint that was assigned; none of one that has none."""
         trainable = {id(variable) for variable in model.trainable_variables}
         known: set[int] = set()
         parts: list[tuple[str, Sequence[Any]]] = [
@@ -85,14 +94,6 @@ class TrainingState:
     def variables(self) -> int:
         """How many there are."""
         return len(self._slots)
-
-    def local_digest(self) -> str:
-        """SHA-256 of the model's variables on this process's first replica."""
-        digest = hashlib.sha256()
-        for slot in self._slots:
-            if slot.key.startswith("model/"):
-                digest.update(flat_bytes(self._replicas.local_values(slot.variable)[0]).data)
-        return digest.hexdigest()
 
     @property
     def size_bytes(self) -> int:
@@ -119,7 +120,11 @@ class TrainingState:
         differing = self._differing()
         if memory is None:
             return None
-        if not differing:
+        blobs = [
+            Item(f"{_BLOB}{name}", f"{_BLOB}{name}", array.dtype.name, array.shape, partial(np.asarray, array))
+            for name, array in self._blobs().items()
+        ]
+        if not differing and not blobs:
             memory.copy(self._items, *self._plan)
             return self._plan
         items: list[Item] = []
@@ -132,6 +137,7 @@ class TrainingState:
                     replace(item, key=f"{item.key}@replica/{replica}", read=partial(np.asarray, value))
                     for replica, value in enumerate(copies)
                 ]
+        items += blobs
         layout, size_bytes = plan(items)
         memory.copy(items, layout, size_bytes)
         return layout, size_bytes
@@ -171,6 +177,24 @@ class TrainingState:
             if len(values) not in (1, self._replicas.count):
                 values = [_mean(values)]
             self._assign_local(slot.variable, values)
+        # Copies: what was read is let go.
+        self.restored_blobs = {
+            key.removeprefix(_BLOB): np.array(array) for key, array in restored.arrays.items() if key.startswith(_BLOB)
+        }
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within it, any variable may be changed; afterwards all are as before. Takes a copy of the state meanwhile."""
+        values = [
+            (component, value_of(component))
+            for slot in self._slots
+            for component in self._replicas.components(slot.variable)
+        ]
+        before = [np.array(value) for _, value in values]
+        yield
+        for (component, _), value in zip(values, before, strict=True):
+            if not np.array_equal(flat_bytes(value), flat_bytes(np.asarray(value_of(component)))):
+                component.assign(value)
 
     def check_equal(self) -> None:
         """Compare what must be the same on all replicas. A collective: all workers call it, after a restore.
@@ -245,11 +269,14 @@ class TrainingState:
         differences = [
             f"{slot.path}: is new in the model"
             for slot in self._slots
-            if slot.key not in copies and not (slot.key.startswith("metrics/") and not any_metrics)
+            if (slot.key not in stored or slot.key not in copies)
+            and not (slot.key.startswith("metrics/") and not any_metrics)
         ]
         known = {slot.key for slot in self._slots}
         differences += [
-            f"{tensor.path}: is no longer in the model" for key, tensor in stored.items() if key not in known
+            f"{tensor.path}: is no longer in the model"
+            for key, tensor in stored.items()
+            if key not in known and not key.startswith(_BLOB)
         ]
         for slot in self._slots:
             if (tensor := stored.get(slot.key)) is None:

@@ -1,0 +1,1 @@
+"""What Keras callbacks need beyond being called: their state in checkpoints, their files, and who of several workers writes."""
