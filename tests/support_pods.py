@@ -46,7 +46,7 @@ class PacedDigits(Digits):
 
         class Pace(keras.callbacks.Callback):
             def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-                while batch + 1 >= int(limit.read_text()):
+                while int(self.model.optimizer.iterations) >= int(limit.read_text()):
                     time.sleep(0.05)
 
         return [Pace()]

@@ -16,19 +16,27 @@ EXAMPLES = 300
 STEPS_LOGGED = 4000
 
 
+class Counting(keras.callbacks.Callback):
+    """Knows how many steps were done, whatever the epoch."""
+
+    @property
+    def done(self) -> int:
+        return int(self.model.optimizer.iterations)
+
+
 class Pause(keras.callbacks.Callback):
-    """Sleeps after each block. Blocks end with saves, so `checkpoint.every` sets the pace."""
+    """Sleeps after each step, for `seconds` in ten of them."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        time.sleep(self._seconds)
+        time.sleep(self._seconds / 10)
 
 
-class Hold(keras.callbacks.Callback):
-    """At the end of the block with `step` it waits until the file `go` is there."""
+class Hold(Counting):
+    """At the end of `step` it waits until the file `go` is there."""
 
     def __init__(self, step: int, go: str) -> None:
         super().__init__()
@@ -36,12 +44,12 @@ class Hold(keras.callbacks.Callback):
         self._go = Path(go)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        while batch + 1 >= self._step and not self._go.exists():
+        while self.done >= self._step and not self._go.exists():
             time.sleep(0.02)
 
 
 class Paced(Digits):
-    """Digits with a pause after each block. With `hold_at` it trains no further than that step until the file `go` is there:
+    """Digits with a pause after each step. With `hold_at` it trains no further than that step until the file `go` is there:
     a job that is to be disturbed before its end does not come to it first, however slow the machine is. (Its hang_timeout
     must bear that.)"""
 
@@ -116,7 +124,7 @@ class Normalised(Paced):
         return keras.Sequential([keras.Input((8, 8)), *layers, keras.layers.Dropout(0.2), keras.layers.Dense(10)])
 
 
-class Once(keras.callbacks.Callback):
+class Once(Counting):
     """On one worker, after `step` steps, does something; the first time only, whatever the attempt."""
 
     def __init__(self, folder: str, worker: int, step: int) -> None:
@@ -126,7 +134,7 @@ class Once(keras.callbacks.Callback):
         self._step = step
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._mine and batch + 1 >= self._step and not self._marker.exists():
+        if self._mine and self.done >= self._step and not self._marker.exists():
             self._marker.touch()
             self.act()
 
@@ -154,9 +162,9 @@ class Hangs(Paced):
         return [*super().callbacks(), Hang(*self._hang)]
 
 
-class Raise(keras.callbacks.Callback):
+class Raise(Counting):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if os.environ["ORCH_INDEX"] == "1" and batch >= 39:
+        if os.environ["ORCH_INDEX"] == "1" and self.done >= 40:
             raise KeyError("a slip of the user's")
 
 
@@ -165,9 +173,9 @@ class Raises(Paced):
         return [*super().callbacks(), Raise()]
 
 
-class Crash(keras.callbacks.Callback):
+class Crash(Counting):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if os.environ["ORCH_INDEX"] == "1" and batch >= 39:
+        if os.environ["ORCH_INDEX"] == "1" and self.done >= 40:
             os.abort()
 
 

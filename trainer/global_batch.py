@@ -55,6 +55,8 @@ class GlobalBatch:
         """`same_masks`: random layers draw alike on every replica, each for its own slice."""
         self._replicas: int = strategy.num_replicas_in_sync
         self._same_masks = same_masks
+        if self._replicas > 1:
+            _read_as_numbers()
         self._threads = threading.local()
 
     @contextlib.contextmanager
@@ -269,6 +271,14 @@ class _Metrics:
     def set_changes(self, changes: list[Any]) -> None:
         for variable, before, change in zip(self._variables, self._before, changes, strict=True):
             variable.assign(before + change)
+
+
+def _read_as_numbers() -> None:
+    """Let int(optimizer.iterations) and the like, as callbacks have it, work for a variable with a copy on each replica."""
+    kind = distributed_values.DistributedVariable
+    if not hasattr(kind, "__int__"):
+        kind.__int__ = lambda variable: int(variable._get_on_device_or_primary().numpy())
+        kind.__float__ = lambda variable: float(variable._get_on_device_or_primary().numpy())
 
 
 def _is_tensor(value: Any) -> bool:

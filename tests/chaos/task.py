@@ -15,10 +15,10 @@ EXAMPLES = 331
 
 
 class Pace(keras.callbacks.Callback):
-    """Sleeps after each block for as long as the file says: chaos lets the job run fast when it has done its worst."""
+    """Sleeps in ten steps for as long as the file says: chaos lets the job run fast when it has done its worst."""
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        time.sleep(float(Path(os.environ["CHAOS_PACE"]).read_text()))
+        time.sleep(float(Path(os.environ["CHAOS_PACE"]).read_text()) / 10)
 
 
 class Traced(Task):
