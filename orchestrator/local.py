@@ -91,6 +91,8 @@ class LocalResult:
     run_directory: str
     metrics: dict[str, float]
     weights_sha256: str | None
+    traceback: str = ""
+    """Of a failed job: the user's own frames, and the message."""
 
     def as_json(self) -> dict[str, Any]:
         """The same as a dict."""
@@ -176,7 +178,7 @@ class LocalRun:
         descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32))
-        (folder / "config.json").write_text(self._config.model_dump_json())
+        (folder / "config.json").write_text(self._config.model_dump_json(), encoding="utf-8")
 
     def _agent_environment(self, folder: Path) -> dict[str, str]:
         self._port = _free_port()
@@ -442,10 +444,12 @@ def result_of(
             step=end.step,
             metrics=end.metrics,
             weights_sha256=end.weights_sha256,
+            traceback=end.traceback or _traceback_in(last),
             **facts,
         )
     step = last.step if unread and last else view.step
     facts |= {"step": step, "metrics": last.metrics if last else {}, "weights_sha256": None}
+    facts["traceback"] = "" if done else _traceback_in(last)
     if done:
         return LocalResult(state="succeeded", code=int(ExitCode.DONE), reason=unread, **facts)
     if stop_signal is not None:
@@ -462,6 +466,13 @@ def result_of(
     if unread:
         reason = f"{reason} ({unread})"
     return LocalResult(state="failed", code=int(code or 0), reason=reason, **facts)
+
+
+def _traceback_in(last: JobState | None) -> str:
+    """What the workers themselves told of their failures, where no record could."""
+    exits = [worker.last_exit for worker in (last.workers if last else []) if worker.last_exit is not None]
+    final = [report.traceback for report in exits if report.code in FINAL_CODES and report.traceback]
+    return final[0] if final else ""
 
 
 def _end_of(launch: str, records: list[AttemptRecord | EndRecord], *, done: bool) -> EndRecord | None:

@@ -58,7 +58,7 @@ class LastWords(Wire):
                 }
             )
             # One character may take six bytes.
-            data = words.model_dump_json().encode()
+            data = words.to_json()
             if len(data) <= SIZE_MAX_BYTES or room < 0.1:
                 return data
             room *= 0.7
