@@ -28,10 +28,12 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
 from trainer.export import export_model
+from trainer.fingerprint import go_on_from, made_with
 from trainer.global_batch import GlobalBatch
 from trainer.hooks import Hooks
 from trainer.logs import Scores, as_numbers
 from trainer.loop import Loop
+from trainer.made_with import KEY, MadeWith
 from trainer.metrics import TensorBoard
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.reach import Reached, reach
@@ -108,6 +110,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     plan = _plan(config, source, cut_at_epochs=bool(callbacks))
 
     model = build_model(strategy, task, train.seed, source.sample(train.global_batch_size))
+    made = made_with(config, source, evaluation, model.optimizer)
     reached = reach({"task": task, "model": model, "callbacks": list(callbacks)})
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
@@ -132,6 +135,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     if record.restore is not None:
         channel.restoring(state.size_bytes)
         commit = _restore_state(state, store, record.restore, config)
+        go_on_from(commit, model.optimizer, made, tell=start.index == 0)
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
@@ -184,6 +188,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
                 if progress.finished
                 else None,
                 "callbacks_due": _written(progress.scores) if hooks.due(step) else None,
+                KEY: made.model_dump(mode="json"),
             },
             "seed": train.seed,
             "world_size": record.world_size,
@@ -212,6 +217,20 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         stop_at_nan=train.on_nan == "stop",
     )
     return Training(loop, model, store, record.number, config.checkpoint.last_save_timeout)
+
+
+def made_with_now(config: TrainConfig) -> MadeWith:
+    """What a checkpoint of this job would be made with, without training."""
+    train = config.train
+    assert train.task is not None
+    task = load_task(train.task, train.params, config.task_root)
+    source = _data(task, "train_data", train.seed)
+    assert source is not None
+    evaluation = _data(task, "evaluation_data", train.seed)
+    keras.utils.set_random_seed(train.seed)
+    strategy = tf.distribute.get_strategy()
+    model = build_model(strategy, task, train.seed, source.sample(train.global_batch_size))
+    return made_with(config, source, evaluation, model.optimizer)
 
 
 def _reserve(memory: SnapshotMemory, size_bytes: int, *, again: bool) -> None:

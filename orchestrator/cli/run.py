@@ -62,6 +62,11 @@ def run(
             click.echo(f"{'test' if held_out else 'train'} {name.removeprefix('val_')} {value:.4f}")
     facts = _told(result.run_directory)
     click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
+    if result.finished_before:
+        click.echo(
+            "it was finished before, and nothing was trained now: to go on, raise train.steps or train.epochs; to train anew, "
+            "use --fresh or another --directory"
+        )
     click.echo(f"run directory: {_short(result.run_directory)}")
     _print_what_happened(facts, result.run_directory, result.restarts)
     if result.state == "failed":

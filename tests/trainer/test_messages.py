@@ -124,7 +124,7 @@ def test_a_poll_that_fails_in_the_coordinator_is_answered() -> None:
     server = AgentServer(("127.0.0.1", 0), "t", poll=poll, state=None, metrics=lambda: "")
     try:
         began = time.monotonic()
-        with pytest.raises(ValueError, match="answered 500.*KeyError"):
+        with pytest.raises(ValueError, match=r"answered 500.*KeyError"):
             CoordinatorClient(server.address, "t").poll(_report("x"))
         assert time.monotonic() - began < 2
     finally:

@@ -31,6 +31,7 @@ from trainer.agent.ports import free_port
 from trainer.agent.protocol import LOG_ONLY, WITHIN, AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
 from trainer.agent.spare import Spare
+from trainer.changed import since_the_end
 from trainer.cluster import Identity, identity
 from trainer.config import TrainConfig
 from trainer.errors import OrchError
@@ -208,7 +209,12 @@ class Agent:
             cpu_flags=_cpu_flags(),
             memory_limit_bytes=self._memory_limit_bytes,
         )
-        return Duty(job, self._records, on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None)
+        return Duty(
+            job,
+            self._records,
+            on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None,
+            changed=lambda end: since_the_end(end, config, self._records, self._config_path, self._of_processes),
+        )
 
     # --- events
 
