@@ -96,6 +96,10 @@ class LocalResult:
     weights_sha256: str | None
     traceback: str = ""
     """Of a failed job: the user's own frames, and the message."""
+    export: str | None = None
+    """Where the trained model is."""
+    load: str = ""
+    """One line of Python that gives it."""
     finished_before: bool = False
     """An earlier launch did all of it; this one trained nothing."""
 
@@ -459,6 +463,8 @@ def result_of(
             metrics=end.metrics,
             weights_sha256=end.weights_sha256,
             traceback=end.traceback or _traceback_in(last),
+            export=end.export,
+            load=end.load,
             finished_before=end.launch.id != launch,
             **facts,
         )

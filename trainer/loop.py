@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from trainer import faults
 from trainer.agent.protocol import Block as BlockDone
 from trainer.agent.protocol import Evaluated, Phase
+from trainer.best import Best
 from trainer.channel import Channel
 from trainer.checkpoint.state import TrainingState
 from trainer.collective import Collective, Decision
@@ -40,6 +41,7 @@ class Loop:
     collective: Collective
     hooks: Hooks
     early: EarlyStopping | None
+    best: Best | None
     channel: Channel
     tensorboard: TensorBoard | None
     chief: bool
@@ -137,10 +139,13 @@ class Loop:
         self.channel.enter(Phase.EVALUATE, at.step)
         with self.state.mean_unsynchronised():
             result = self.evaluator.run(lambda: self.channel.stop_reason is not None, chief=self.chief)
-        if result is None:
-            return False
+            if result is None:
+                return False
+            numbers = as_numbers(result.scores)
+            if self.best is not None:
+                self.channel.enter(Phase.EXPORT, at.step)
+                self.best.observe(at.step, numbers, final=final)
         at.evaluation = {"step": at.step, "metrics": result.scores}
-        numbers = as_numbers(result.scores)
         if self.early is not None and not final:
             self.early.observe(numbers[self.early.rule.metric])
         self.channel.send(Evaluated(step=at.step, examples=result.examples, seconds=result.seconds, metrics=numbers))

@@ -69,6 +69,10 @@ def run(
         )
     click.echo(f"run directory: {_short(result.run_directory)}")
     _print_what_happened(facts, result.run_directory, result.restarts)
+    if result.export and result.state == "succeeded":
+        click.echo(f"exported to {_short(result.export)}")
+    if result.load and result.state == "succeeded":
+        click.echo(f"to load the model: {result.load}")
     if result.state == "failed":
         _print_failure(result.run_directory, result.code, result.reason)
     return result.code

@@ -537,6 +537,7 @@ class Coordinator:
             metrics=result.metrics if result else {},
             weights_sha256=result.weights_sha256 if result else None,
             export=result.export if result else None,
+            load=result.load if result else "",
             now=now,
         )
 

@@ -174,6 +174,8 @@ class Result(Wire):
     """Of the last evaluation (names without `val_` prefix are of training)."""
     weights_sha256: str
     export: str | None
+    load: str = ""
+    """One line of Python that gives the exported model."""
     reason: str = ""
     """Why training ended before train.steps, where it did: stop_when."""
 

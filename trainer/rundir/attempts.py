@@ -149,6 +149,8 @@ class EndRecord(Wire):
     metrics: dict[str, float] = {}
     weights_sha256: str | None = None
     export: str | None = None
+    load: str = ""
+    """One line of Python that gives the exported model."""
     bad: list[str] = []
     traceback: str = ""
     previous: AttemptEnd | None = None
