@@ -65,13 +65,13 @@ def remembered(kind: str, key: str, find: Callable[[], dict[str, Any]]) -> dict[
 
 def _read(note: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(note.read_text())
+        found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found
 
 
 def _write(note: Path, value: dict[str, Any]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=note.parent, delete=False) as file:
         json.dump(value, file)
     shutil.move(file.name, note)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from orchestrator.progress import Printer
 from orchestrator.runlock import private_folder, run_lock, write_live
 from orchestrator.runview import RunView, read_run, saved_in_words
 from trainer.agent.child import Lines
+from trainer.agent.last_words import LastWords
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.protocol import JobState
 from trainer.agent.stillness import STOPPED_S, Stopped
@@ -75,6 +76,8 @@ class _Agent:
     """Questions after its health in a row that it left unanswered; below 0 while it starts."""
     stopped: Stopped | None = None
     """Whether a signal has stopped it."""
+    words: LastWords | None = None
+    """Its last message, once it has left for good."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,14 @@ class LocalResult:
     run_directory: str
     metrics: dict[str, float]
     weights_sha256: str | None
+    traceback: str = ""
+    """Of a failed job: the user's own frames, and the message."""
+    export: str | None = None
+    """Where the trained model is."""
+    load: str = ""
+    """One line of Python that gives it."""
+    finished_before: bool = False
+    """An earlier launch did all of it; this one trained nothing."""
 
     def as_json(self) -> dict[str, Any]:
         """The same as a dict."""
@@ -176,7 +187,7 @@ class LocalRun:
         descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32))
-        (folder / "config.json").write_text(self._config.model_dump_json())
+        (folder / "config.json").write_text(self._config.model_dump_json(), encoding="utf-8")
 
     def _agent_environment(self, folder: Path) -> dict[str, str]:
         self._port = _free_port()
@@ -208,6 +219,7 @@ class LocalRun:
             "ORCH_INDEX": str(agent.index),
             "ORCH_UID": secrets.token_hex(8),
             "ORCH_PORT": str(agent.port),
+            "ORCH_TERMINATION_LOG": str(self._words_of(agent)),
         }
         agent.started_s = time.monotonic()
         try:
@@ -227,6 +239,10 @@ class LocalRun:
         os.set_blocking(agent.process.stdout.fileno(), False)
         self._selector.register(agent.process.stdout, selectors.EVENT_READ, agent)
         agent.lines = Lines()
+
+    def _words_of(self, agent: _Agent) -> Path:
+        """Where an agent keeps its last message, as in a pod."""
+        return Path(self._environment["TMPDIR"]) / f"last-words-{agent.index}"
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -326,6 +342,8 @@ class LocalRun:
         code = code_of_status(status)
         if code in FINAL_CODES or code == ExitCode.DONE or stopping:
             agent.final_code = code
+            with contextlib.suppress(OSError, ValueError):
+                agent.words = LastWords.model_validate_json(self._words_of(agent).read_bytes())
             self._first_final_s = self._first_final_s or time_s
             return
         self._died(agent, f"ended ({title_of(code)})")
@@ -409,6 +427,7 @@ class LocalRun:
             codes=[agent.final_code for agent in self._agents],
             last=self._last_state,
             unread=unread,
+            words=[agent.words for agent in self._agents if agent.words is not None],
         )
 
 
@@ -422,9 +441,10 @@ def result_of(
     codes: list[int | None],
     last: JobState | None,
     unread: str = "",
+    words: Sequence[LastWords] = (),
 ) -> LocalResult:
     """What became of the launch, from the run directory and from how its agents left. `last` is what the coordinator last
-    told; `unread` says why the run directory, and so `view`, tells nothing."""
+    told, `words` what the agents did when they left; `unread` says why the run directory, and so `view`, tells nothing."""
     own = [record for record in view.records if isinstance(record, AttemptRecord) and record.launch.id == launch]
     facts: dict[str, Any] = {
         "name": config.name,
@@ -442,10 +462,15 @@ def result_of(
             step=end.step,
             metrics=end.metrics,
             weights_sha256=end.weights_sha256,
+            traceback=end.traceback or _traceback_in(last),
+            export=end.export,
+            load=end.load,
+            finished_before=end.launch.id != launch,
             **facts,
         )
     step = last.step if unread and last else view.step
     facts |= {"step": step, "metrics": last.metrics if last else {}, "weights_sha256": None}
+    facts["traceback"] = "" if done else _traceback_in(last)
     if done:
         return LocalResult(state="succeeded", code=int(ExitCode.DONE), reason=unread, **facts)
     if stop_signal is not None:
@@ -457,11 +482,19 @@ def result_of(
     if gave_up:
         return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, **facts)
     code = next((code for code in codes if code not in (None, ExitCode.DONE)), ExitCode.GIVEN_UP)
-    told = last.reason if last and code in FINAL_CODES else ""
+    told = next((said.reason for said in words if said.code == code and code in FINAL_CODES), "")
+    told = told or (last.reason if last and code in FINAL_CODES else "")
     reason = told or f"the agents left: {title_of(int(code or 0))}"
     if unread:
         reason = f"{reason} ({unread})"
     return LocalResult(state="failed", code=int(code or 0), reason=reason, **facts)
+
+
+def _traceback_in(last: JobState | None) -> str:
+    """What the workers themselves told of their failures, where no record could."""
+    exits = [worker.last_exit for worker in (last.workers if last else []) if worker.last_exit is not None]
+    final = [report.traceback for report in exits if report.code in FINAL_CODES and report.traceback]
+    return final[0] if final else ""
 
 
 def _end_of(launch: str, records: list[AttemptRecord | EndRecord], *, done: bool) -> EndRecord | None:

@@ -94,7 +94,7 @@ def write_live(folder: Path, state: JobState) -> None:
     only."""
     written = folder / "state.new"
     with contextlib.suppress(OSError):
-        written.write_text(state.model_dump_json())
+        written.write_bytes(state.to_json())
         written.replace(folder / "state.json")
 
 

@@ -134,6 +134,8 @@ def status(directory: str) -> dict[str, Any]:
         "run_directory": view.directory,
         "metrics": end.metrics if end else {},
         "weights_sha256": end.weights_sha256 if end else None,
+        "export": end.export if end else None,
+        "load": end.load if end else "",
         "traceback": end.traceback if end else "",
         "total_steps": None,
         "rate": 0.0,
@@ -187,6 +189,8 @@ def _as_told(live: JobState, holding: str, url: str, unread: str) -> dict[str, A
         "run_directory": url,
         "metrics": end.metrics if end else live.metrics,
         "weights_sha256": end.weights_sha256 if end else None,
+        "export": end.export if end else None,
+        "load": end.load if end else "",
         "traceback": end.traceback if end else "",
         "history": [restart.model_dump(mode="json") for restart in live.history],
         "broken_off": [],
@@ -291,6 +295,8 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
         lines.append("  " + "  ".join(f"{name} {value:.4f}" for name, value in facts["metrics"].items()))
     if facts["weights_sha256"]:
         lines.append(f"  weights_sha256 {facts['weights_sha256']}")
+    if facts["load"]:
+        lines.append(f"  to load the model: {facts['load']}")
     if facts["save_error"]:
         lines += [f"  saves fail: {facts['save_error'].splitlines()[0]}", f"  what to do: {SAVE_REMEDY}"]
     lines += [f"  {text}" for text in goodput.broken_off_lines(restarts_from(facts["broken_off"]))]

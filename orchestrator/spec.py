@@ -26,6 +26,7 @@ from orchestrator.fields import (
 )
 from trainer.config import (
     CheckpointSection,
+    ExportSection,
     RestartsSection,
     Seconds,
     Section,
@@ -267,6 +268,7 @@ class JobSpec(Section):
     train: TrainSection
     run: RunSection = RunSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    export: ExportSection = ExportSection()
     resources: ResourcesSection = ResourcesSection()
     restarts: RestartsSection = RestartsSection()
     preemption: PreemptionSection = PreemptionSection()
@@ -282,6 +284,17 @@ class JobSpec(Section):
     def written(self) -> dict[str, Any]:
         """The same as a job file: what differs from the defaults, durations with their unit."""
         return self.model_dump(mode="json", exclude_defaults=True, context={"job_file": True})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_best_needs_evaluations(cls, data: Any) -> Any:
+        export, train = (data.get("export"), data.get("train")) if isinstance(data, dict) else (None, None)
+        if not isinstance(export, dict) or not isinstance(train, dict) or not export.get("best"):
+            return data
+        evaluate = train.get("evaluate") or {}
+        if train.get("task") and isinstance(evaluate, dict) and evaluate.get("every") is None:
+            return data | {"train": train | {"evaluate": evaluate | {"every": "epoch"}}}
+        return data
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

@@ -103,6 +103,10 @@ class JobStatus:
     steps_lost: int | None = None
     save_error: str = ""
     """Why saves fail at the moment."""
+    export: str | None = None
+    """Where the trained model is."""
+    load: str = ""
+    """One line of Python that gives it."""
     # For people only.
     total_steps: int | None = None
     rate: float = 0.0
@@ -133,6 +137,8 @@ class JobStatus:
             "goodput",
             "steps_lost",
             "save_error",
+            "export",
+            "load",
         )
         return {name: getattr(self, name) for name in names} | {
             "troubles": [vars(trouble) | {"text": trouble.text} for trouble in self.troubles],
@@ -216,6 +222,8 @@ def _from_end(end: EndRecord, common: dict[str, Any], remedy: str, troubles: lis
         restarts=end.restarts,
         metrics=end.metrics,
         weights_sha256=end.weights_sha256,
+        export=end.export,
+        load=end.load,
         total_steps=end.total_steps,
         traceback=end.traceback,
         remedy=remedy,

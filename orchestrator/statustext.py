@@ -29,6 +29,8 @@ def status_lines(found: JobStatus) -> list[str]:
         lines.append("  " + "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items()))
     if found.weights_sha256:
         lines.append(f"  weights_sha256 {found.weights_sha256}")
+    if found.load:
+        lines.append(f"  to load the model: {found.load}")
     if found.history:
         lines.append("  restarts of this launch:")
         lines += [f"    {line}" for line in history_lines(found.history, found.restarts, found.name)]

@@ -185,6 +185,16 @@ class CheckpointSection(Section):
         return self.every if isinstance(self.every, float) else None
 
 
+class ExportSection(Section):
+    """What is exported beside the model as training ends with it."""
+
+    best: str | None = Field(default=None, pattern=r"^val_[A-Za-z0-9_]+$")
+    """Keep the best model by this metric of the evaluation too (val_loss, val_accuracy): export/attempt-K/best.keras. Default:
+    none. With it, evaluate.every is epoch where it is not given."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Whether smaller or larger is better, as in train.stop_when."""
+
+
 class RestartsSection(Section):
     """How much trouble a job may have before it gives up."""
 
@@ -204,6 +214,7 @@ class TrainConfig(Section):
     """The job's name."""
     train: TrainSection
     checkpoint: CheckpointSection = CheckpointSection()
+    export: ExportSection = ExportSection()
     restarts: RestartsSection = RestartsSection()
     run_directory: str
     """An absolute local path or gs://bucket/prefix."""

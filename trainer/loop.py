@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from trainer import faults
 from trainer.agent.protocol import Block as BlockDone
 from trainer.agent.protocol import Evaluated, Phase
+from trainer.best import Best
 from trainer.channel import Channel
 from trainer.checkpoint.state import TrainingState
 from trainer.collective import Collective, Decision
@@ -41,6 +42,7 @@ class Loop:
     collective: Collective
     hooks: Hooks
     early: EarlyStopping | None
+    best: Best | None
     channel: Channel
     tensorboard: TensorBoard | None
     chief: bool
@@ -145,12 +147,15 @@ class Loop:
                 chief=self.chief,
                 hooks=self.hooks if told else None,
             )
-        if result is None:
-            return False
+            if result is None:
+                return False
+            numbers = as_numbers(result.scores)
+            if self.best is not None:
+                self.channel.enter(Phase.EXPORT, at.step)
+                self.best.observe(at.step, numbers, final=not told)
         if told:
             self.hooks.test_end({name.removeprefix("val_"): value for name, value in result.scores.items()})
         at.evaluation = {"step": at.step, "metrics": result.scores}
-        numbers = as_numbers(result.scores)
         if told and self.early is not None:
             self.early.observe(numbers[self.early.rule.metric])
         self.channel.send(Evaluated(step=at.step, examples=result.examples, seconds=result.seconds, metrics=numbers))

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from trainer import faults
 from trainer.agent.protocol import Phase, Result, Start
+from trainer.best import KEY as BEST
+from trainer.best import Best
 from trainer.build import build_model
 from trainer.channel import Channel
 from trainer.checkpoint import restore
@@ -27,11 +29,15 @@ from trainer.data.order import Calendar, total_steps
 from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
-from trainer.export import export_model
+from trainer.export import Exporter, load_line
+from trainer.exportable import form_of
+from trainer.fingerprint import go_on_from, made_with
 from trainer.global_batch import GlobalBatch
 from trainer.hooks import Hooks, as_list
 from trainer.logs import Scores, as_numbers
 from trainer.loop import Loop
+from trainer.made_with import KEY as MADE_WITH
+from trainer.made_with import MadeWith
 from trainer.metrics import TensorBoard
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.ranges import Ranges
@@ -55,9 +61,8 @@ class Training:
     """A loop, and what is to be done after it."""
 
     loop: Loop
-    model: keras.Model
-    store: Store
-    attempt: int
+    exporter: Exporter | None
+    """The chief's."""
     patience_s: float
     """How long the export is tried while the store makes trouble."""
 
@@ -75,18 +80,22 @@ class Training:
         with loop.state.mean_unsynchronised():
             if not loop.chief:
                 return
-            where = export_model(self.model, self.store, self.attempt, patience_s=self.patience_s)
+            evaluation = loop.progress.evaluation or {"metrics": {}}
+            metrics = as_numbers(loop.progress.scores | evaluation["metrics"])
+            assert self.exporter is not None
+            exported = self.exporter.write("model", loop.progress.step, metrics, patience_s=self.patience_s)
+            self.exporter.point(exported, loop.best.publish() if loop.best is not None else None)
             faults.reach("process.exported")
         if loop.tensorboard is not None:
             loop.tensorboard.close()
-        evaluation = loop.progress.evaluation or {"metrics": {}}
         loop.channel.send(
             Result(
                 step=loop.progress.step,
                 total_steps=loop.plan.total_steps,
-                metrics=as_numbers(loop.progress.scores | evaluation["metrics"]),
+                metrics=metrics,
                 weights_sha256=digest,
-                export=where,
+                export=exported.url,
+                load=load_line(exported),
                 reason=loop.progress.finished,
             )
         )
@@ -106,6 +115,11 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     callbacks = as_list(task.callbacks())
     model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
     plan = _plan(config, data.calendar(callbacks=bool(callbacks)), cut_at_epochs=bool(callbacks))
+    made = made_with(config, data.source, data.evaluation, model.optimizer)
+    exporter = None
+    if start.index == 0:
+        inputs = keras.utils.unpack_x_y_sample_weight(data.source.sample(1))[0]
+        exporter = Exporter(model, open_store(config.run_directory), record.number, form_of(model), config, inputs)
     reached = reach({"task": task, "model": model, "callbacks": callbacks})
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
@@ -138,11 +152,15 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         keeping=state.kept,
     )
     early = EarlyStopping(train.stop_when) if train.stop_when else None
+    best = Best(config.export, store, exporter) if config.export.best else None
     progress = Progress()
     if record.restore is not None:
         channel.restoring(state.size_bytes)
         commit = _restore_state(state, store, record.restore, config, data)
         hooks.restore(state.restored_blobs)
+        if best is not None:
+            best.restore(commit.host_state.get(BEST))
+        go_on_from(commit, model.optimizer, made, tell=start.index == 0)
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
@@ -177,7 +195,9 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         )
         evaluator.compile()
     if early is not None:
-        _check_stop_when(early.rule.metric, evaluator)
+        _check_followed("train.stop_when", early.rule.metric, evaluator)
+    if best is not None:
+        _check_followed("export.best", best.metric, evaluator)
     faults.reach("process.compiled")
     chief = start.index == 0
     versions = _versions()
@@ -195,6 +215,8 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
                 if progress.finished
                 else None,
                 "scores": _written(progress.scores),
+                BEST: best.state() if best is not None else None,
+                MADE_WITH: made.model_dump(mode="json"),
             },
             "seed": train.seed,
             "world_size": record.world_size,
@@ -215,13 +237,26 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         collective=collective,
         hooks=hooks,
         early=early,
+        best=best,
         channel=channel,
         tensorboard=TensorBoard(store, record.number) if chief else None,
         chief=chief,
         progress=progress,
         stop_at_nan=train.on_nan == "stop",
     )
-    return Training(loop, model, store, record.number, config.checkpoint.last_save_timeout)
+    return Training(loop, exporter, config.checkpoint.last_save_timeout)
+
+
+def made_with_now(config: TrainConfig) -> MadeWith:
+    """What a checkpoint of this job would be made with, without training."""
+    train = config.train
+    assert train.task is not None
+    task = load_task(train.task, train.params, config.task_root)
+    data = TaskData(task, train)
+    keras.utils.set_random_seed(train.seed)
+    strategy = tf.distribute.get_strategy()
+    model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
+    return made_with(config, data.source, data.evaluation, model.optimizer)
 
 
 def _reserve(memory: SnapshotMemory, size_bytes: int, *, again: bool) -> None:
@@ -334,16 +369,16 @@ def _state(
     return state
 
 
-def _check_stop_when(metric: str, evaluator: Evaluator | None) -> None:
+def _check_followed(field: str, metric: str, evaluator: Evaluator | None) -> None:
     if evaluator is None:
         raise ConfigError(
-            f"train.stop_when follows {metric}, but the task has no evaluation_data",
-            remedy="Give the task an evaluation_data(), or leave out stop_when.",
+            f"{field} follows {metric}, but the task has no evaluation_data",
+            remedy=f"Give the task an evaluation_data(), or leave out {field}.",
         )
     names = evaluator.names()
     if metric not in names:
         raise ConfigError(
-            f"train.stop_when follows {metric}, which the evaluation does not give",
+            f"{field} follows {metric}, which the evaluation does not give",
             remedy=f"It gives {', '.join(names)}.",
         )
 

@@ -6,26 +6,27 @@ workers TensorFlow's own shutdown may hang or abort.
 
 import contextlib
 import faulthandler
+import io
 import logging
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from types import TracebackType
 
 from trainer import faults
-from trainer.agent.protocol import Failure, Phase, Prepare, Start
+from trainer.agent.protocol import LOG_ONLY, Failure, Phase, Prepare, Start
 from trainer.channel import Channel
 from trainer.config import TrainConfig
 from trainer.errors import DamagedCheckpoint, OrchError
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.lifeline import die_with_parent
+from trainer.tracebacks import full_traceback, message_of, origin, user_traceback
 
 log = logging.getLogger("trainer.worker")
 
 _MESSAGE_CHARS = 2000
-_TRACEBACK_CHARS = 16_000
+_TRACEBACK_CHARS = 8000
 
 
 def main() -> None:
@@ -35,6 +36,9 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the agent reads UTF-8, whatever the locale of this machine
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     logging.basicConfig(
         stream=sys.stderr, level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(levelname)s %(message)s"
     )
@@ -104,20 +108,20 @@ def name_process(name: str) -> None:
 
 
 def tell(channel: Channel, error: BaseException) -> ExitCode:
-    """Send the failure to the agent, print it, and return the exit code."""
+    """Send the failure to the agent, print all of it for the log, and return the exit code."""
     error = origin(error)
     code = code_of_exception(error)
-    shown = user_traceback(error)
-    message = error.message if isinstance(error, OrchError) else str(error)
+    message, shown = message_of(error), user_traceback(error)
     remedy = error.remedy if isinstance(error, OrchError) else ""
     if code == ExitCode.STOPPED:
         log.info("leaving: %s", message)
     else:
         # A traceback ends with the exception; an OrchError may have that of its cause before it.
-        said = (
-            f"{type(error).__name__}: {message}\n{remedy}".rstrip() if isinstance(error, OrchError) or not shown else ""
-        )
-        print("\n".join(part for part in (shown.rstrip(), said) if part), file=sys.stderr, flush=True)
+        alone = isinstance(error, OrchError) and error.__cause__ is None
+        full = f"{type(error).__name__}: {error}" if alone else full_traceback(error)
+        print("".join(f"{LOG_ONLY}{line}\n" for line in full.splitlines()), end="", file=sys.stderr, flush=True)
+        if isinstance(error, OrchError):
+            shown += f"{type(error).__name__}: {message}\n{remedy}".rstrip()
     channel.send(
         Failure(
             code=code,
@@ -129,42 +133,6 @@ def tell(channel: Channel, error: BaseException) -> ExitCode:
         )
     )
     return code
-
-
-def origin(error: BaseException) -> BaseException:
-    """The exception as it was raised: AutoGraph raises another one in its place, of another class where it must."""
-    while hasattr(error.__context__, "ag_error_metadata"):
-        assert error.__context__ is not None
-        error = error.__context__
-    return error
-
-
-def user_traceback(error: BaseException) -> str:
-    """The traceback as its reader needs it: the user's own frames where there are any, else all. Of an OrchError without a
-    cause nothing: it speaks for itself."""
-    if isinstance(error, OrchError):
-        if error.__cause__ is None:
-            return ""
-        error = error.__cause__
-    if isinstance(error, SyntaxError):
-        return "".join(traceback.format_exception_only(error))
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "__autograph_" not in frame.filename]
-    converted = getattr(getattr(error, "ag_error_metadata", None), "translated_stack", [])
-    frames += [
-        traceback.FrameSummary(frame.filename, frame.lineno, frame.function_name, line=frame.code)
-        for frame in reversed(converted)
-    ]
-    own = [frame for frame in frames if _is_users(frame.filename)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own or frames)]
-    return "".join(lines + traceback.format_exception_only(error))
-
-
-def _is_users(filename: str) -> bool:
-    ours = os.path.dirname(os.path.abspath(__file__)) + os.sep
-    builtin = filename.startswith(ours) and not filename.startswith(os.path.join(ours, "tasks"))
-    return not (
-        builtin or filename.startswith(("<", os.path.dirname(os.__file__) + os.sep)) or "site-packages" in filename
-    )
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

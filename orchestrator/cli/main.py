@@ -3,6 +3,7 @@
 A command's module is imported when that command is used: `orch --help` needs click and the table below, nothing else.
 """
 
+import io
 import os
 import select
 import sys
@@ -177,6 +178,9 @@ def _reader_went_away() -> int:
 
 def main() -> Any:
     """The entry point of the `orch` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a message may hold what the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -49,6 +49,9 @@ def run(
         result = LocalRun(config, printer, fresh=fresh, environment=job.spec.env).run()
     finally:
         printer.close()
+    if result.state == "failed" and result.traceback:
+        # The culprit's, before anything else is said.
+        click.echo(result.traceback.rstrip(), err=True)
     if output == "json":
         print_json(result.as_json())
         return result.code
@@ -58,12 +61,18 @@ def run(
         for name, value in (held_out or result.metrics).items():
             click.echo(f"{'test' if held_out else 'train'} {name.removeprefix('val_')} {value:.4f}")
     facts = _told(result.run_directory)
-    if result.state == "failed" and facts.get("traceback"):
-        # The culprit's, before anything else is said.
-        click.echo(facts["traceback"].rstrip(), err=True)
     click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
+    if result.finished_before:
+        click.echo(
+            "it was finished before, and nothing was trained now: to go on, raise train.steps or train.epochs; to train anew, "
+            "use --fresh or another --directory"
+        )
     click.echo(f"run directory: {_short(result.run_directory)}")
     _print_what_happened(facts, result.run_directory, result.restarts)
+    if result.export and result.state == "succeeded":
+        click.echo(f"exported to {_short(result.export)}")
+    if result.load and result.state == "succeeded":
+        click.echo(f"to load the model: {result.load}")
     if result.state == "failed":
         _print_failure(result.run_directory, result.code, result.reason)
     return result.code

@@ -169,7 +169,8 @@ def test_finished_run_reports_its_result_and_goes_on_with_more_steps(
     first = run_once(300).result()
     again = run_once(300)
     result = again.result()
-    assert {**result, "restarts": 0} == first
+    assert result["finished_before"]
+    assert {**result, "restarts": 0, "finished_before": False} == first
     assert not (tmp_path / "runs/damage/attempts/3.json").exists(), "nothing was trained"
     more = run_once(600).result()
     assert more["weights_sha256"] == undisturbed

@@ -29,6 +29,8 @@ FIELDS = {
     "goodput",
     "steps_lost",
     "save_error",
+    "export",
+    "load",
 }
 
 

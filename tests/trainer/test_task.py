@@ -8,7 +8,7 @@ import pytest
 
 from trainer.errors import ConfigError
 from trainer.task import Task, load_task
-from trainer.worker import user_traceback
+from trainer.tracebacks import user_traceback
 
 TASK = """
 from trainer.task import Task

@@ -19,7 +19,7 @@ from trainer.errors import OrchError
 def _state() -> int:
     try:
         who = identity({**os.environ, "ORCH_ADDRESS": os.environ.get("ORCH_ADDRESS", "127.0.0.1")})
-        print(CoordinatorClient(who.coordinator, who.token).state().model_dump_json())
+        sys.stdout.buffer.write(CoordinatorClient(who.coordinator, who.token).state().to_json() + b"\n")
     except (OrchError, OSError, http.client.HTTPException, ValueError) as error:
         print(f"error: the coordinator does not answer: {error}", file=sys.stderr)
         return 75

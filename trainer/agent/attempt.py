@@ -114,6 +114,7 @@ class Attempt:
         self._index = index
         self._on_record = on_record
         self._failure: Failure | None = None
+        self._told: list[bytes] = []
         self._since = self._phase_since = self._excused_at = now
         self._killed_silent_s: float | None = None
         self._hung_s: float | None = None
@@ -201,6 +202,11 @@ class Attempt:
             output += self.writing.child.read_output()
         return output
 
+    def take_told(self) -> list[bytes]:
+        """What the process said of its failure, once: the user's own frames and the message."""
+        told, self._told = self._told, []
+        return told
+
     def _from_process(self, line: bytes, now: float) -> None:
         try:
             message = from_process.validate_json(line)
@@ -246,6 +252,7 @@ class Attempt:
                 self.result = message
             case Failure():
                 self._failure = message
+                self._told = [line.encode(errors="replace") + b"\n" for line in message.traceback.splitlines()]
 
     def _from_writer(self, line: bytes) -> None:
         assert self.writing is not None

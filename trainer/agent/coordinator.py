@@ -4,11 +4,13 @@ Polls, ticks and answers of the store go in; directives and wishes (`next_action
 wishes; agent/server.py carries the polls. `now` is always this machine's monotonic clock in seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from types import MappingProxyType
 
+from trainer.agent.last_words import IS_ANOTHER_JOB
 from trainer.agent.protocol import WITHIN, AgentReport, Directive, JobState, Phase, Result
 from trainer.agent.verdict import TOLD_TO_LEAVE, Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
 from trainer.exit_codes import FINAL_CODES, ExitCode
@@ -88,6 +90,17 @@ class Probe:
 Action = ListCommits | Append | Probe
 
 
+def finished_before(job: Job, end: EndRecord) -> bool:
+    """Whether an earlier launch did already all that this one asks for."""
+    if job.fresh or end.launch.id == job.launch.id or end.state != "succeeded":
+        return False
+    if job.steps_asked is not None:
+        return job.steps_asked <= max(end.step, end.steps_asked or 0)
+    if job.epochs_asked is not None:
+        return end.epochs_asked is not None and job.epochs_asked <= end.epochs_asked
+    return True
+
+
 class Stage(Enum):
     """Where the coordinator is between two attempts."""
 
@@ -112,8 +125,17 @@ class _Seen:
 class Coordinator:
     """One coordinator's life. Not thread-safe: the caller holds one lock around every call."""
 
-    def __init__(self, job: Job, records: Sequence[AttemptRecord | EndRecord], now: float) -> None:
+    def __init__(
+        self,
+        job: Job,
+        records: Sequence[AttemptRecord | EndRecord],
+        now: float,
+        changed: Mapping[int, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
+        """`changed`: by the number of an end record, in what this job differs from the one that ended there, and whose result
+        would be reported otherwise."""
         self.job = job
+        self._changed = changed
         self.records = list(records)
         self.stage = Stage.GATHER
         self.end: EndRecord | None = None
@@ -150,18 +172,12 @@ class Coordinator:
             self._ended(end)
         elif newest.launch.id != self.job.launch.id and any(self._of_ours(record) for record in self.records):
             self._taken_over_by(newest)
-        elif isinstance(newest, EndRecord) and not self.job.fresh and self._finished(newest):
-            self._ended(newest)
-
-    def _finished(self, end: EndRecord) -> bool:
-        """Whether an earlier launch did already all that this one asks for."""
-        if end.state != "succeeded":
-            return False
-        if self.job.steps_asked is not None:
-            return self.job.steps_asked <= max(end.step, end.steps_asked or 0)
-        if self.job.epochs_asked is not None:
-            return end.epochs_asked is not None and self.job.epochs_asked <= end.epochs_asked
-        return True
+        elif isinstance(newest, EndRecord) and finished_before(self.job, newest):
+            changes = self._changed.get(newest.number)
+            if changes:
+                self.leave = (ExitCode.CONFIGURATION, f"{newest.reason}: it {IS_ANOTHER_JOB}: {'; '.join(changes)}")
+            else:
+                self._ended(newest)
 
     # --- what is known
 
@@ -521,6 +537,7 @@ class Coordinator:
             metrics=result.metrics if result else {},
             weights_sha256=result.weights_sha256 if result else None,
             export=result.export if result else None,
+            load=result.load if result else "",
             now=now,
         )
 

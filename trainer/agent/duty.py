@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from trainer import faults
@@ -17,11 +17,12 @@ from trainer.agent.coordinator import (
     Job,
     ListCommits,
     Probe,
+    finished_before,
     waiting_for_store,
 )
 from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError, StoreUnavailable
-from trainer.rundir.attempts import append_record, close_attempt, now, read_record, read_records, record_name
+from trainer.rundir.attempts import EndRecord, append_record, close_attempt, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import Store
 
@@ -33,11 +34,20 @@ TICK_S = 0.1
 class Duty:
     """The coordinator with its store and its lock."""
 
-    def __init__(self, job: Job, store: Store, *, on_change: Callable[[], None]) -> None:
-        """`on_change` is called, from this thread, after every answer of the store: polls may now be answered anew."""
+    def __init__(
+        self,
+        job: Job,
+        store: Store,
+        *,
+        on_change: Callable[[], None],
+        changed: Callable[[EndRecord], Sequence[str]] = lambda end: (),
+    ) -> None:
+        """`on_change` is called, from this thread, after every answer of the store: polls may now be answered anew. `changed`
+        tells in what the job differs from one that has ended; it may take its time."""
         self._job = job
         self._store = store
         self._on_change = on_change
+        self._changed = changed
         self._lock = threading.Lock()
         self._coordinator: Coordinator | None = None
         self._error = "reading the run directory"
@@ -132,8 +142,13 @@ class Duty:
                 self._wake.wait(wait_s)
                 wait_s = min(wait_s * 2, STORE_WAIT_MAX_S)
                 continue
+            changed: dict[int, Sequence[str]] = {}
+            newest = records[-1] if records else None
+            if isinstance(newest, EndRecord) and finished_before(self._job, newest):
+                self._error = "the run is finished: looking whether the job has changed since"
+                changed[newest.number] = self._changed(newest)
             with self._lock:
-                self._coordinator = Coordinator(self._job, records, time.monotonic())
+                self._coordinator = Coordinator(self._job, records, time.monotonic(), changed)
             return
 
 

@@ -23,6 +23,13 @@ _BY_ITSELF = "nothing: the job goes on by itself"
 _OUT_OF_MEMORY = f"raise resources.memory, or make train.global_batch_size smaller, then {_AGAIN}"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
 
+IS_ANOTHER_JOB = "is finished, and the job has changed since"
+"""In the reason of a launch that finds the end of a job which is not the one it was given."""
+_ANEW = (
+    "train anew with another run.directory (orch run: --fresh or --directory), or go on from what is there with a larger "
+    "train.steps or train.epochs"
+)
+
 SAVE_REMEDY = (
     "training goes on and the next save tries again; see to the run directory (space, quota, permissions, network), "
     "since a job whose last save fails ends with 74"
@@ -58,7 +65,7 @@ class LastWords(Wire):
                 }
             )
             # One character may take six bytes.
-            data = words.model_dump_json().encode()
+            data = words.to_json()
             if len(data) <= SIZE_MAX_BYTES or room < 0.1:
                 return data
             room *= 0.7
@@ -85,6 +92,8 @@ def remedy_for(
 
 def general_remedy(code: int, reason: str = "") -> str:
     """What to do next about an end of which the code is known, and perhaps the job's reason."""
+    if code == ExitCode.CONFIGURATION and IS_ANOTHER_JOB in reason:
+        return _ANEW
     if code == ExitCode.GIVEN_UP and "out of memory" in reason:
         return _OUT_OF_MEMORY
     return next((text for known, text in _REMEDIES.items() if known == code), _BY_ITSELF)

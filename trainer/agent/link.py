@@ -4,13 +4,14 @@ While worker 0 does not answer, the run directory is asked: the job may be over,
 """
 
 import contextlib
+import http
 import http.client
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from trainer.agent.protocol import AgentReport, Directive, JobState
+from trainer.agent.protocol import AgentReport, Directive, ExitReport, JobState
 from trainer.errors import OrchError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
@@ -22,8 +23,15 @@ REQUEST_S = 3.0
 RENEW_S = 10.0
 """How often the name of worker 0 is followed anew: another pod may bear it by now, while the old one still answers."""
 END_CHECK_S = 10.0
+_REPORTS_FAULT = (http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+REFUSED_MAX = 20
+"""So many reports in a row that could not be told end this agent: the one in its place may do better."""
 OBEY_S = 5.0
 """How long the agent's own thread may take to obey; then it is asked anew all the same, lest it seem silent."""
+
+
+class Unsendable(ValueError):
+    """A report that cannot be put into words, or that the coordinator does not take: as it is, no try will do."""
 
 
 class CoordinatorClient:
@@ -41,14 +49,19 @@ class CoordinatorClient:
 
         Raises:
             OSError, http.client.HTTPException, ValueError: no answer, or none that makes sense.
+            Unsendable: it is the report's fault.
         """
-        return Directive.model_validate_json(self._request("POST", "/v1/poll", report.model_dump_json()))
+        try:
+            body = report.to_json()
+        except Exception as error:
+            raise Unsendable(f"the report cannot be written: {type(error).__name__}: {error}") from error
+        return Directive.model_validate_json(self._request("POST", "/v1/poll", body))
 
     def state(self) -> JobState:
         """GET /v1/state. Raises as `poll` does."""
         return JobState.model_validate_json(self._request("GET", "/v1/state", None))
 
-    def _request(self, method: str, path: str, body: str | None) -> bytes:
+    def _request(self, method: str, path: str, body: bytes | None) -> bytes:
         self._renew()
         if self._connection is None:
             self._use(http.client.HTTPConnection(*self._address, timeout=REQUEST_S))
@@ -61,7 +74,8 @@ class CoordinatorClient:
             self.close()
             raise
         if response.status != 200:
-            raise ValueError(f"the coordinator answered {response.status}: {data[:200].decode(errors='replace')}")
+            kind = Unsendable if response.status in _REPORTS_FAULT else ValueError
+            raise kind(f"the coordinator answered {response.status}: {data[:200].decode(errors='replace')}")
         return data
 
     def _renew(self) -> None:
@@ -150,6 +164,8 @@ class Link:
         self.silent_since: float | None = None
         """Since when the coordinator has not answered (monotonic), or None."""
         self.error = ""
+        self._unsent: ExitReport | None = None
+        """The exit of which nothing but its code could be told."""
         self._asking: _Records | None = None
         self._ask_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
@@ -180,23 +196,28 @@ class Link:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        wait_s = 0.25
+        wait_s, refused = 0.25, 0
         while True:
             closed = self._closed
             directive: Directive | None = None
             try:
-                directive = self._poll(self._report())
+                directive = self._ask()
                 self.silent_since, self.error, self._asking = None, "", None
-                wait_s = directive.poll_after_s
+                wait_s, refused = directive.poll_after_s, 0
             except Exception as error:  # whatever it is: an agent that polls no more waits for ever
                 now = time.monotonic()
                 self.silent_since = self.silent_since or now
                 self.error = f"{type(error).__name__}: {error}"
                 wait_s = 0.5
-                if not isinstance(error, OSError | http.client.HTTPException | ValueError):
+                # Of a coordinator that cannot be reached time may make another one; of a report that cannot be told, never.
+                away = isinstance(error, OSError | http.client.HTTPException | ValueError)
+                refused = 0 if away and not isinstance(error, Unsendable) else refused + 1
+                if refused in (1, REFUSED_MAX):
                     log.exception("worker 0 could not be asked")
                 if not closed:
                     directive = self._told_by_store(now)
+                if refused >= REFUSED_MAX and directive is None:
+                    directive = _leave(f"this worker's state could not be told: {self.error}", ExitCode.LOST_PEER)
             if directive is not None:
                 with self._lock:
                     self._directive = directive
@@ -208,6 +229,16 @@ class Link:
                 return
             self._hurry.wait(wait_s)
             self._hurry.clear()
+
+    def _ask(self) -> Directive:
+        report = self._report()
+        try:
+            return self._poll(report)
+        except Unsendable as error:
+            if self._unsent is not report.last_exit:
+                self._unsent = report.last_exit
+                log.exception("worker 0 is told without words")
+            return self._poll(_without_words(report, str(error)))
 
     def _told_by_store(self, now: float) -> Directive | None:
         """The run directory's word, some time after it was asked for."""
@@ -231,5 +262,20 @@ def from_records(records: Sequence[AttemptRecord | EndRecord], launch: str) -> D
             return Directive(kind="exit", coordinator="", attempt=end.attempts, end=end, reason=end.reason)
     if own and (newest := records[-1]).launch.id != launch:
         reason = f"run directory taken over by launch {newest.launch.id}"
-        return Directive(kind="leave", coordinator="", attempt=0, code=ExitCode.CONFIGURATION, reason=reason)
+        return _leave(reason, ExitCode.CONFIGURATION)
     return None
+
+
+def _leave(reason: str, code: ExitCode) -> Directive:
+    return Directive(kind="leave", coordinator="", attempt=0, code=code, reason=reason)
+
+
+def _without_words(report: AgentReport, why: str) -> AgentReport:
+    """What must be told of this worker, without what its process said."""
+    plain: dict[str, object] = {"metrics": {}, "save_error": ""}
+    if report.last_exit is not None:
+        words = f"its message could not be sent ({why[:200]}); its log has it"
+        plain["last_exit"] = report.last_exit.model_copy(update={"exception": "", "message": words, "traceback": ""})
+    if report.result is not None:
+        plain["result"] = report.result.model_copy(update={"metrics": {}, "reason": report.result.reason[:200]})
+    return report.model_copy(update=plain)

@@ -28,14 +28,15 @@ from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
 from trainer.agent.memory import limit_of_cgroup
 from trainer.agent.output import LossyPipe, Segments
 from trainer.agent.ports import free_port
-from trainer.agent.protocol import WITHIN, AgentReport, Alive, Directive, ExitReport, Result
+from trainer.agent.protocol import LOG_ONLY, WITHIN, AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
 from trainer.agent.spare import Spare
+from trainer.changed import since_the_end
 from trainer.cluster import Identity, identity
 from trainer.config import TrainConfig
 from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
-from trainer.lifeline import adopt_orphans, die_with_parent
+from trainer.lifeline import PARENT_VARIABLE, adopt_orphans, die_with_parent
 from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
 from trainer.rundir.signs import ALIVE_S
 from trainer.rundir.store import open_store
@@ -43,6 +44,7 @@ from trainer.rundir.store import open_store
 log = logging.getLogger("trainer.agent")
 
 TICK_S = 0.2
+_LOG_ONLY = LOG_ONLY.encode()
 STOOD_STILL_S = 3.0
 """An agent that did not look for so long was paused with its machine."""
 SUMMARY_S = 60.0
@@ -207,7 +209,12 @@ class Agent:
             cpu_flags=_cpu_flags(),
             memory_limit_bytes=self._memory_limit_bytes,
         )
-        return Duty(job, self._records, on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None)
+        return Duty(
+            job,
+            self._records,
+            on_change=lambda: self._link.hurry() if hasattr(self, "_link") else None,
+            changed=lambda end: since_the_end(end, config, self._records, self._config_path, self._of_processes),
+        )
 
     # --- events
 
@@ -243,9 +250,14 @@ class Agent:
         if self._attempt is None:
             return
         for line in self._attempt.read(now):
-            self._pipe.write(line)
+            if not line.startswith(_LOG_ONLY):
+                self._pipe.write(line)
             if self._output is not None:
-                self._output.write(line)
+                self._output.write(line.removeprefix(_LOG_ONLY))
+        for line in self._attempt.take_told():
+            # `orch run` shows it itself, once, at the end.
+            if PARENT_VARIABLE not in self._environment:
+                self._pipe.write(line)
         for child in self._attempt.children:
             child.flush()
         self._register()

@@ -174,12 +174,19 @@ class Result(Wire):
     """Of the last evaluation (names without `val_` prefix are of training)."""
     weights_sha256: str
     export: str | None
+    load: str = ""
+    """One line of Python that gives the exported model."""
     reason: str = ""
     """Why training ended before train.steps, where it did: stop_when."""
 
 
+LOG_ONLY = "\x1e"
+"""A process begins with it those lines of its output that are for the run directory, and would only bury what matters on a
+terminal."""
+
+
 class Failure(Wire):
-    """Why a process is about to exit with anything but 0 or 143."""
+    """Why a process is about to exit with anything but 0 or 143. Its output holds the same in full."""
 
     type: Literal["failure"] = "failure"
     code: int
@@ -276,7 +283,7 @@ from_writer: TypeAdapter[Saved | SaveFailed | Retained | SaveTrouble] = TypeAdap
 
 def encode(message: Wire) -> bytes:
     """One line."""
-    return message.model_dump_json().encode() + b"\n"
+    return message.to_json() + b"\n"
 
 
 # --- between agents and the coordinator

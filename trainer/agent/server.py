@@ -49,7 +49,7 @@ class AgentServer:
                     self._reply(200, metrics().encode(), "text/plain; version=0.0.4")
                 elif self.path == "/v1/state" and state is not None:
                     if self._allowed():
-                        self._reply(200, state().model_dump_json().encode())
+                        self._reply(200, state().to_json())
                 else:
                     self._reply(404, b"{}")
 
@@ -70,7 +70,13 @@ class AgentServer:
                 except ValidationError as error:
                     self._reply(400, json.dumps({"error": str(error.errors()[0]["msg"])}).encode())
                     return
-                self._reply(200, poll(report).model_dump_json().encode())
+                try:
+                    answer = poll(report).to_json()
+                except Exception as error:  # unanswered, worker after worker would wait for ever and say nothing
+                    log.exception("a poll could not be answered worker=%d", report.index)
+                    self._reply(500, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+                    return
+                self._reply(200, answer)
 
             def _allowed(self) -> bool:
                 given = self.headers.get("Authorization", "").encode()

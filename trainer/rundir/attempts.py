@@ -6,6 +6,7 @@ how much budget is used) is decided in lineage.py and in the coordinator.
 """
 
 import contextlib
+import json
 import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -26,6 +27,26 @@ class Wire(BaseModel):
 
     # constants: a loss may be NaN and a best value infinite; as null they would not come back.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+
+    def to_json(self) -> bytes:
+        """The value as JSON in UTF-8. Halves of surrogate pairs, which file names and messages may hold and UTF-8 cannot, are
+        written out: a message that cannot be sent would leave everybody waiting for it."""
+        try:
+            return self.model_dump_json().encode()
+        except ValueError:  # pydantic's own error for it is one
+            return json.dumps(_writable(self.model_dump(mode="python")), ensure_ascii=False, default=_as_text).encode()
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    return [_writable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 class CommitRef(Wire):
@@ -128,6 +149,8 @@ class EndRecord(Wire):
     metrics: dict[str, float] = {}
     weights_sha256: str | None = None
     export: str | None = None
+    load: str = ""
+    """One line of Python that gives the exported model."""
     bad: list[str] = []
     traceback: str = ""
     previous: AttemptEnd | None = None
@@ -206,7 +229,7 @@ def append_record(store: Store, record: AttemptRecord | EndRecord) -> AttemptRec
         StoreError: the store did not answer; whether the record was written is unknown, so call again with the same record.
     """
     try:
-        store.put_if_absent(record_name(record.number), record.model_dump_json().encode())
+        store.put_if_absent(record_name(record.number), record.to_json())
     except ObjectExists:
         found = read_record(store, record.number)
         if found is None:
@@ -227,9 +250,7 @@ def close_attempt(store: Store, number: int, *, by: str) -> None:
     """
     # Closed twice is closed.
     with contextlib.suppress(ObjectExists):
-        store.put_if_absent(
-            _closed_name(number), Closed(number=number, by=by, created=now()).model_dump_json().encode()
-        )
+        store.put_if_absent(_closed_name(number), Closed(number=number, by=by, created=now()).to_json())
 
 
 def is_closed(store: Store, number: int) -> bool:

@@ -107,7 +107,7 @@ def parse_data_name(name: str) -> CommitRef | None:
 
 def serialise(commit: Commit) -> bytes:
     """The commit as JSON; its last field, crc32c, is the checksum of the text without that field."""
-    text = commit.model_dump_json().encode()
+    text = commit.to_json()
     return text[:-1] + b',"crc32c":"' + crc32c([text]).encode() + b'"}'
 
 

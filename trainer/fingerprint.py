@@ -1,0 +1,131 @@
+"""Data and optimizer of a task as made_with.py compares them, and the rate that a resumed job trains with. Imports Keras."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from typing_extensions import Buffer
+
+from trainer.config import TrainConfig
+from trainer.data.sources import ArraySource, Source
+from trainer.made_with import DataMark, MadeWith, changes, flat, of_host_state, of_job
+from trainer.rundir.checksum import crc32c
+from trainer.rundir.commits import Commit
+
+log = logging.getLogger(__name__)
+
+WHOLE_BYTES_MAX = 64 << 20
+"""Data up to this size is compared whole."""
+ROWS = 256
+
+
+def made_with(config: TrainConfig, source: Source, evaluation: Source | None, optimizer: Any) -> MadeWith:
+    """All that is compared of a job. The optimizer is as the task made it."""
+    return of_job(config.train, config.task_root).model_copy(
+        update={
+            "train_data": mark_of(source),
+            "evaluation_data": mark_of(evaluation) if evaluation is not None else None,
+            "optimizer": optimizer_config(optimizer),
+        }
+    )
+
+
+def mark_of(source: Source) -> DataMark:
+    """Examples, shapes, dtypes, and a checksum of the data. Of a stream, which would have to be read, of its first example."""
+    whole = isinstance(source, ArraySource)
+    leaves = keras.tree.flatten(source.arrays if isinstance(source, ArraySource) else source.sample(1))
+    arrays = [
+        leaf if isinstance(leaf, np.ndarray) else np.array(f"{type(leaf).__name__} {leaf.shape}") for leaf in leaves
+    ]
+    if whole and sum(array.nbytes for array in arrays) > WHOLE_BYTES_MAX:
+        arrays = [array[_rows(len(array), array.nbytes)] for array in arrays]
+    examples = source.examples if isinstance(source, ArraySource) else getattr(source, "known_examples", None)
+    return DataMark(
+        examples=examples,
+        shapes=[f"{array.dtype}{list(array.shape[1:])}" for array in arrays],
+        checksum=crc32c([_bytes(array) for array in arrays]),
+    )
+
+
+def optimizer_config(optimizer: Any) -> dict[str, Any]:
+    """Its configuration with dotted keys; empty where it gives none."""
+    try:
+        config = optimizer.get_config()
+    except Exception as error:  # a class of the user's own
+        log.debug("the optimizer gives no configuration: %s", error)
+        return {}
+    return {"class": type(optimizer).__name__} | flat(keras.tree.map_structure(_plain, config))
+
+
+def go_on_from(commit: Commit, optimizer: Any, now: MadeWith, *, tell: bool) -> None:
+    """After a restore, on all workers: the learning rate that the task asks for takes the place of the checkpoint's where the
+    task asked for another one when the checkpoint was made. With `tell` what else is not as it was then is said."""
+    then = of_host_state(commit.host_state)
+    if then is None:
+        return
+    rates, said = _take_rate(optimizer, then, now), ""
+    if rates is not None:
+        then = then.model_copy(update={"optimizer": {**then.optimizer, rates.key: rates.asked}})
+        said = rates.line
+    if not tell:
+        return
+    if said:
+        log.warning("%s", said)
+    elif isinstance(rate := now.optimizer.get(_rate_key(now)), float | int) and not _same(rate, _rate(optimizer)):
+        log.info("learning rate %.6g is the checkpoint's; the task begins with %.6g", _rate(optimizer), rate)
+    if found := changes(then, now):
+        log.warning("%s was made by another job, and training goes on from it: %s", commit.ref.name, "; ".join(found))
+
+
+@dataclass(frozen=True)
+class _Rates:
+    key: str
+    asked: float
+    line: str
+
+
+def _take_rate(optimizer: Any, then: MadeWith, now: MadeWith) -> _Rates | None:
+    key = _rate_key(now)
+    asked, before = now.optimizer.get(key), then.optimizer.get(key)
+    if not isinstance(asked, float | int) or not isinstance(before, float | int) or asked == before:
+        return None
+    stored = _rate(optimizer)
+    optimizer.learning_rate = asked
+    aside = "" if _same(stored, before) else f" (the checkpoint had come to {stored:.6g})"
+    return _Rates(key, asked, f"learning rate {before:.6g} -> {asked:.6g}, as the task says now{aside}")
+
+
+def _rate_key(made: MadeWith) -> str:
+    """An optimizer around another one has a rate too, which is not used."""
+    keys = [key for key in made.optimizer if key.rpartition(".")[2] == "learning_rate"]
+    return max(keys, key=lambda key: key.count("."), default="")
+
+
+def _rate(optimizer: Any) -> float:
+    return float(np.asarray(optimizer.learning_rate))
+
+
+def _same(one: float, other: float) -> bool:
+    return bool(np.isclose(one, other, rtol=1e-5, atol=0.0))
+
+
+def _rows(length: int, size_bytes: int) -> np.ndarray:
+    """Rows from all over, of some 16 MB at most."""
+    row_bytes = max(1, size_bytes // max(length, 1))
+    count = max(2, min(length, ROWS, (16 << 20) // row_bytes))
+    return np.unique(np.linspace(0, length - 1, count).astype(np.int64))
+
+
+def _bytes(array: np.ndarray) -> Buffer:
+    if array.dtype.hasobject or array.dtype.kind in "OSU":
+        return repr(array.tolist() if array.size <= 100_000 else array.ravel()[:100_000].tolist()).encode(
+            errors="replace"
+        )
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _plain(value: Any) -> Any:
+    # A rate of float32 comes back as 0.009999999776482582: what was asked for is told by its first digits.
+    return float(f"{float(value):.7g}") if isinstance(value, float | np.floating) else value
