@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.conformance.catalogue import load
 from tests.conformance.report import check, write
 from tests.conformance.suite import run
 from tests.conformance.verdict import Verdict
@@ -28,11 +29,13 @@ def main() -> int:
     failed = [verdict for verdict in verdicts if verdict.kind == "failed"]
     for verdict in failed:
         print(_line(verdict))
-    print(f"{len(verdicts)} runs, {len(failed)} not as they should be, {time.monotonic() - began:.0f} s, in {options.out}")
+    print(
+        f"{len(verdicts)} runs, {len(failed)} not as they should be, {time.monotonic() - began:.0f} s, in {options.out}"
+    )
     if options.write:
         write(DOCS, verdicts)
     if options.check:
-        for fault in check(DOCS, verdicts):
+        for fault in check(DOCS, verdicts, load().values()):
             print(fault)
             failed.append(verdicts[0])
     return 1 if failed else 0

@@ -115,6 +115,8 @@ class Case(Task):
     """Of the present run, for files; the same after a kill, and for all workers."""
     every_call = False
     """Whether the calls that callbacks get are compared too: then blocks have one step."""
+    by_hand = False
+    """Whether the oracle runs the model's train_step in a loop of its own, and takes the mean of what it gives."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Case":
         task = super().__new__(cls)
@@ -155,9 +157,11 @@ class Case(Task):
     def callbacks(self) -> Any:
         return [*self.own_callbacks(), EveryCall() if self.every_call else Recorder()]
 
-
     def before_fit(self, model: Any) -> None:
         """What the oracle does to the compiled model before `fit`: where Keras alone would be wrong."""
+
+    def after_fit(self, model: Any) -> None:
+        """The same after `fit`."""
 
     def facts(self) -> dict[str, Any]:
         """What else is compared after training: anything that JSON takes."""

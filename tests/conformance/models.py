@@ -244,7 +244,9 @@ class ByHand(keras.Model):
     def build(self, shape: Any) -> None:
         self.w = self.add_weight(shape=(shape[-1], 1), initializer="glorot_uniform", name="w")
         self.b = self.add_weight(shape=(), initializer="zeros", name="b")
-        self.offset = self.add_weight(shape=(), initializer=keras.initializers.Constant(0.5), trainable=False, name="offset")
+        self.offset = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(0.5), trainable=False, name="offset"
+        )
         self.built = True
 
     def call(self, x: Any) -> Any:

@@ -31,7 +31,7 @@ def fit(task: base.Case, train: dict[str, Any]) -> Outcome:
     task.before_fit(model)
     epochs, batches = _batches(task, data, batch, seed, train)
     evaluation = None if held_out is None else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)
-    if overrides(task, "train_step"):
+    if overrides(task, "train_step") or task.by_hand:
         logs = _own_steps(task, model, batches, epochs, evaluation)
         base.heard += [("epoch_end", number, base.plain(one)) for number, one in enumerate(logs)]
     else:
@@ -45,6 +45,7 @@ def fit(task: base.Case, train: dict[str, Any]) -> Outcome:
             shuffle=False,
             verbose=0,
         )
+    task.after_fit(model)
     outcome = outcome_of(task, model)
     outcome.predictions = predictions(task, model)
     return outcome
@@ -58,7 +59,9 @@ def outcome_of(task: base.Case, model: Any) -> Outcome:
         optimizer=[np.asarray(variable) for variable in model.optimizer.variables],
         epochs=ends,
         last=ends[max(ends)] if ends else {},
-        evaluations=[{name: value for name, value in logs.items() if name.startswith("val_")} for logs in ends.values()],
+        evaluations=[
+            {name: value for name, value in logs.items() if name.startswith("val_")} for logs in ends.values()
+        ],
         calls=[list(call) for call in base.heard] if task.every_call else [],
         facts=task.facts(),
     )
@@ -112,7 +115,8 @@ def _own_steps(
     if not model.built:
         model(keras.utils.unpack_x_y_sample_weight(next(iter(batches)))[0])
     model.optimizer.build(model.trainable_variables)
-    step = tf.function(lambda batch: task.train_step(model, model.optimizer, batch))
+    own = overrides(task, "train_step")
+    step = tf.function(lambda batch: task.train_step(model, model.optimizer, batch) if own else model.train_step(batch))
     per_epoch = int(batches.cardinality()) // epochs
     logs, steps = [], []
     for batch in batches:

@@ -39,7 +39,9 @@ class Outcome:
         groups = {"weights": self.weights, "optimizer": self.optimizer, "predictions": self.predictions}
         arrays = {f"{name}-{index:04}": array for name, group in groups.items() for index, array in enumerate(group)}
         np.savez(path.with_suffix(".npz"), **arrays)
-        rest = {name: getattr(self, name) for name in ("error", "config_error", "last", "evaluations", "calls", "facts")}
+        rest = {
+            name: getattr(self, name) for name in ("error", "config_error", "last", "evaluations", "calls", "facts")
+        }
         rest["epochs"] = sorted(self.epochs.items())
         path.with_suffix(".json").write_text(json.dumps(rest))
 

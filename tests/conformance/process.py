@@ -46,7 +46,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         outcome = run(entries[id], mode, folder, strategy, index=index, workers=2 if kind == "two" else 1)
         outcome.save(out / id / (f"{mode}.worker-1" if index else mode))
-        print("done", id, mode, "refused" if outcome.config_error else "failed" if outcome.error else "", file=answers, flush=True)
+        print(
+            "done",
+            id,
+            mode,
+            "refused" if outcome.config_error else "failed" if outcome.error else "",
+            file=answers,
+            flush=True,
+        )
     os._exit(0)
 
 
@@ -117,7 +124,10 @@ def _trained(
     try:
         if mode == "killed":
             try:
-                with room.attempt(folder, train, strategy, every=SAVED_AT, kill_at=KILLED_AT, **options) as (training, _):
+                with room.attempt(folder, train, strategy, every=SAVED_AT, kill_at=KILLED_AT, **options) as (
+                    training,
+                    _,
+                ):
                     training.loop.run()
                 raise AssertionError("it came to its end before it was killed")
             except room.Killed:

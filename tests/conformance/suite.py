@@ -9,8 +9,6 @@ from tests.conformance.runner import Job, run_lanes
 from tests.conformance.verdict import Verdict, judge
 
 
-
-
 def run(
     out: Path,
     part: Part,
@@ -20,10 +18,19 @@ def run(
     python: str = sys.executable,
 ) -> list[Verdict]:
     """Run what is asked for; the verdicts in the catalogue's order."""
-    entries = [one for one in of_part(load(), part) if not only or any(word in one.id for word in only)]
-    chosen = [(one, mode) for one in entries for mode in one.modes if (not modes or mode in modes) and _in(one, mode, part)]
+    chosen = planned(part, only=only, modes=modes)
     run_lanes(_lanes(chosen), out, python)
     return [judge(one, mode, out) for one, mode in chosen]
+
+
+def planned(
+    part: Part, *, only: Sequence[str] | None = None, modes: Sequence[str] | None = None
+) -> list[tuple[Entry, str]]:
+    """What `run` would run. `only`: ids, or parts of ids."""
+    entries = [one for one in of_part(load(), part) if not only or any(word in one.id for word in only)]
+    return [
+        (one, mode) for one in entries for mode in one.modes if (not modes or mode in modes) and _in(one, mode, part)
+    ]
 
 
 def _in(one: Entry, mode: str, part: Part) -> bool:
@@ -31,7 +38,7 @@ def _in(one: Entry, mode: str, part: Part) -> bool:
 
 
 def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job]]]]:
-    """Two: the oracle and one worker; replicas and workers."""
+    """Two of about the same length: the oracle and one worker with a kill; XLA, replicas and workers."""
     alone: list[Job] = []
     seen: set[str] = set()
     for one, mode in chosen:
@@ -40,7 +47,8 @@ def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job
             alone.append((one.id, "oracle"))
         if mode == "killed" and (one.id, "one") not in alone:
             alone.append((one.id, "one"))
-        if mode in ("one", "xla", "killed") and (one.id, mode) not in alone:
+        if mode in ("one", "killed") and (one.id, mode) not in alone:
             alone.append((one.id, mode))
-    many = [(kind, [(one.id, mode) for one, mode in chosen if mode == kind]) for kind in ("four", "two")]
+    kinds = {"xla": "one", "four": "four", "two": "two"}
+    many = [(kind, [(one.id, mode) for one, mode in chosen if mode == own]) for own, kind in kinds.items()]
     return [[("one", alone)], [(kind, jobs) for kind, jobs in many if jobs]]

@@ -36,7 +36,9 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
     if mode in entry.refused:
         if ours.config_error and re.search(entry.refused[mode], ours.error):
             return Verdict(entry, mode, "refused")
-        return Verdict(entry, mode, "failed", faults=[f"is not refused by /{entry.refused[mode]}/: {ours.error or 'it trained'}"])
+        return Verdict(
+            entry, mode, "failed", faults=[f"is not refused by /{entry.refused[mode]}/: {ours.error or 'it trained'}"]
+        )
     assert theirs is not None
     if ours.error:
         return Verdict(entry, mode, "failed", faults=[ours.error])
@@ -88,7 +90,9 @@ def _call_faults(ours: list[list], theirs: list[list], limit: float) -> list[str
     names = [(hook, number) for hook, number, _ in ours]
     wanted = [(hook, number) for hook, number, _ in theirs]
     if names != wanted:
-        at = next((n for n, (a, b) in enumerate(zip(names, wanted, strict=False)) if a != b), min(len(names), len(wanted)))
+        at = next(
+            (n for n, (a, b) in enumerate(zip(names, wanted, strict=False)) if a != b), min(len(names), len(wanted))
+        )
         return [f"call {at} of {len(wanted)}: {names[at : at + 2]} for {wanted[at : at + 2]}"]
     for (hook, number, a), (_, _, b) in zip(ours, theirs, strict=True):
         apart, which = of_logs(a, b)
