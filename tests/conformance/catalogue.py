@@ -31,6 +31,8 @@ class Entry:
     modes: tuple[str, ...] = MODES
     fast: tuple[str, ...] = ()
     """Modes of the fast part besides `one` and `killed`."""
+    random: bool = False
+    """Whether it draws random numbers in training: XLA draws others than a graph, and each replica its own."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """By mode, what the refusal says: a regular expression."""
     allowed: Mapping[str, float] = field(default_factory=dict)

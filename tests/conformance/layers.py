@@ -37,25 +37,25 @@ class Synchronised(_Layers):
         return [layers.BatchNormalization(momentum=0.8, synchronized=True)]
 
 
-@entry("Dropout with a seed", part="fast")
+@entry("Dropout with a seed", random=True, part="fast")
 class DropoutSeeded(_Layers):
     def tested(self) -> Any:
         return [layers.Dropout(0.4, seed=5)]
 
 
-@entry("Dropout twice, seeded by train.seed")
+@entry("Dropout twice, seeded by train.seed", random=True)
 class Dropout(_Layers):
     def tested(self) -> Any:
         return [layers.Dropout(0.3), layers.Dense(8, "tanh"), layers.Dropout(0.3)]
 
 
-@entry("Noise: GaussianNoise, GaussianDropout, AlphaDropout")
+@entry("Noise: GaussianNoise, GaussianDropout, AlphaDropout", random=True)
 class Noise(_Layers):
     def tested(self) -> Any:
         return [layers.GaussianNoise(0.2), layers.GaussianDropout(0.2), layers.AlphaDropout(0.1)]
 
 
-@entry("Images: convolutions, pooling, flips and crops at random", part="ci")
+@entry("Images: convolutions, pooling, flips and crops at random", random=True, part="ci")
 class ImagesAugmented(Case):
     kind = "images"
 
@@ -236,7 +236,7 @@ class Sampling(layers.Layer):
         return mean + ops.exp(0.5 * log_var) * noise if training else mean
 
 
-@entry("A variational autoencoder: random numbers and a loss within a layer")
+@entry("A variational autoencoder: random numbers and a loss within a layer", random=True)
 class Variational(Case):
     def train_data(self) -> Any:
         x = make("numbers", TRAINED, 1)[0]

@@ -8,8 +8,8 @@ import numpy as np
 from tests.conformance.base import WIDTH, Case
 from tests.conformance.catalogue import entry
 
-O = keras.optimizers
-S = O.schedules
+stock = keras.optimizers
+S = stock.schedules
 STOCK = {
     "Adadelta": {"learning_rate": 1.0}, "Adafactor": {"learning_rate": 0.02}, "Adagrad": {"learning_rate": 0.1},
     "Adam": {"learning_rate": 0.01}, "AdamW": {"learning_rate": 0.01, "weight_decay": 0.1}, "Adamax": {"learning_rate": 0.01},
@@ -29,7 +29,7 @@ class Stock(Case):
         self.name = name
 
     def optimizer(self) -> Any:
-        return getattr(O, self.name)(**STOCK[self.name])
+        return getattr(stock, self.name)(**STOCK[self.name])
 
 
 for _name in STOCK:
@@ -51,7 +51,7 @@ for _name in STOCK:
 )
 class ScheduleFree(Case):
     def optimizer(self) -> Any:
-        return O.ScheduleFreeAdamW(0.01, warmup_steps=3)
+        return stock.ScheduleFreeAdamW(0.01, warmup_steps=3)
 
     def before_fit(self, model: Any) -> None:
         if not model.built:
@@ -76,7 +76,7 @@ class Scheduled(Case):
         self.name = name
 
     def optimizer(self) -> Any:
-        return O.SGD(SCHEDULES[self.name](), momentum=0.5)
+        return stock.SGD(SCHEDULES[self.name](), momentum=0.5)
 
 
 for _name in SCHEDULES:
@@ -102,7 +102,7 @@ class Halving(S.LearningRateSchedule):
 @entry("A schedule of one's own")
 class OwnSchedule(Case):
     def optimizer(self) -> Any:
-        return O.SGD(Halving())
+        return stock.SGD(Halving())
 
 
 class _With(Case):
@@ -111,7 +111,7 @@ class _With(Case):
     arguments: dict[str, Any] = {}
 
     def optimizer(self) -> Any:
-        return O.SGD(0.1, momentum=0.8, **self.arguments)
+        return stock.SGD(0.1, momentum=0.8, **self.arguments)
 
 
 @entry("Averages of the weights: the model ends with them, and they are exported", part="fast", fast=("two",))
@@ -141,7 +141,7 @@ class AccumulationAcrossEpochs(_With):
 )
 class AccumulationAndSchedule(Case):
     def optimizer(self) -> Any:
-        return O.SGD(S.CosineDecay(0.2, 6), gradient_accumulation_steps=3)
+        return stock.SGD(S.CosineDecay(0.2, 6), gradient_accumulation_steps=3)
 
 
 @entry("Clipping of each variable's norm", part="fast", fast=("four",))
@@ -162,7 +162,7 @@ class ClipValue(_With):
 @entry("Decoupled weight decay, with variables that are left out")
 class WeightDecay(Case):
     def optimizer(self) -> Any:
-        optimizer = O.SGD(0.1, weight_decay=0.1)
+        optimizer = stock.SGD(0.1, weight_decay=0.1)
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         return optimizer
 
@@ -195,7 +195,7 @@ class MixedBfloat16(_Mixed):
 @entry("LossScaleOptimizer that has to halve its scale at once, and doubles it every 3 steps")
 class LossScale(Case):
     def optimizer(self) -> Any:
-        return O.LossScaleOptimizer(O.SGD(0.1), initial_scale=2.0**127, dynamic_growth_steps=3)
+        return stock.LossScaleOptimizer(stock.SGD(0.1), initial_scale=2.0**127, dynamic_growth_steps=3)
 
 
 @entry("An overflow in one example alone: the step is left out, on all replicas", part="whole")
@@ -207,7 +207,7 @@ class LossScaleOverflow(Case):
         return x, y
 
     def optimizer(self) -> Any:
-        return O.LossScaleOptimizer(O.SGD(0.01), initial_scale=1024.0)
+        return stock.LossScaleOptimizer(stock.SGD(0.01), initial_scale=1024.0)
 
 
 @entry("MultiOptimizer: two optimizers for parts of one model", part="whole")
@@ -215,15 +215,15 @@ class TwoOptimizers(Case):
     def model(self) -> Any:
         model = super().model()
         first, last = model.layers
-        parts = [O.OptimizerMap(O.Adam(0.01), first), O.OptimizerMap(O.SGD(0.1), last)]
-        model.compile(O.MultiOptimizer(parts), "mse", metrics=["mae"])
+        parts = [stock.OptimizerMap(stock.Adam(0.01), first), stock.OptimizerMap(stock.SGD(0.1), last)]
+        model.compile(stock.MultiOptimizer(parts), "mse", metrics=["mae"])
         return model
 
 
 @entry("A learning rate that is a variable of the task, changed by a callback", part="whole")
 class OwnRate(Case):
     def optimizer(self) -> Any:
-        return O.SGD(0.2)
+        return stock.SGD(0.2)
 
     def own_callbacks(self) -> Any:
         class Lower(keras.callbacks.Callback):

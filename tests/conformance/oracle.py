@@ -12,10 +12,11 @@ from trainer.data.order import Order
 from trainer.task import Task, overrides
 
 
-def fit(task: base.Case, train: dict[str, Any]) -> Outcome:
-    """Train as a script with `fit` would: one process, no strategy, not compiled by XLA.
+def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome:
+    """Train as a script with `fit` would: one process, no strategy.
 
     Args:
+        jit: compile by XLA, which draws other random numbers than a graph does.
         train: the job file's train section.
     """
     seed, batch = train["seed"], train["global_batch_size"]
@@ -28,6 +29,7 @@ def fit(task: base.Case, train: dict[str, Any]) -> Outcome:
     model = task.model()
     if not model.compiled:
         model.compile(optimizer=task.optimizer(), loss=task.loss(), metrics=task.metrics() or None, jit_compile=False)
+    model.jit_compile = jit
     task.before_fit(model)
     epochs, batches = _batches(task, data, batch, seed, train)
     evaluation = None if held_out is None else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)

@@ -83,14 +83,14 @@ def train_section(entry: Entry, mode: str) -> dict[str, Any]:
 
 
 def run(entry: Entry, mode: str, folder: Path, strategy: Any, *, index: int = 0, workers: int = 1) -> Outcome:
-    """One task in one mode; mode `oracle` is Keras' fit."""
+    """One task in one mode; modes `oracle` and `oracle-xla` are Keras' fit."""
     _clear()
     base.Case.folder = folder
     base.stepped = False
     train = train_section(entry, mode)
     try:
-        if mode == "oracle":
-            return oracle.fit(_task(entry), train)
+        if mode.startswith("oracle"):
+            return oracle.fit(_task(entry), train, jit=mode == "oracle-xla")
         return _trained(entry, mode, folder, train, strategy, index, workers)
     except BaseException as error:
         told = origin(error)

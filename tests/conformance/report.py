@@ -9,21 +9,24 @@ from tests.conformance.verdict import Verdict
 
 _HEAD = """# Trains what Keras trains
 
-Written by `make conformance`; do not edit. Each row is a small task, trained for 12 steps or a few more by Keras' own `fit` in one
-process and by the trainer, on the same batches in the same order. Compared are the weights, the optimizer's variables, the
-logs of every epoch, every evaluation, the answers of the exported model, and where callbacks are the matter, every call that they get.
+Written by `make conformance`; do not edit. Each row is a small task, trained for 12 steps or a few more by Keras' own `fit` in
+one process and by the trainer, on the same batches in the same order. Compared are the weights, the optimizer's variables, the
+logs of every epoch, every evaluation, the answers of the exported model, and where callbacks are the matter, every call they get.
 
 | Mode | What runs |
 | --- | --- |
 | one | one worker, compiled as a graph, as `fit` is on a CPU |
 | xla | one worker, compiled as orch chooses by itself |
-| killed | as one, but stopped hard in the middle of an epoch, and gone on from the last commit with a new task; compared with one |
+| killed | as one, but stopped hard in the middle of an epoch, and gone on from the last commit; compared with one |
 | four | one process with four replicas (MirroredStrategy) |
 | two | two worker processes (MultiWorkerMirroredStrategy) |
 
 A number is the largest difference of any variable of the model from Keras', relative to the largest value of that variable; 0 is
 bit for bit. *identical*: bit for bit as without the kill. *refused*: said before the first step, with the remedy. *other*: not
 the number that Keras gives, and the reason stands below the table.
+
+Tasks that draw random numbers in training (Dropout, noise): XLA draws others than a graph, so xla is compared with `fit` compiled
+by XLA. Each replica draws for its own part of the batch, so that four and two draw others than one device does.
 """
 
 

@@ -88,7 +88,7 @@ class _Workers:
                     until = min(until, time.monotonic() + PEER_S)
         return [lines[index] for index in sorted(lines)]
 
-    fine = ("ready", " oracle", " one", " xla", " killed", " four", " two")
+    fine = ("ready", " oracle", " oracle-xla", " one", " xla", " killed", " four", " two")
 
     def kill(self) -> None:
         """Stacks into the log, then the end."""
@@ -155,7 +155,9 @@ def run_lanes(lanes: Sequence[Sequence[tuple[str, Sequence[Job]]]], out: Path, p
 
 def _said(answers: Sequence[str]) -> str:
     odd = [answer.split()[-1] if answer.startswith("done") else answer for answer in answers]
-    return "; ".join(sorted({one for one in odd if one not in ("oracle", "one", "xla", "killed", "four", "two")}))
+    return "; ".join(
+        sorted({one for one in odd if one not in ("oracle", "oracle-xla", "one", "xla", "killed", "four", "two")})
+    )
 
 
 def _ports(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Steps of one's own: train_step, test_step, compute_loss and compute_metrics of the model; train_step of the task; two networks."""
+"""Steps of one's own: train_step, test_step, compute_loss, compute_metrics of the model; those of the task; two networks."""
 
 from typing import Any
 
@@ -237,7 +237,10 @@ GAN = {"allowed": dict.fromkeys(("one", "xla", "four", "two"), 3e-4)}
 
 
 @entry(
-    "Two networks and two optimizers in the task's train_step; noise from a generator of the task", part="fast", **GAN
+    "Two networks and two optimizers in the task's train_step; noise from a generator of the task",
+    random=True,
+    part="fast",
+    **GAN,
 )
 class GanOfTheTask(_Gan):
     def model(self) -> Any:
@@ -296,7 +299,9 @@ class KerasGan(Pair):
         return {"d_loss": self.d_tracker.result(), "g_loss": self.g_tracker.result()}
 
 
-@entry("A GAN as Keras' guide writes it: train_step of the model, two optimizers of its own compile", **GAN)
+@entry(
+    "A GAN as Keras' guide writes it: train_step of the model, two optimizers of its own compile", random=True, **GAN
+)
 class GanOfTheGuide(_Gan):
     def model(self) -> Any:
         model = KerasGan()
@@ -369,7 +374,7 @@ class Branching(TaskTrainStep):
         x, y = batch
         with tf.GradientTape() as tape:
             error = tf.reduce_mean(tf.square(y - model(x, training=True)))
-            if error > 1.0:
+            if error > 1.0:  # noqa: SIM108
                 loss = tf.sqrt(error)
             else:
                 loss = error

@@ -50,5 +50,10 @@ def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job
         if mode in ("one", "killed") and (one.id, mode) not in alone:
             alone.append((one.id, mode))
     kinds = {"xla": "one", "four": "four", "two": "two"}
-    many = [(kind, [(one.id, mode) for one, mode in chosen if mode == own]) for own, kind in kinds.items()]
+    many = []
+    for own, kind in kinds.items():
+        jobs = [(one.id, mode) for one, mode in chosen if mode == own]
+        if own == "xla":
+            jobs += [(one.id, "oracle-xla") for one, mode in chosen if mode == own and one.random]
+        many.append((kind, jobs))
     return [[("one", alone)], [(kind, jobs) for kind, jobs in many if jobs]]
