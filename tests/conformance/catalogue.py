@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-FAMILIES = ("models", "layers", "recurrent", "losses", "metrics", "optimizers", "steps", "callbacks", "data")
+FAMILIES = (
+    "models",
+    "layers",
+    "recurrent",
+    "losses",
+    "metrics",
+    "optimizers",
+    "steps",
+    "networks",
+    "callbacks",
+    "data",
+)
 MODES = ("one", "xla", "killed", "four", "two")
 """one: one worker, compiled as graph like Keras' fit on a CPU. xla: compiled as the trainer would by itself. killed: as one, but
 stopped hard and gone on from a commit in the middle. four: MirroredStrategy over four logical CPUs. two: two worker processes."""

@@ -24,7 +24,7 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
     data = task.train_data()
     held_out = task.evaluation_data()
     keras.utils.set_random_seed(seed)
-    callbacks = task.callbacks()
+    callbacks = task.callbacks() or [base.Recorder()]
     keras.utils.set_random_seed(seed)
     model = task.model()
     if not model.compiled:
@@ -33,10 +33,14 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
     task.before_fit(model)
     epochs, batches = _batches(task, data, batch, seed, train)
     evaluation = None if held_out is None else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)
+    last = None
     if overrides(task, "train_step") or task.by_hand:
         logs = _own_steps(task, model, batches, epochs, evaluation)
         base.heard += [("epoch_end", number, base.plain(one)) for number, one in enumerate(logs)]
     else:
+        last = _Weights()
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*callbacks, last]
         model.fit(
             batches,
             epochs=epochs,
@@ -47,15 +51,34 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
             shuffle=False,
             verbose=0,
         )
+    heard = list(base.heard)
     task.after_fit(model)
     outcome = outcome_of(task, model)
+    if evaluation is not None and last is not None and last.differ_from(model):
+        # Averages, or the best weights: what the job is said to have reached is what its exported model has.
+        again = model.evaluate(evaluation, return_dict=True, verbose=0)
+        outcome.evaluations.append({f"val_{name}": value for name, value in base.plain(again).items()})
+        outcome.last |= outcome.evaluations[-1]
+        base.heard[:] = heard
     outcome.predictions = predictions(task, model)
     return outcome
+
+
+class _Weights(keras.callbacks.Callback):
+    """The weights that the last epoch ended with."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._seen = [np.array(weight) for weight in self.model.weights]
+
+    def differ_from(self, model: Any) -> bool:
+        pairs = zip(self._seen, model.weights, strict=True)
+        return any(not np.array_equal(seen, np.asarray(weight), equal_nan=True) for seen, weight in pairs)
 
 
 def outcome_of(task: base.Case, model: Any) -> Outcome:
     """What is compared, of a model that was trained, but for the predictions."""
     ends = {number: logs for hook, number, logs in base.heard if hook == "epoch_end"}
+    evaluations = [{name: value for name, value in logs.items() if name[:4] == "val_"} for logs in ends.values()]
     return Outcome(
         weights=[np.asarray(variable) for variable in model.variables],
         optimizer=[np.asarray(variable) for variable in model.optimizer.variables],

@@ -76,16 +76,26 @@ def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def of_logs(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
     """The largest difference of logs, relative to each value, and the name that has it. Other names: infinite."""
+    ours, theirs = _flat(ours), _flat(theirs)
     if set(ours) != set(theirs):
         missing, more = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
         return float("inf"), f"without {missing}, with {more}"
     worst = (0.0, "")
     for name, value in theirs.items():
-        a, b = np.asarray(ours[name], np.float64), np.asarray(value, np.float64)
-        if a.shape != b.shape:
-            return float("inf"), f"{name} has the shape {a.shape}, not {b.shape}"
-        if not np.array_equal(a, b, equal_nan=True):
-            apart = float(np.max(np.abs(a - b) / np.maximum(np.abs(b), _SMALL)))
-            apart = apart if apart == apart else float("inf")
-            worst = max(worst, (apart, f"{name} {a.tolist()} for {b.tolist()}"))
+        mine = ours[name]
+        if mine != value and not (mine != mine and value != value):
+            apart = abs(mine - value) / max(abs(value), _SMALL)
+            worst = max(worst, (apart if apart == apart else float("inf"), f"{name} {mine:.9g} for {value:.9g}"))
     return worst
+
+
+def _flat(logs: dict[str, Any]) -> dict[str, float]:
+    """A value of several numbers as several values, as a job tells them: f1[0], f1[1]."""
+    flat = {}
+    for name, value in logs.items():
+        array = np.asarray(value, np.float64)
+        if array.ndim:
+            flat |= {f"{name}[{index}]": float(one) for index, one in enumerate(array.ravel())}
+        elif name != "learning_rate":  # put into the logs by a callback of Keras, and no score
+            flat[name] = float(array)
+    return flat
