@@ -115,6 +115,8 @@ class Case(Task):
     """Of the present run, for files; the same after a kill, and for all workers."""
     every_call = False
     """Whether the calls that callbacks get are compared too: then blocks have one step."""
+    predicts = True
+    """Whether the exported model can answer as the trained one: not where it has a state that no format of Keras keeps."""
     by_hand = False
     """Whether the oracle runs the model's train_step in a loop of its own, and takes the mean of what it gives."""
 

@@ -81,6 +81,9 @@ class ImagesAugmented(Case):
 class Convolutions(Case):
     kind = "images"
 
+    def optimizer(self) -> Any:
+        return keras.optimizers.SGD(0.01)
+
     def model(self) -> Any:
         return keras.Sequential(
             [
@@ -221,8 +224,7 @@ class LayerWithTfVariable(_Layers):
     def facts(self) -> Any:
         return {"seen": float(self.made.get_layer("raw").seen)}
 
-    def evaluation_data(self) -> Any:
-        return None  # what it has seen is not in the exported file
+    predicts = False
 
 
 @registered
@@ -288,7 +290,7 @@ class Rearranged(Case):
     def model(self) -> Any:
         x = keras.Input((WIDTH,))
         square = layers.Permute((2, 1))(layers.Reshape((2, 3))(x))
-        one = layers.EinsumDense("abc,cd->abd", output_shape=(None, 4), bias_axes="d")(square)
+        one = layers.EinsumDense("abc,cd->abd", output_shape=(3, 4), bias_axes="d")(square)
         both = layers.Add()([layers.Flatten()(one), layers.Dense(12)(x)])
         return keras.Model(x, layers.Dense(1)(layers.Maximum()([layers.Identity()(both), layers.Dense(12)(x)])))
 

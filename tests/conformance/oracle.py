@@ -60,7 +60,7 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
         outcome.evaluations.append({f"val_{name}": value for name, value in base.plain(again).items()})
         outcome.last |= outcome.evaluations[-1]
         base.heard[:] = heard
-    outcome.predictions = predictions(task, model)
+    outcome.predictions = predictions(task, model) if task.predicts else []
     return outcome
 
 
@@ -83,10 +83,8 @@ def outcome_of(task: base.Case, model: Any) -> Outcome:
         weights=[np.asarray(variable) for variable in model.variables],
         optimizer=[np.asarray(variable) for variable in model.optimizer.variables],
         epochs=ends,
-        last=ends[max(ends)] if ends else {},
-        evaluations=[
-            {name: value for name, value in logs.items() if name.startswith("val_")} for logs in ends.values()
-        ],
+        last=dict(ends[max(ends)]) if ends else {},
+        evaluations=[one for one in evaluations if one],
         calls=[list(call) for call in base.heard] if task.every_call else [],
         facts=task.facts(),
     )

@@ -56,20 +56,20 @@ class Outcome:
         return outcome
 
 
-def distance(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The largest difference of arrays, each relative to the largest value of its own."""
+def distance(ours: list[np.ndarray], theirs: list[np.ndarray], floor: float = 0.0) -> float:
+    """The largest difference of arrays, each relative to the largest value of its own, or to `floor` where that is more."""
     if [array.shape for array in ours] != [array.shape for array in theirs]:
         return float("inf")
-    return max((_apart(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+    return max((_apart(a, b, floor) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
-def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+def _apart(ours: np.ndarray, theirs: np.ndarray, floor: float) -> float:
     if ours.dtype.kind not in "fV" or theirs.dtype.kind not in "fV":
         return 0.0 if np.array_equal(ours, theirs) else float("inf")
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     if not a.size or np.array_equal(a, b, equal_nan=True):
         return 0.0
-    scale = float(np.nanmax(np.abs(b)))
+    scale = max(float(np.nanmax(np.abs(b))), floor)
     apart = np.abs(a - b)
     return float(np.max(apart)) / scale if scale and np.isfinite(apart).all() else float("inf")
 

@@ -146,7 +146,8 @@ def _trained(
         outcome.evaluations = [base.plain(one.metrics) for one in messages if isinstance(one, Evaluated)]
         for result in [one for one in messages if isinstance(one, Result)]:
             outcome.last = base.plain(result.metrics)
-            outcome.predictions = oracle.predictions(task, _exported(task, str(result.export)))
+            if task.predicts:
+                outcome.predictions = oracle.predictions(task, _exported(task, str(result.export)))
         return outcome
     finally:
         base.stepped = any(isinstance(message, Block) for message in messages)

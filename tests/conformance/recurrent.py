@@ -65,6 +65,8 @@ STATEFUL = "the state belongs to a batch of a fixed size, of which each replica 
 
 @entry("A stateful LSTM: its state goes on from batch to batch", why=STATEFUL)
 class StatefulLstm(_Series):
+    predicts = False
+
     def model(self) -> Any:
         return keras.Sequential([keras.Input(batch_shape=(8, 5, 3)), layers.LSTM(4, stateful=True), layers.Dense(1)])
 
@@ -74,6 +76,8 @@ class StatefulLstm(_Series):
 
 @entry("A stateful SimpleRNN with an evaluation in between", part="whole", why=STATEFUL)
 class StatefulWithEvaluation(_Series):
+    predicts = False
+
     def model(self) -> Any:
         return keras.Sequential(
             [keras.Input(batch_shape=(8, 5, 3)), layers.SimpleRNN(4, stateful=True), layers.Dense(1)]
@@ -146,5 +150,5 @@ class Attentions(_Tokens):
         tokens = keras.Input((7,), dtype="int32")
         x = layers.Embedding(20, 8)(tokens)
         both = [layers.Attention(use_scale=True)([x, x]), layers.AdditiveAttention()([x, x])]
-        both.append(layers.GroupedQueryAttention(4, 4, 2)(x, x))
+        both.append(layers.GroupQueryAttention(4, 4, 2)(x, x))
         return keras.Model(tokens, layers.Dense(1)(layers.GlobalMaxPooling1D()(layers.Concatenate()(both))))
