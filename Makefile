@@ -38,6 +38,14 @@ test: setup ## Format, lint, types, and all tests that need no cluster (under 10
 	$(PY) -m mypy
 	$(PY) -m pytest -m "not e2e and not soak" -n 2 --dist loadfile
 
+.PHONY: conformance
+conformance: setup ## Every task of tests/conformance against Keras' fit (about half an hour); writes docs/conformance.md
+	$(PY) -m tests.conformance --part whole --write
+
+.PHONY: conformance-ci
+conformance-ci: setup ## A part of it within 10 minutes, and that docs/conformance.md still says what is so
+	$(PY) -m tests.conformance --part ci --check
+
 .PHONY: soak
 soak: setup ## Tests that take long and find what is rare: kills at every point, SIGTERM in every phase
 	$(PY) -m pytest -m soak -n 2 --dist loadfile
@@ -67,6 +75,7 @@ setup-tf219: .venv-tf219/.ready ## Create .venv-tf219: the trainer on TensorFlow
 test-tf219: setup-tf219 ## The trainer's tests and one kill test on TensorFlow 2.19.1
 	$(PY_219) -m pytest -m "not e2e and not slow and not soak" tests/trainer
 	$(PY_219) -m pytest -m "tf219" tests/integration
+	$(PY_219) -m tests.conformance --part fast
 
 .PHONY: e2e
 e2e: setup ## Tests on the cluster that KUBECONFIG names, with the image in ORCH_TEST_IMAGE (see CONTRIBUTING.md)

@@ -1,0 +1,82 @@
+"""The list of all tasks: what each of them shows, how it is run, and what may differ. Free of TensorFlow until `load`."""
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+FAMILIES = (
+    "models",
+    "layers",
+    "recurrent",
+    "losses",
+    "metrics",
+    "optimizers",
+    "steps",
+    "networks",
+    "callbacks",
+    "data",
+)
+MODES = ("one", "xla", "killed", "four", "two")
+"""one: one worker, compiled as graph like Keras' fit on a CPU. xla: compiled as the trainer would by itself. killed: as one, but
+stopped hard and gone on from a commit in the middle. four: MirroredStrategy over four logical CPUs. two: two worker processes."""
+
+Part = Literal["fast", "ci", "whole"]
+_Class = TypeVar("_Class", bound=type)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task of the suite."""
+
+    id: str
+    family: str
+    shows: str
+    task: str
+    """package.module:Class, as a job file has it."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the job file's train section, over those that all tasks have."""
+    part: Part = "ci"
+    modes: tuple[str, ...] = MODES
+    fast: tuple[str, ...] = ()
+    """Modes of the fast part besides `one` and `killed`."""
+    random: bool = False
+    """Whether it draws random numbers in training: XLA draws others than a graph, and each replica its own."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """By mode, what the refusal says: a regular expression."""
+    allowed: Mapping[str, float] = field(default_factory=dict)
+    """By mode, how far the numbers may be from the oracle's, where that is more than rounding gives elsewhere."""
+    why: str = ""
+    """Why something is refused, allowed to differ, or another number than Keras' is right."""
+
+
+_entries: dict[str, Entry] = {}
+
+
+def entry(shows: str, *, id: str | None = None, **fields: Any) -> Callable[[_Class], _Class]:
+    """Decorates a Task: one entry of the list, several where it stands several times with other params."""
+
+    def register(task: _Class) -> _Class:
+        name = id or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", task.__name__).lower()
+        if name in _entries:
+            raise ValueError(f"two entries are called {name}")
+        family = task.__module__.rpartition(".")[2]
+        _entries[name] = Entry(name, family, shows, f"{task.__module__}:{task.__name__}", **fields)
+        return task
+
+    return register
+
+
+def load() -> dict[str, Entry]:
+    """All entries by id, in the order of the families."""
+    for family in FAMILIES:
+        importlib.import_module(f"tests.conformance.{family}")
+    return dict(sorted(_entries.items(), key=lambda item: FAMILIES.index(item[1].family)))
+
+
+def of_part(entries: Mapping[str, Entry], part: Part) -> list[Entry]:
+    """Those of a part: ci holds fast too, whole holds all."""
+    parts = {"fast": {"fast"}, "ci": {"fast", "ci"}, "whole": {"fast", "ci", "whole"}}[part]
+    return [entry for entry in entries.values() if entry.part in parts]

@@ -1,0 +1,164 @@
+"""Keras' own `fit` on the batches that the trainer takes: the numbers that all others are compared with."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests.conformance import base
+from tests.conformance.outcome import Outcome
+from trainer.data.order import Order
+from trainer.task import Task, overrides
+
+
+def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome:
+    """Train as a script with `fit` would: one process, no strategy.
+
+    Args:
+        jit: compile by XLA, which draws other random numbers than a graph does.
+        train: the job file's train section.
+    """
+    seed, batch = train["seed"], train["global_batch_size"]
+    keras.utils.set_random_seed(seed)
+    data = task.train_data()
+    held_out = task.evaluation_data()
+    keras.utils.set_random_seed(seed)
+    callbacks = task.callbacks() or [base.Recorder()]
+    keras.utils.set_random_seed(seed)
+    model = task.model()
+    if not model.compiled:
+        model.compile(optimizer=task.optimizer(), loss=task.loss(), metrics=task.metrics() or None, jit_compile=False)
+    model.jit_compile = jit
+    task.before_fit(model)
+    epochs, batches = _batches(task, data, batch, seed, train)
+    evaluation = None if held_out is None else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)
+    last = None
+    if overrides(task, "train_step") or task.by_hand:
+        logs = _own_steps(task, model, batches, epochs, evaluation)
+        base.heard += [("epoch_end", number, base.plain(one)) for number, one in enumerate(logs)]
+    else:
+        last = _Weights()
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*callbacks, last]
+        model.fit(
+            batches,
+            epochs=epochs,
+            steps_per_epoch=int(batches.cardinality()) // epochs,
+            validation_data=evaluation,
+            callbacks=callbacks,
+            class_weight=train.get("class_weight"),
+            shuffle=False,
+            verbose=0,
+        )
+    heard = list(base.heard)
+    task.after_fit(model)
+    outcome = outcome_of(task, model)
+    if evaluation is not None and last is not None and last.differ_from(model):
+        # Averages, or the best weights: what the job is said to have reached is what its exported model has.
+        again = model.evaluate(evaluation, return_dict=True, verbose=0)
+        outcome.evaluations.append({f"val_{name}": value for name, value in base.plain(again).items()})
+        outcome.last |= outcome.evaluations[-1]
+        base.heard[:] = heard
+    outcome.predictions = predictions(task, model) if task.predicts else []
+    return outcome
+
+
+class _Weights(keras.callbacks.Callback):
+    """The weights that the last epoch ended with."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._seen = [np.array(weight) for weight in self.model.weights]
+
+    def differ_from(self, model: Any) -> bool:
+        pairs = zip(self._seen, model.weights, strict=True)
+        return any(not np.array_equal(seen, np.asarray(weight), equal_nan=True) for seen, weight in pairs)
+
+
+def outcome_of(task: base.Case, model: Any) -> Outcome:
+    """What is compared, of a model that was trained, but for the predictions."""
+    ends = {number: logs for hook, number, logs in base.heard if hook == "epoch_end"}
+    evaluations = [{name: value for name, value in logs.items() if name[:4] == "val_"} for logs in ends.values()]
+    return Outcome(
+        weights=[np.asarray(variable) for variable in model.variables],
+        optimizer=[np.asarray(variable) for variable in model.optimizer.variables],
+        epochs=ends,
+        last=dict(ends[max(ends)]) if ends else {},
+        evaluations=[one for one in evaluations if one],
+        calls=[list(call) for call in base.heard] if task.every_call else [],
+        facts=task.facts(),
+    )
+
+
+def predictions(task: Task, model: Any) -> list[np.ndarray]:
+    """A model's answers for the first held-out examples."""
+    held_out = task.evaluation_data()
+    if held_out is None:
+        held_out = task.train_data()
+    x = next(iter(_dataset(held_out).batch(8)))
+    x = keras.utils.unpack_x_y_sample_weight(x)[0]
+    answers = model(x, training=False) if getattr(model, "_call_has_training_arg", True) else model(x)
+    return [np.asarray(answer) for answer in keras.tree.flatten(answers)]
+
+
+def _dataset(arrays: Any) -> tf.data.Dataset:
+    if isinstance(arrays, tf.data.Dataset):
+        return arrays
+    return tf.data.Dataset.from_tensor_slices(_tuples(arrays))
+
+
+def _tuples(data: Any) -> Any:
+    """Lists as tuples: tf.data would take a list for one array."""
+    if isinstance(data, list | tuple):
+        return tuple(_tuples(part) for part in data)
+    if isinstance(data, dict):
+        return {name: _tuples(part) for name, part in data.items()}
+    return data
+
+
+def _batches(task: Task, data: Any, batch: int, seed: int, train: dict[str, Any]) -> tuple[int, tf.data.Dataset]:
+    """All batches of all epochs, in the trainer's order: their number is known, and their shapes are."""
+    if isinstance(data, tf.data.Dataset):
+        examples = int(data.cardinality())
+        epochs = train["epochs"]
+        return epochs, data.batch(batch, drop_remainder=True).repeat(epochs)
+    arrays = _tuples(data)
+    examples = len(keras.tree.flatten(arrays)[0])
+    epochs = train.get("epochs") or 1
+    steps = train.get("steps") or epochs * examples // batch
+    assert train.get("steps") or examples % batch == 0
+    rows = Order(examples, batch, seed).rows(0, steps)
+    return epochs, tf.data.Dataset.from_tensor_slices(keras.tree.map_structure(lambda array: array[rows], arrays))
+
+
+def _own_steps(
+    task: Task, model: Any, batches: tf.data.Dataset, epochs: int, evaluation: tf.data.Dataset | None
+) -> list[dict[str, Any]]:
+    """The loop that a script has around a train_step of its own: the logs of each epoch, means over its steps."""
+    if not model.built:
+        model(keras.utils.unpack_x_y_sample_weight(next(iter(batches)))[0])
+    model.optimizer.build(model.trainable_variables)
+    own = overrides(task, "train_step")
+    step = tf.function(lambda batch: task.train_step(model, model.optimizer, batch) if own else model.train_step(batch))
+    per_epoch = int(batches.cardinality()) // epochs
+    logs, steps = [], []
+    for batch in batches:
+        steps.append({name: float(value) for name, value in step(batch).items()})
+        if len(steps) < per_epoch:
+            continue
+        logs.append({name: float(np.mean([one[name] for one in steps])) for name in steps[0]})
+        steps = []
+        if evaluation is not None:
+            logs[-1] |= _own_evaluation(task, model, evaluation)
+    return logs
+
+
+def _own_evaluation(task: Task, model: Any, evaluation: tf.data.Dataset) -> dict[str, float]:
+    if not overrides(task, "evaluate_step"):
+        found = model.evaluate(evaluation, return_dict=True, verbose=0)
+        return {f"val_{name}": float(value) for name, value in found.items()}
+    sizes, parts = [], []
+    for batch in evaluation:
+        sizes.append(len(keras.tree.flatten(batch)[0]))
+        parts.append({name: float(value) for name, value in task.evaluate_step(model, batch).items()})
+    return {f"val_{name}": float(np.average([part[name] for part in parts], weights=sizes)) for name in parts[0]}

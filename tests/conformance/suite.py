@@ -1,0 +1,59 @@
+"""From a part of the catalogue to verdicts: which process runs what, and the comparison at the end."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.conformance.catalogue import Entry, Part, load, of_part
+from tests.conformance.runner import Job, run_lanes
+from tests.conformance.verdict import Verdict, judge
+
+
+def run(
+    out: Path,
+    part: Part,
+    *,
+    only: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    python: str = sys.executable,
+) -> list[Verdict]:
+    """Run what is asked for; the verdicts in the catalogue's order."""
+    chosen = planned(part, only=only, modes=modes)
+    run_lanes(_lanes(chosen), out, python)
+    return [judge(one, mode, out) for one, mode in chosen]
+
+
+def planned(
+    part: Part, *, only: Sequence[str] | None = None, modes: Sequence[str] | None = None
+) -> list[tuple[Entry, str]]:
+    """What `run` would run. `only`: ids, or parts of ids."""
+    entries = [one for one in of_part(load(), part) if not only or any(word in one.id for word in only)]
+    return [
+        (one, mode) for one in entries for mode in one.modes if (not modes or mode in modes) and _in(one, mode, part)
+    ]
+
+
+def _in(one: Entry, mode: str, part: Part) -> bool:
+    return part != "fast" or mode in ("one", "killed") or mode in one.fast
+
+
+def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job]]]]:
+    """Two of about the same length: the oracle and one worker with a kill; XLA, replicas and workers."""
+    alone: list[Job] = []
+    seen: set[str] = set()
+    for one, mode in chosen:
+        if one.id not in seen:
+            seen.add(one.id)
+            alone.append((one.id, "oracle"))
+        if mode == "killed" and (one.id, "one") not in alone:
+            alone.append((one.id, "one"))
+        if mode in ("one", "killed") and (one.id, mode) not in alone:
+            alone.append((one.id, mode))
+    kinds = {"xla": "one", "four": "four", "two": "two"}
+    many = []
+    for own, kind in kinds.items():
+        jobs = [(one.id, mode) for one, mode in chosen if mode == own]
+        if own == "xla":
+            jobs += [(one.id, "oracle-xla") for one, mode in chosen if mode == own and one.random]
+        many.append((kind, jobs))
+    return [[("one", alone)], [(kind, jobs) for kind, jobs in many if jobs]]

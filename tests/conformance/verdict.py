@@ -1,0 +1,106 @@
+"""What two outcomes say of a task in a mode: as the oracle, refused as it should be, or not."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conformance.catalogue import Entry
+from tests.conformance.outcome import Outcome, distance, of_logs
+
+ROUNDING = {"one": 3e-7, "xla": 3e-6, "four": 3e-6, "two": 3e-6}
+"""float32, at most 20 steps: how far weights may be, relative to the largest of each variable. Logs: ten times that."""
+_LOGS = 10.0
+_FLOORS = {"weights": 1e-2, "optimizer": 1e-6, "predictions": 1e-2}
+"""Smaller values are rounding themselves: the bias of a key in attention, whose gradient is zero but for it."""
+_DRAWN = 5.0
+"""Where random numbers are others: the same training all the same."""
+
+
+@dataclass
+class Verdict:
+    """One cell of the table."""
+
+    entry: Entry
+    mode: str
+    kind: str
+    """equal, identical, refused, differs (with the entry's reason), failed."""
+    figure: float = 0.0
+    """The largest distance of weights from the oracle."""
+    faults: list[str] = field(default_factory=list)
+
+
+def judge(entry: Entry, mode: str, out: Path) -> Verdict:
+    """From the files in `out`."""
+    try:
+        ours = Outcome.load(out / entry.id / mode)
+        compared = "one" if mode == "killed" else "oracle-xla" if mode == "xla" and entry.random else "oracle"
+        theirs = None if mode in entry.refused else Outcome.load(out / entry.id / compared)
+    except OSError as error:
+        return Verdict(entry, mode, "failed", faults=[f"there is no outcome: {error}"])
+    if mode in entry.refused:
+        if ours.config_error and re.search(entry.refused[mode], ours.error):
+            return Verdict(entry, mode, "refused")
+        return Verdict(
+            entry, mode, "failed", faults=[f"is not refused by /{entry.refused[mode]}/: {ours.error or 'it trained'}"]
+        )
+    assert theirs is not None
+    if ours.error:
+        return Verdict(entry, mode, "failed", faults=[ours.error])
+    if theirs.error:
+        return Verdict(entry, mode, "failed", faults=[f"the {compared} failed: {theirs.error}"])
+    figure = distance(ours.weights, theirs.weights, _FLOORS["weights"])
+    if mode == "killed":
+        faults = _faults(ours, theirs, 0.0, 0.0)
+        return Verdict(entry, mode, "failed" if faults else "identical", figure, faults)
+    drawn = entry.random and mode in ("four", "two")
+    limit = _DRAWN if drawn else entry.allowed.get(mode, ROUNDING[mode])
+    faults = _faults(ours, theirs, limit, limit * _LOGS)
+    if mode == "two":
+        other = Outcome.load(out / entry.id / "two.worker-1")
+        for name in ("weights", "optimizer"):
+            if distance(getattr(other, name), getattr(ours, name)):
+                faults.append(f"the workers' {name} differ")
+    kind = "failed" if faults else "differs" if drawn or (mode in entry.allowed and entry.why) else "equal"
+    return Verdict(entry, mode, kind, figure, faults)
+
+
+def _faults(ours: Outcome, theirs: Outcome, limit: float, logs_limit: float) -> list[str]:
+    """What is not as far as it may be; in figures. After a kill, epochs before it are not told again."""
+    faults = []
+    for name, most in (("weights", limit), ("optimizer", logs_limit), ("predictions", logs_limit)):
+        apart = distance(getattr(ours, name), getattr(theirs, name), _FLOORS[name] if limit else 0.0)
+        if apart > most:
+            faults.append(f"{name} {apart:.1e} away")
+    killed = not limit
+    if not killed and sorted(ours.epochs) != sorted(theirs.epochs) and ours.epochs:
+        faults.append(f"epochs {sorted(ours.epochs)} for {sorted(theirs.epochs)}")
+    pairs = [(f"epoch {epoch}", logs, theirs.epochs.get(epoch, {})) for epoch, logs in sorted(ours.epochs.items())]
+    pairs.append(("at the end", ours.last, theirs.last))
+    told = theirs.evaluations[-len(ours.evaluations) :] if killed else theirs.evaluations
+    if len(told) != len(ours.evaluations):
+        faults.append(f"{len(ours.evaluations)} evaluations for {len(told)}")
+    pairs += [(f"evaluation {n}", a, b) for n, (a, b) in enumerate(zip(ours.evaluations, told, strict=False))]
+    for where, a, b in pairs:
+        apart, which = of_logs(a, b)
+        if apart > logs_limit:
+            faults.append(f"{where}: {which}")
+    if not killed:
+        faults += _call_faults(ours.calls, theirs.calls, logs_limit)
+    if ours.facts != theirs.facts:
+        faults.append(f"facts {ours.facts} for {theirs.facts}")
+    return faults
+
+
+def _call_faults(ours: list[list], theirs: list[list], limit: float) -> list[str]:  # type: ignore[type-arg]
+    names = [(hook, number) for hook, number, _ in ours]
+    wanted = [(hook, number) for hook, number, _ in theirs]
+    if names != wanted:
+        at = next(
+            (n for n, (a, b) in enumerate(zip(names, wanted, strict=False)) if a != b), min(len(names), len(wanted))
+        )
+        return [f"call {at} of {len(wanted)}: {names[at : at + 2]} for {wanted[at : at + 2]}"]
+    for (hook, number, a), (_, _, b) in zip(ours, theirs, strict=True):
+        apart, which = of_logs(a, b)
+        if apart > limit:
+            return [f"the logs of {hook} {number}: {which}"]
+    return []
