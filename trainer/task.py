@@ -75,12 +75,15 @@ class Task:
         return []
 
     def callbacks(self) -> Sequence[Any]:
-        """keras.callbacks.Callback objects, on every worker.
+        """keras.callbacks.Callback objects, on every worker, called as Keras' fit calls them and with the same logs.
 
-        Called: on_train_begin and on_train_end; on_epoch_begin and on_epoch_end (with the means of the epoch's last block,
-        and val_ metrics where that step was evaluated); on_train_batch_end once a block of steps, with the number of its last
-        step. `model.stop_training = True` ends training at the end of the block; the chief's counts. What a callback
-        remembers in Python is lost in a restart; what it assigns to variables (the learning rate) is not.
+        What they remember is part of every checkpoint, so that a restart does not show: attributes that are numbers, text,
+        arrays, and lists and dicts of these. A warning names what cannot be kept. Of several workers the chief's write files
+        and print. BackupAndRestore is not called: orch's checkpoints do its work. `model.stop_training = True` ends training
+        at the end of the epoch or, set in a hook of a batch, of that step; the chief's counts.
+
+        A callback that overrides a hook of batches is called for each of them: a block of steps is then one step, which
+        costs a small model much of its speed. Hooks of epochs cost nothing.
         """
         return []
 
