@@ -33,7 +33,7 @@ def main() -> int:
         f"{len(verdicts)} runs, {len(failed)} not as they should be, {time.monotonic() - began:.0f} s, in {options.out}"
     )
     if options.write:
-        write(DOCS, verdicts)
+        write(DOCS, verdicts, load().values())
     if options.check:
         for fault in check(DOCS, verdicts, load().values()):
             print(fault)

@@ -115,6 +115,10 @@ class Case(Task):
     """Of the present run, for files; the same after a kill, and for all workers."""
     every_call = False
     """Whether the calls that callbacks get are compared too: then blocks have one step."""
+    by_oracle = False
+    """Whether this object is the oracle's: a task may give it another way to the number that is right by hand."""
+    oracle_batch = 0
+    """The oracle's batch, where it is not the job's."""
     predicts = True
     """Whether the exported model can answer as the trained one: not where it has a state that no format of Keras keeps."""
     by_hand = False
@@ -158,6 +162,10 @@ class Case(Task):
 
     def callbacks(self) -> Any:
         return [*self.own_callbacks(), EveryCall() if self.every_call else Recorder()]
+
+    def optimizers(self, model: Any) -> list[Any]:
+        """Those whose variables are compared."""
+        return [model.optimizer]
 
     def before_fit(self, model: Any) -> None:
         """What the oracle does to the compiled model before `fit`: where Keras alone would be wrong."""

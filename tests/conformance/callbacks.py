@@ -148,13 +148,13 @@ class CsvLogger(_Stock):
         return {"epochs": [row["epoch"] for row in rows], "columns": sorted(rows[0])}
 
 
-@entry("TensorBoard by epoch", part="whole")
+@entry("TensorBoard by epoch", part="whole", needs="tensorboard")
 class TensorBoard(_Stock):
     def tested(self) -> Any:
         return [C.TensorBoard(self.folder / "events")]
 
 
-@entry("TensorBoard by batch: its calls come for each", part="whole")
+@entry("TensorBoard by batch: its calls come for each", part="whole", needs="tensorboard")
 class TensorBoardByBatch(_Stock):
     def tested(self) -> Any:
         return [C.TensorBoard(self.folder / "events", update_freq=2)]
@@ -169,7 +169,12 @@ class LearningRateScheduler(_Stock):
         return {"rate": rate(self.stock[0].model)}
 
 
-@entry("TerminateOnNaN: training ends in the batch that is no number", part="whole", modes=("one", "four", "two"))
+@entry(
+    "TerminateOnNaN: training ends in the batch that is no number",
+    part="whole",
+    modes=("one", "four", "two"),
+    train={"on_nan": "go-on"},
+)
 class TerminateOnNan(_Stock):
     def tested(self) -> Any:
         return [C.TerminateOnNaN()]
@@ -250,6 +255,7 @@ class KeepsAverages(C.Callback):
 @entry(
     "EarlyStopping(restore_best_weights) with averages of the weights",
     part="whole",
+    other=True,
     why="Keras writes the raw weights of the best epoch over the averages; right are the averages of that epoch",
     **SIX,
 )

@@ -42,12 +42,18 @@ class Entry:
     modes: tuple[str, ...] = MODES
     fast: tuple[str, ...] = ()
     """Modes of the fast part besides `one` and `killed`."""
-    random: bool = False
-    """Whether it draws random numbers in training: XLA draws others than a graph, and each replica its own."""
+    random: Literal["", "layer", "step"] = ""
+    """Whether it draws random numbers in training: XLA draws others than a graph, and in a layer each replica its own."""
+    other_logs: tuple[str, ...] = ()
+    """Names of logs that are not compared with fit's, for the reason in `why`."""
+    other: bool = False
+    """Whether plain fit gives other numbers than those that are right, which the oracle has by hand; `why` says which."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """By mode, what the refusal says: a regular expression."""
     allowed: Mapping[str, float] = field(default_factory=dict)
     """By mode, how far the numbers may be from the oracle's, where that is more than rounding gives elsewhere."""
+    needs: str = ""
+    """A package without which it is not run."""
     why: str = ""
     """Why something is refused, allowed to differ, or another number than Keras' is right."""
 

@@ -42,25 +42,25 @@ class Synchronised(_Layers):
         return [layers.BatchNormalization(momentum=0.8, synchronized=True)]
 
 
-@entry("Dropout with a seed", random=True, part="fast")
+@entry("Dropout with a seed", random="layer", part="fast")
 class DropoutSeeded(_Layers):
     def tested(self) -> Any:
         return [layers.Dropout(0.4, seed=5)]
 
 
-@entry("Dropout twice, seeded by train.seed", random=True)
+@entry("Dropout twice, seeded by train.seed", random="layer")
 class Dropout(_Layers):
     def tested(self) -> Any:
         return [layers.Dropout(0.3), layers.Dense(8, "tanh"), layers.Dropout(0.3)]
 
 
-@entry("Noise: GaussianNoise, GaussianDropout, AlphaDropout", random=True)
+@entry("Noise: GaussianNoise, GaussianDropout, AlphaDropout", random="layer")
 class Noise(_Layers):
     def tested(self) -> Any:
         return [layers.GaussianNoise(0.2), layers.GaussianDropout(0.2), layers.AlphaDropout(0.1)]
 
 
-@entry("Images: convolutions, pooling, flips and crops at random", random=True, part="ci")
+@entry("Images: convolutions, pooling, flips and crops at random", random="layer", part="ci")
 class ImagesAugmented(Case):
     kind = "images"
 
@@ -243,7 +243,7 @@ class Sampling(layers.Layer):
         return mean + ops.exp(0.5 * log_var) * noise if training else mean
 
 
-@entry("A variational autoencoder: random numbers and a loss within a layer", random=True)
+@entry("A variational autoencoder: random numbers and a loss within a layer", random="layer")
 class Variational(Case):
     def train_data(self) -> Any:
         x = make("numbers", TRAINED, 1)[0]

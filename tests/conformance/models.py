@@ -156,13 +156,13 @@ class Subclass(Case):
         return Configured(7)
 
 
-@entry("A subclass of Model without get_config: trained as any, exported as weights", random=True)
+@entry("A subclass of Model without get_config: trained as any, exported as weights", random="layer")
 class SubclassWithoutConfig(Case):
     def model(self) -> Any:
         return Unconfigured(7)
 
 
-@entry("A model within a model", random=True)
+@entry("A model within a model", random="layer")
 class Nested(Case):
     def model(self) -> Any:
         inner = keras.Sequential([keras.Input((WIDTH,)), layers.Dense(8, "tanh"), layers.Dropout(0.1)], name="inner")

@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tests.conformance.base import TRAINED, WIDTH, Case, make, registered
@@ -54,7 +53,7 @@ GAN = {"allowed": dict.fromkeys(("one", "xla", "four", "two"), 3e-4)}
 
 @entry(
     "Two networks and two optimizers in the task's train_step; noise from a generator of the task",
-    random=True,
+    random="step",
     part="fast",
     **GAN,
 )
@@ -80,7 +79,7 @@ class GanOfTheTask(_Gan):
         return {"loss": loss, "critic": critic_loss}
 
     def facts(self) -> Any:
-        return {"other": int(self.other.iterations), "noise": np.asarray(self.noise.state.value).tolist()}
+        return {"other": int(self.other.iterations.numpy()), "noise": self.noise.state.numpy().tolist()}
 
 
 @registered
@@ -116,13 +115,16 @@ class KerasGan(Pair):
 
 
 @entry(
-    "A GAN as Keras' guide writes it: train_step of the model, two optimizers of its own compile", random=True, **GAN
+    "A GAN as Keras' guide writes it: train_step of the model, two optimizers of its own compile", random="step", **GAN
 )
 class GanOfTheGuide(_Gan):
     def model(self) -> Any:
         model = KerasGan()
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), keras.optimizers.Adam(0.01))
         return model
+
+    def optimizers(self, model: Any) -> Any:
+        return [model.d_optimizer, model.g_optimizer]
 
 
 @registered

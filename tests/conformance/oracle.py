@@ -31,7 +31,7 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
         model.compile(optimizer=task.optimizer(), loss=task.loss(), metrics=task.metrics() or None, jit_compile=False)
     model.jit_compile = jit
     task.before_fit(model)
-    epochs, batches = _batches(task, data, batch, seed, train)
+    epochs, batches = _batches(task, data, task.oracle_batch or batch, seed, train)
     evaluation = None if held_out is None else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)
     last = None
     if overrides(task, "train_step") or task.by_hand:
@@ -81,7 +81,7 @@ def outcome_of(task: base.Case, model: Any) -> Outcome:
     evaluations = [{name: value for name, value in logs.items() if name[:4] == "val_"} for logs in ends.values()]
     return Outcome(
         weights=[np.asarray(variable) for variable in model.variables],
-        optimizer=[np.asarray(variable) for variable in model.optimizer.variables],
+        optimizer=[np.asarray(variable) for one in task.optimizers(model) for variable in one.variables],
         epochs=ends,
         last=dict(ends[max(ends)]) if ends else {},
         evaluations=[one for one in evaluations if one],
@@ -139,7 +139,10 @@ def _own_steps(
         model(keras.utils.unpack_x_y_sample_weight(next(iter(batches)))[0])
     model.optimizer.build(model.trainable_variables)
     own = overrides(task, "train_step")
-    step = tf.function(lambda batch: task.train_step(model, model.optimizer, batch) if own else model.train_step(batch))
+    step = tf.function(
+        lambda batch: task.train_step(model, model.optimizer, batch) if own else model.train_step(batch),
+        jit_compile=model.jit_compile,
+    )
     per_epoch = int(batches.cardinality()) // epochs
     logs, steps = [], []
     for batch in batches:

@@ -1,6 +1,7 @@
 """What came of one run of a task, kept as files, and how far two of them are from each other."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ class Outcome:
     """What ended it: the exception's class and message."""
     config_error: bool = False
     """Whether that was a ConfigError, before any step: a refusal."""
+    compiled: str = ""
+    """How the trainer compiled it."""
     weights: list[np.ndarray] = field(default_factory=list)
     """All variables of the model."""
     optimizer: list[np.ndarray] = field(default_factory=list)
@@ -40,7 +43,8 @@ class Outcome:
         arrays = {f"{name}-{index:04}": array for name, group in groups.items() for index, array in enumerate(group)}
         np.savez(path.with_suffix(".npz"), **arrays)
         rest = {
-            name: getattr(self, name) for name in ("error", "config_error", "last", "evaluations", "calls", "facts")
+            name: getattr(self, name)
+            for name in ("error", "config_error", "compiled", "last", "evaluations", "calls", "facts")
         }
         rest["epochs"] = sorted(self.epochs.items())
         path.with_suffix(".json").write_text(json.dumps(rest))
@@ -74,7 +78,7 @@ def _apart(ours: np.ndarray, theirs: np.ndarray, floor: float) -> float:
     return float(np.max(apart)) / scale if scale and np.isfinite(apart).all() else float("inf")
 
 
-def of_logs(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
+def of_logs(ours: dict[str, Any], theirs: dict[str, Any], without: Sequence[str] = ()) -> tuple[float, str]:
     """The largest difference of logs, relative to each value, and the name that has it. Other names: infinite."""
     ours, theirs = _flat(ours), _flat(theirs)
     if set(ours) != set(theirs):
@@ -82,6 +86,8 @@ def of_logs(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, str]:
         return float("inf"), f"without {missing}, with {more}"
     worst = (0.0, "")
     for name, value in theirs.items():
+        if name.removeprefix("val_") in without:
+            continue
         mine = ours[name]
         if mine != value and not (mine != mine and value != value):
             apart = abs(mine - value) / max(abs(value), _SMALL)

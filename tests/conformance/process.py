@@ -92,7 +92,9 @@ def run(entry: Entry, mode: str, folder: Path, strategy: Any, *, index: int = 0,
     train = train_section(entry, mode)
     try:
         if mode.startswith("oracle"):
-            return oracle.fit(_task(entry), train, jit=mode == "oracle-xla")
+            task = _task(entry)
+            task.by_oracle = True
+            return oracle.fit(task, train, jit=mode == "oracle-xla")
         return _trained(entry, mode, folder, train, strategy, index, workers)
     except BaseException as error:
         told = origin(error)
@@ -143,6 +145,7 @@ def _trained(
             training.finish()
         task = base.built[0]
         outcome = oracle.outcome_of(task, training.model)
+        outcome.compiled = training.loop.block.mode
         outcome.evaluations = [base.plain(one.metrics) for one in messages if isinstance(one, Evaluated)]
         for result in [one for one in messages if isinstance(one, Result)]:
             outcome.last = base.plain(result.metrics)

@@ -35,7 +35,7 @@ class Gru(_Series):
         return [layers.GRU(6, return_sequences=True), layers.GRU(4)]
 
 
-@entry("LSTM with recurrent dropout", random=True, part="whole")
+@entry("LSTM with recurrent dropout", random="layer", part="whole")
 class RecurrentDropout(_Series):
     def tested(self) -> Any:
         return [layers.LSTM(6, recurrent_dropout=0.2, dropout=0.2, seed=3)]

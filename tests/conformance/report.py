@@ -30,19 +30,20 @@ by XLA. Each replica draws for its own part of the batch, so that four and two d
 """
 
 
-def write(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """The page, from all verdicts."""
-    lines = [_HEAD, *_summary(verdicts), ""]
-    for family in dict.fromkeys(verdict.entry.family for verdict in verdicts):
+def write(path: Path, verdicts: Sequence[Verdict], entries: Iterable[Entry]) -> None:
+    """The page, from all verdicts; of tasks that were not run, the row alone."""
+    known = list(entries)
+    lines = [_HEAD, *_summary(verdicts, len(known)), ""]
+    for family in dict.fromkeys(one.family for one in known):
         of_family = [verdict for verdict in verdicts if verdict.entry.family == family]
         lines += [f"## {family.capitalize()}", "", f"| Task | What it shows | {' | '.join(MODES)} |"]
         lines += ["| --- " * (2 + len(MODES)) + "|"]
-        entries = _entries(of_family)
-        for one in entries:
+        of_kind = [one for one in known if one.family == family]
+        for one in of_kind:
             cells = {verdict.mode: _cell(verdict) for verdict in of_family if verdict.entry.id == one.id}
             lines.append(f"| {one.id} | {one.shows} | {' | '.join(cells.get(mode, '') for mode in MODES)} |")
         lines.append("")
-        reasons = [f"- {one.id}: {one.why}." for one in entries if one.why]
+        reasons = [f"- {one.id}: {one.why}." for one in of_kind if one.why]
         lines += [*reasons, ""] if reasons else []
     path.write_text("\n".join(lines).rstrip() + "\n")
 
@@ -66,9 +67,9 @@ def check(path: Path, verdicts: Sequence[Verdict], entries: Iterable[Entry]) -> 
     return [f"{fault}; run `make conformance`" for fault in faults]
 
 
-def _summary(verdicts: Sequence[Verdict]) -> list[str]:
+def _summary(verdicts: Sequence[Verdict], tasks: int) -> list[str]:
     kinds = ("equal", "identical", "refused", "differs", "failed")
-    lines = [f"{len(_entries(verdicts))} tasks.", "", f"| Mode | {' | '.join(_NAMES[kind] for kind in kinds)} |"]
+    lines = [f"{tasks} tasks.", "", f"| Mode | {' | '.join(_NAMES[kind] for kind in kinds)} |"]
     lines += ["| --- " * (1 + len(kinds)) + "|"]
     for mode in MODES:
         counts = [sum(one.mode == mode and one.kind == kind for one in verdicts) for kind in kinds]
@@ -87,7 +88,3 @@ def _cell(verdict: Verdict) -> str:
 
 def _kind(cell: str) -> str:
     return re.sub(r"[0-9.e+-]*[0-9][0-9.e+-]*", "", cell).strip()
-
-
-def _entries(verdicts: Iterable[Verdict]) -> list[Entry]:
-    return list({verdict.entry.id: verdict.entry for verdict in verdicts}.values())

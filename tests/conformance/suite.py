@@ -1,5 +1,6 @@
 """From a part of the catalogue to verdicts: which process runs what, and the comparison at the end."""
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ def planned(
 ) -> list[tuple[Entry, str]]:
     """What `run` would run. `only`: ids, or parts of ids."""
     entries = [one for one in of_part(load(), part) if not only or any(word in one.id for word in only)]
+    entries = [one for one in entries if not one.needs or importlib.util.find_spec(one.needs)]
     return [
         (one, mode) for one in entries for mode in one.modes if (not modes or mode in modes) and _in(one, mode, part)
     ]
