@@ -33,18 +33,19 @@ def made_with(config: TrainConfig, source: Source, evaluation: Source | None, op
 
 
 def mark_of(source: Source) -> DataMark:
-    """Examples, shapes, dtypes, and a checksum of the data. Of a stream, which would have to be read, of its first example."""
-    whole = isinstance(source, ArraySource)
-    leaves = keras.tree.flatten(source.arrays if isinstance(source, ArraySource) else source.sample(1))
-    arrays = [
-        leaf if isinstance(leaf, np.ndarray) else np.array(f"{type(leaf).__name__} {leaf.shape}") for leaf in leaves
-    ]
-    if whole and sum(array.nbytes for array in arrays) > WHOLE_BYTES_MAX:
-        arrays = [array[_rows(len(array), array.nbytes)] for array in arrays]
-    examples = source.examples if isinstance(source, ArraySource) else getattr(source, "known_examples", None)
+    """Examples, shapes, dtypes, and a checksum of the data. Of a stream, which would have to be read, of its first example or
+    batch."""
+    if not isinstance(source, ArraySource):
+        leaves = keras.tree.flatten(source.sample(1))
+    elif source.dense and source.size_bytes <= WHOLE_BYTES_MAX:
+        leaves = keras.tree.flatten(source.arrays)
+    else:
+        leaves = keras.tree.flatten(source.rows(_rows(source.examples, source.size_bytes)))
+    arrays = [_array(leaf) for leaf in leaves]
+    known = getattr(source, "known_examples", getattr(source, "known_batches", None))
     return DataMark(
-        examples=examples,
-        shapes=[f"{array.dtype}{list(array.shape[1:])}" for array in arrays],
+        examples=source.examples if isinstance(source, ArraySource) else known,
+        shapes=[f"{array.dtype}{list(array.shape[1:])}" if array.dtype.kind in "biufc" else "text" for array in arrays],
         checksum=crc32c([_bytes(array) for array in arrays]),
     )
 
@@ -116,6 +117,15 @@ def _rows(length: int, size_bytes: int) -> np.ndarray:
     row_bytes = max(1, size_bytes // max(length, 1))
     count = max(2, min(length, ROWS, (16 << 20) // row_bytes))
     return np.unique(np.linspace(0, length - 1, count).astype(np.int64))
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """The values of a leaf; a sparse one as a row of its places and values, a ragged one as text."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    if hasattr(leaf, "indices") and hasattr(leaf, "values"):
+        return np.concatenate([np.asarray(part).astype(np.float64).ravel() for part in (leaf.indices, leaf.values)])
+    return np.array([repr(leaf.to_list())]) if hasattr(leaf, "to_list") else np.asarray(leaf)
 
 
 def _bytes(array: np.ndarray) -> Buffer:

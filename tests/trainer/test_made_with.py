@@ -93,6 +93,21 @@ def test_the_digest_of_data_follows_its_values() -> None:
     assert mark(large, y[:300]).checksum != before.checksum, "of large data a sample, with its ends"
 
 
+def test_sparse_and_ragged_data_are_compared_by_their_values() -> None:
+    tf = pytest.importorskip("tensorflow")
+    sparse = pytest.importorskip("scipy.sparse")
+    from trainer.data.sources import source_of
+    from trainer.fingerprint import mark_of
+
+    def mark(value: float) -> DataMark:
+        table = sparse.csr_matrix(np.diag([1.0, 2.0, value]))
+        words = tf.ragged.constant([[1], [2, 3], [4]])
+        return mark_of(source_of(((table, words), np.zeros(3)), lambda: None, "train_data"))
+
+    assert mark(3.0) == mark(3.0)
+    assert mark(3.0).checksum != mark(4.0).checksum
+
+
 def test_an_optimizers_configuration_has_dotted_keys() -> None:
     keras = pytest.importorskip("keras")
     from trainer.fingerprint import optimizer_config
