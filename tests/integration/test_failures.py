@@ -127,7 +127,7 @@ def test_a_terminal_of_few_characters_gets_the_others_written_out(tmp_path: Path
 @pytest.mark.parametrize(
     ("kind", "task", "said", "frame"),
     [
-        ("labels", "Odd", "Received a label value of 3 which is outside the valid range of [0, 3)", ""),
+        ("labels", "Odd", "3 is out of range in the training batch of step 1, row", ""),
         ("shapes", "Odd", "Dimensions must be equal, but are 4 and 7", "in call"),
         ("objects", "Odd", "", ""),
         ("step", "OwnStep", "no such thing", "in inner"),
