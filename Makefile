@@ -36,7 +36,7 @@ test: setup ## Format, lint, types, and all tests that need no cluster (under 10
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -m "not e2e and not soak" -n 2 --dist loadfile
+	$(PY) -m pytest -m "not e2e and not soak and not conformance" -n 2 --dist loadfile
 
 .PHONY: conformance
 conformance: setup ## Every task of tests/conformance against Keras' fit (about half an hour); writes docs/conformance.md
@@ -56,7 +56,7 @@ chaos: setup ## A job disturbed 200 times at random (over an hour); SEED=n, FAUL
 
 .PHONY: quick
 quick: setup ## The fast tests alone
-	$(PY) -m pytest -m "not e2e and not slow and not soak"
+	$(PY) -m pytest -m "not e2e and not slow and not soak and not conformance"
 
 .PHONY: format
 format: setup ## Let ruff format and fix what it can

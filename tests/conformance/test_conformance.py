@@ -9,7 +9,7 @@ from tests.conformance import catalogue
 from tests.conformance.suite import planned, run
 from tests.conformance.verdict import Verdict
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.conformance
 
 _entries = catalogue.load()
 
