@@ -75,7 +75,6 @@ setup-tf219: .venv-tf219/.ready ## Create .venv-tf219: the trainer on TensorFlow
 test-tf219: setup-tf219 ## The trainer's tests and one kill test on TensorFlow 2.19.1
 	$(PY_219) -m pytest -m "not e2e and not slow and not soak" tests/trainer
 	$(PY_219) -m pytest -m "tf219" tests/integration
-	$(PY_219) -m tests.conformance --part fast
 
 .PHONY: e2e
 e2e: setup ## Tests on the cluster that KUBECONFIG names, with the image in ORCH_TEST_IMAGE (see CONTRIBUTING.md)
