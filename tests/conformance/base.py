@@ -117,6 +117,8 @@ class Case(Task):
     """Whether the calls that callbacks get are compared too: then blocks have one step."""
     by_oracle = False
     """Whether this object is the oracle's: a task may give it another way to the number that is right by hand."""
+    ready = False
+    """Whether train_data and evaluation_data give batches, which the oracle takes as they are."""
     oracle_batch = 0
     """The oracle's batch, where it is not the job's."""
     predicts = True

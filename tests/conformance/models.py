@@ -110,11 +110,11 @@ class OutputWithoutLoss(Case):
 
     def train_data(self) -> Any:
         x, y = make("numbers", TRAINED, 1)
-        return x, {"number": y}
+        return x, {"number": y, "hidden": np.zeros((TRAINED, 8), "float32")}
 
     def evaluation_data(self) -> Any:
         x, y = make("numbers", 16, 2)
-        return x, {"number": y}
+        return x, {"number": y, "hidden": np.zeros((16, 8), "float32")}
 
     def loss(self) -> Any:
         return {"number": "mse"}

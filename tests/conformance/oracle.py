@@ -31,11 +31,14 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
         model.compile(optimizer=task.optimizer(), loss=task.loss(), metrics=task.metrics() or None, jit_compile=False)
     model.jit_compile = jit
     task.before_fit(model)
-    epochs, batches = _batches(task, data, task.oracle_batch or batch, seed, train)
-    evaluation = None if held_out is None else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)
+    epochs, per_epoch, batches = _batches(task, data, task.oracle_batch or batch, train)
+    evaluation = None
+    if held_out is not None:
+        ready = task.ready and isinstance(held_out, tf.data.Dataset)
+        evaluation = held_out if ready else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)
     last = None
     if overrides(task, "train_step") or task.by_hand:
-        logs = _own_steps(task, model, batches, epochs, evaluation)
+        logs = _own_steps(task, model, batches, per_epoch, evaluation)
         base.heard += [("epoch_end", number, base.plain(one)) for number, one in enumerate(logs)]
     else:
         last = _Weights()
@@ -44,7 +47,7 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
         model.fit(
             batches,
             epochs=epochs,
-            steps_per_epoch=int(batches.cardinality()) // epochs,
+            steps_per_epoch=per_epoch,
             validation_data=evaluation,
             callbacks=callbacks,
             class_weight=train.get("class_weight"),
@@ -95,7 +98,9 @@ def predictions(task: Task, model: Any) -> list[np.ndarray]:
     held_out = task.evaluation_data()
     if held_out is None:
         held_out = task.train_data()
-    x = next(iter(_dataset(held_out).batch(8)))
+    ready = isinstance(task, base.Case) and task.ready and isinstance(held_out, tf.data.Dataset)
+    held_out = _dataset(held_out)
+    x = next(iter(held_out if ready else held_out.batch(8)))
     x = keras.utils.unpack_x_y_sample_weight(x)[0]
     answers = model(x, training=False) if getattr(model, "_call_has_training_arg", True) else model(x)
     return [np.asarray(answer) for answer in keras.tree.flatten(answers)]
@@ -116,23 +121,36 @@ def _tuples(data: Any) -> Any:
     return data
 
 
-def _batches(task: Task, data: Any, batch: int, seed: int, train: dict[str, Any]) -> tuple[int, tf.data.Dataset]:
-    """All batches of all epochs, in the trainer's order: their number is known, and their shapes are."""
+def _batches(task: base.Case, data: Any, batch: int, train: dict[str, Any]) -> tuple[int, int | None, Any]:
+    """Epochs, steps of one, and all batches of all epochs in the trainer's order: their number is known, and their shapes are.
+
+    Without steps of an epoch, what comes is one epoch, taken again for each.
+    """
+    epochs: int = train.get("epochs") or 1
+    if task.ready:
+        return epochs, None, data
     if isinstance(data, tf.data.Dataset):
-        examples = int(data.cardinality())
-        epochs = train["epochs"]
-        return epochs, data.batch(batch, drop_remainder=True).repeat(epochs)
+        one = data.batch(batch, drop_remainder=True)
+        return epochs, int(one.cardinality()), one.repeat(epochs)
     arrays = _tuples(data)
     examples = len(keras.tree.flatten(arrays)[0])
-    epochs = train.get("epochs") or 1
-    steps = train.get("steps") or epochs * examples // batch
-    assert train.get("steps") or examples % batch == 0
-    rows = Order(examples, batch, seed).rows(0, steps)
-    return epochs, tf.data.Dataset.from_tensor_slices(keras.tree.map_structure(lambda array: array[rows], arrays))
+    order = Order(examples, batch, train["seed"], train.get("remainder", "carry"))
+    steps = train.get("steps") or order.calendar.end_of(epochs)
+    assert steps is not None
+    assert steps % epochs == 0
+    rows = [order.rows(step, 1)[0] for step in range(steps)]
+    if len({len(one) for one in rows}) == 1:
+        table = np.stack(rows)
+        batches = tf.data.Dataset.from_tensor_slices(keras.tree.map_structure(lambda array: array[table], arrays))
+        return epochs, steps // epochs, batches
+    taken = [keras.tree.map_structure(lambda array, one=one: tf.constant(array[one]), arrays) for one in rows]
+    spec = keras.tree.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), arrays)
+    batches = tf.data.Dataset.from_generator(lambda: iter(taken), output_signature=spec)
+    return epochs, steps // epochs, batches.apply(tf.data.experimental.assert_cardinality(steps))
 
 
 def _own_steps(
-    task: Task, model: Any, batches: tf.data.Dataset, epochs: int, evaluation: tf.data.Dataset | None
+    task: Task, model: Any, batches: tf.data.Dataset, per_epoch: int | None, evaluation: tf.data.Dataset | None
 ) -> list[dict[str, Any]]:
     """The loop that a script has around a train_step of its own: the logs of each epoch, means over its steps."""
     if not model.built:
@@ -143,7 +161,6 @@ def _own_steps(
         lambda batch: task.train_step(model, model.optimizer, batch) if own else model.train_step(batch),
         jit_compile=model.jit_compile,
     )
-    per_epoch = int(batches.cardinality()) // epochs
     logs, steps = [], []
     for batch in batches:
         steps.append({name: float(value) for name, value in step(batch).items()})

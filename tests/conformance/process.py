@@ -24,10 +24,12 @@ import tensorflow as tf
 from tests.conformance import base, oracle, room
 from tests.conformance.catalogue import Entry, load
 from tests.conformance.outcome import Outcome
+from trainer import exported
 from trainer.agent.protocol import Block, Evaluated, Result
 from trainer.errors import ConfigError
 from trainer.worker import origin
 
+ROOT = Path(__file__).parents[2]
 _runs = itertools.count(1)
 SAVED_AT = 5
 KILLED_AT = 7
@@ -116,7 +118,7 @@ def _clear() -> None:
 def _task(entry: Entry) -> base.Case:
     from trainer.task import load_task
 
-    task = load_task(entry.task, entry.params, Path(__file__).parents[2])
+    task = load_task(entry.task, entry.params, ROOT)
     assert isinstance(task, base.Case)
     return task
 
@@ -144,27 +146,16 @@ def _trained(
             assert training.loop.run()
             training.finish()
         task = base.built[0]
-        outcome = oracle.outcome_of(task, training.model)
+        outcome = oracle.outcome_of(task, room.model_of(training))
         outcome.compiled = training.loop.block.mode
         outcome.evaluations = [base.plain(one.metrics) for one in messages if isinstance(one, Evaluated)]
         for result in [one for one in messages if isinstance(one, Result)]:
             outcome.last = base.plain(result.metrics)
             if task.predicts:
-                outcome.predictions = oracle.predictions(task, _exported(task, str(result.export)))
+                outcome.predictions = oracle.predictions(task, exported.load(str(folder / "run"), task_root=str(ROOT)))
         return outcome
     finally:
         base.stepped = any(isinstance(message, Block) for message in messages)
-
-
-def _exported(task: base.Case, where: str) -> Any:
-    if where.endswith(".keras"):
-        return keras.models.load_model(where, compile=False, safe_mode=False)
-    keras.utils.set_random_seed(0)
-    model = task.model()
-    if not model.built:
-        oracle.predictions(task, model)
-    model.load_weights(where)
-    return model
 
 
 if __name__ == "__main__":

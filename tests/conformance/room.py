@@ -49,6 +49,11 @@ class RoomChannel(Channel):
         self._other_end.close()
 
 
+def model_of(training: Any) -> Any:
+    """The model that is trained."""
+    return training.loop.block._model
+
+
 @contextlib.contextmanager
 def attempt(
     folder: Path,

@@ -28,7 +28,9 @@ def planned(
     part: Part, *, only: Sequence[str] | None = None, modes: Sequence[str] | None = None
 ) -> list[tuple[Entry, str]]:
     """What `run` would run. `only`: ids, or parts of ids."""
-    entries = [one for one in of_part(load(), part) if not only or any(word in one.id for word in only)]
+    entries = [
+        one for one in of_part(load(), part) if not only or any(word in f"{one.family}/{one.id}" for word in only)
+    ]
     entries = [one for one in entries if not one.needs or importlib.util.find_spec(one.needs)]
     return [
         (one, mode) for one in entries for mode in one.modes if (not modes or mode in modes) and _in(one, mode, part)
