@@ -135,6 +135,8 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         first_step=first_step,
         waits=lambda: channel.within(Phase.DATA),
     )
+    if feed.shapes_vary and mode == "xla" and train.compile == "auto":
+        mode = "graph"  # XLA would compile anew for every shape
     begins = _begins(plan.calendar, feed, callbacks=bool(callbacks))
     ranges = Ranges(strategy, global_batch, "the training batch of step")
     block = Block(strategy, task, model, feed, mode, global_batch, ranges, begins, own_metrics)

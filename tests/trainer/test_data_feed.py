@@ -86,7 +86,7 @@ def test_a_stream_of_examples_comes_in_its_own_order(remainder: Any, sizes: list
 
 
 def test_batches_of_any_shape_are_given_as_they_are_in_blocks_of_one_shape() -> None:
-    shapes = [(3, 2), (3, 2), (2, 2), (2, 5), (2, 5), (2, 5), (3, 2)]
+    shapes = [(3, 2), (3, 4), (2, 2), (2, 5), (2, 5), (2, 5), (3, 2)]
 
     def batches() -> Any:
         for number, shape in enumerate(shapes):
@@ -102,7 +102,7 @@ def test_batches_of_any_shape_are_given_as_they_are_in_blocks_of_one_shape() -> 
         assert [int(batch[1][0]) for batch in found] == [*range(7), *range(7)][first:]
         assert begins == [step % 7 == 0 for step in range(first, 14)]
         if first == 0:
-            assert blocks == [2, 1, 3, 3, 1, 3, 1]
+            assert blocks == [1, 1, 1, 3, 2, 1, 1, 3, 1]
 
 
 def test_a_block_of_no_steps_has_the_shapes_of_others() -> None:
@@ -140,13 +140,27 @@ def test_a_pydataset_is_not_asked_for_the_next_epoch_before_training_is_there() 
     while called[-1] != 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert called == [0, 0, 1, 2]  # once more for shapes
+    assert called == [0, 0, 1, 0, 1, 2]  # first for shapes
     feed.block(2, 1)
     while called[-1] != "end" and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert called == [0, 0, 1, 2, "end"]
+    assert called == [0, 0, 1, 0, 1, 2, "end"]
     feed.block(3, 1)
+    feed.close()
+
+
+def test_a_pydatasets_smaller_last_batch_is_known_before_training() -> None:
+    class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, number: int) -> Any:
+            return X[4 * number : 4 * number + 4], Y[4 * number : 4 * number + 4]
+
+    feed = feed_of(Batches(), 0, unit=1, length=3)
+    assert not feed.shapes_vary
+    assert [blank[0].shape[1] for blank in feed.blank_blocks(0)] == [4, 3]
     feed.close()
 
 

@@ -191,6 +191,10 @@ class PyDatasetElements:
             self._first = self._batch(0, 0)
         return self._first
 
+    def number(self, number: int) -> Any:
+        """One batch of the first pass."""
+        return self._batch(0, number)
+
     def row(self, start: int, wait: Wait = never_wait) -> Iterator[Any]:
         if self.known is None:
             yield from self._batches(0, itertools.count(start))

@@ -5,6 +5,7 @@ a block gets them stacked. Either way a block has room for a fixed number of ste
 Every replica gets the whole global batch.
 """
 
+import itertools
 import logging
 import queue
 import threading
@@ -169,6 +170,8 @@ class StreamFeed:
         return self._arguments(batches), len(batches)
 
     def blank_blocks(self, first_step: int) -> list[Any]:
+        if isinstance(self._source, BatchSource):
+            return [self._arguments([batch]) for batch in self._source.samples()]
         sizes = self._order.sizes if self._order is not None else [self._batch_size]
         return [self._arguments([self._source.sample(size)]) for size in sizes]
 
@@ -297,11 +300,12 @@ def _begins(calendar: Calendar, first_step: int, taken: int, capacity: int) -> n
 
 
 def _may_vary(source: BatchSource) -> bool:
-    """Whether its batches may differ in more than their number of examples, as far as its elements tell."""
+    """Whether its batches may differ in more than their number of examples: by the dataset's spec, else by the first two."""
     import keras
 
     spec = getattr(getattr(source.elements, "dataset", None), "element_spec", None)
-    if spec is None:
-        return True
-    shapes = [getattr(leaf, "shape", None) for leaf in keras.tree.flatten(spec)]
-    return any(shape is None or shape.rank is None or None in shape.as_list()[1:] for shape in shapes)
+    if spec is not None:
+        shapes = [getattr(leaf, "shape", None) for leaf in keras.tree.flatten(spec)]
+        return any(shape is None or shape.rank is None or None in shape.as_list()[1:] for shape in shapes)
+    two = [keras.tree.flatten(batch) for batch in itertools.islice(source.part(0, 1, 0), 2)]
+    return len({tuple(tuple(leaf.shape[1:]) for leaf in leaves) for leaves in two}) > 1

@@ -26,6 +26,7 @@ from trainer.data.elements import (
 )
 from trainer.data.kinds import Level, standard
 from trainer.data.order import Remainder
+from trainer.data.stacking import shape_of
 from trainer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,13 @@ class BatchSource:
     def sample(self, count: int) -> Batch:
         """The first batch, whatever the `count`."""
         return self._made(self.elements.first())
+
+    def samples(self) -> list[Batch]:
+        """One batch of each shape that is known without reading all: of a PyDataset the last one too, often a smaller one."""
+        found = [self.sample(1)]
+        if isinstance(self.elements, PyDatasetElements) and self.elements.known is not None:
+            found.append(self._made(self.elements.number(self.elements.known - 1)))
+        return found[:1] if shape_of(found[0]) == shape_of(found[-1]) else found
 
     def _made(self, batch: Any) -> Batch:
         batch = standard(batch, self.elements.what, Level.BATCH)

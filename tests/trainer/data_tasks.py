@@ -1,0 +1,65 @@
+"""Tasks of test_data_jobs.py, which differ in the form of their data alone. Loaded by file, as a user's are."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.task import Task
+
+RANDOM = np.random.default_rng(3)
+X = RANDOM.normal(size=(52, 5)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
+BATCH = 8
+BATCHES = [(X[at : at + BATCH], Y[at : at + BATCH]) for at in range(0, len(X), BATCH)]
+
+
+def network() -> keras.Model:
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6, "tanh"), keras.layers.Dense(3, "softmax")])
+    model.compile(keras.optimizers.SGD(0.3, momentum=0.5), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    def __init__(self, *, shuffled: bool = False) -> None:
+        super().__init__()
+        self.shuffled = shuffled
+        self.order = np.arange(len(X))
+
+    def __len__(self) -> int:
+        return len(BATCHES)
+
+    def __getitem__(self, number: int) -> Any:
+        rows = self.order[number * BATCH : (number + 1) * BATCH]
+        noise = np.random.normal(0, 0.01, X[rows].shape).astype("float32") if self.shuffled else 0
+        return X[rows] + noise, Y[rows]
+
+    def on_epoch_end(self) -> None:
+        if self.shuffled:
+            np.random.shuffle(self.order)
+
+
+class Forms(Task):
+    """The last batch is smaller than the others."""
+
+    def __init__(self, form: str = "arrays") -> None:
+        self.form = form
+
+    def model(self) -> keras.Model:
+        return network()
+
+    def train_data(self) -> Any:
+        slices = tf.data.Dataset.from_tensor_slices((X, Y))
+        return {
+            "arrays": (X, Y),
+            "examples": slices,
+            "dataset": slices.batch(BATCH),
+            "generator": lambda: iter(BATCHES),
+            "pydataset": Batches(),
+            "shuffled": Batches(shuffled=True),
+            "sparse": (tf.sparse.from_dense(X), Y),
+        }[self.form]
+
+    def evaluation_data(self) -> Any:
+        return self.train_data()
