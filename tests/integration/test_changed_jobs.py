@@ -41,9 +41,11 @@ class Line(Task):
     def callbacks(self):
         class Rate(keras.callbacks.Callback):
             def on_train_batch_end(callback, batch, logs=None):
-                if self.lower_at and batch + 1 == self.lower_at:
-                    callback.model.optimizer.learning_rate = 0.0025
-                print(f"RATE {batch + 1} {float(callback.model.optimizer.learning_rate.numpy()):.6g}", flush=True)
+                optimizer = callback.model.optimizer
+                step = int(optimizer.iterations.numpy())
+                if step == self.lower_at:
+                    optimizer.learning_rate = 0.0025
+                print(f"RATE {step} {float(optimizer.learning_rate.numpy()):.6g}", flush=True)
 
         return [Rate()]
 """
