@@ -46,6 +46,12 @@ class Narrow(keras.layers.Layer):
         return tf.matmul(x, self.w)
 
 
+class Asserts(keras.layers.Layer):
+    def call(self, x):
+        with tf.control_dependencies([tf.debugging.assert_less(x, 100.0, message="x is too large", summarize=400)]):
+            return tf.identity(x)
+
+
 class Odd(Task):
     def __init__(self, kind, worker=0):
         self.kind, self.worker = kind, worker
@@ -55,12 +61,14 @@ class Odd(Task):
         y = np.arange(320) % 3
         if self.kind == "labels":
             y[200:] = 3  # not in the batch with which the model is built
+        if self.kind == "graph":
+            x[200:] = 1000.0
         if self.kind == "objects":
             x = np.array([[{"a": 1}] * 4] * 320, dtype=object)
         return x, y
 
     def model(self):
-        first = Narrow() if self.kind == "shapes" else keras.layers.Dense(8)
+        first = {"shapes": Narrow, "graph": Asserts}.get(self.kind, lambda: keras.layers.Dense(8))()
         return keras.Sequential([keras.Input((4,)), first, keras.layers.Dense(3, "softmax")])
 
     def loss(self):
@@ -128,6 +136,7 @@ def test_a_terminal_of_few_characters_gets_the_others_written_out(tmp_path: Path
     ("kind", "task", "said", "frame"),
     [
         ("labels", "Odd", "3 is out of range in the training batch of step 1, row", ""),
+        ("graph", "Odd", "x is too large", "in call"),
         ("shapes", "Odd", "Dimensions must be equal, but are 4 and 7", "in call"),
         ("objects", "Odd", "", ""),
         ("step", "OwnStep", "no such thing", "in inner"),
@@ -147,7 +156,7 @@ def test_an_error_is_a_few_lines_on_the_terminal_and_whole_in_the_log(
     assert frame in text
     for page in ("Arguments received by", "site-packages", "Detected at node", "KerasTensor"):
         assert page not in text
-    if kind in ("labels", "shapes"):
+    if kind in ("graph", "shapes"):
         log = (tmp_path / "runs/odd/logs/worker-0/attempt-1/segment-000001.log").read_text(encoding="utf-8")
         assert "site-packages" in log
-        assert ("Arguments received by" if kind == "shapes" else "Label values:") in log
+        assert ("Arguments received by" if kind == "shapes" else "Detected at node") in log
