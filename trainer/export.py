@@ -176,4 +176,4 @@ def _shapes(value: Any) -> Any:
     if not hasattr(value, "shape"):
         return None
     dtype = getattr(value.dtype, "name", str(value.dtype))
-    return {"shape": [int(size) for size in value.shape[1:]], "dtype": dtype}
+    return {"shape": [None if size is None else int(size) for size in value.shape[1:]], "dtype": dtype}

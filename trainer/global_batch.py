@@ -394,6 +394,7 @@ def _summed(values: list[Any], kinds: list[_Kind], travels: tf.DType, replicas: 
 
 def _mean_over_replicas(gradients: list[Any], replicas: int) -> list[Any]:
     """The mean of each; small dense ones travel as one."""
+    gradients = [tf.convert_to_tensor(each) if _differs_in_rows(each) else each for each in gradients]
     packs: dict[tf.DType, list[int]] = {}
     alone: list[int] = []
     for index, gradient in enumerate(gradients):
@@ -416,6 +417,11 @@ def _mean_over_replicas(gradients: list[Any], replicas: int) -> list[Any]:
     for index, total in zip(alone, reduced[len(packed) :], strict=True):
         means[index] = total
     return means
+
+
+def _differs_in_rows(gradient: Any) -> bool:
+    """Whether replicas may have it of several numbers of rows, as of sparse or ragged inputs, which no collective gathers."""
+    return isinstance(gradient, tf.IndexedSlices) and gradient.values.shape[0] is None
 
 
 def _all_reduce(values: list[Any]) -> list[Any]:

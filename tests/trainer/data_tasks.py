@@ -9,8 +9,9 @@ import tensorflow as tf
 from trainer.task import Task
 
 RANDOM = np.random.default_rng(3)
-X = RANDOM.normal(size=(52, 5)).astype("float32")
+X = np.maximum(RANDOM.normal(size=(52, 5)).astype("float32"), 0)
 Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
+WORDS = [RANDOM.integers(0, 5, 1 + number % 4).tolist() for number in range(52)]
 BATCH = 8
 BATCHES = [(X[at : at + BATCH], Y[at : at + BATCH]) for at in range(0, len(X), BATCH)]
 
@@ -47,7 +48,19 @@ class Forms(Task):
         self.form = form
 
     def model(self) -> keras.Model:
-        return network()
+        if self.form != "ragged":
+            return network()
+        layers = keras.layers
+        model = keras.Sequential(
+            [
+                keras.Input((None,), dtype="int32"),
+                layers.Embedding(5, 4),
+                layers.GlobalAveragePooling1D(),
+                layers.Dense(3, "softmax"),
+            ]
+        )
+        model.compile(keras.optimizers.SGD(0.3), "sparse_categorical_crossentropy")
+        return model
 
     def train_data(self) -> Any:
         slices = tf.data.Dataset.from_tensor_slices((X, Y))
@@ -59,6 +72,7 @@ class Forms(Task):
             "pydataset": Batches(),
             "shuffled": Batches(shuffled=True),
             "sparse": (tf.sparse.from_dense(X), Y),
+            "ragged": (tf.ragged.constant(WORDS, dtype=tf.int32), Y),
         }[self.form]
 
     def evaluation_data(self) -> Any:

@@ -100,9 +100,9 @@ def test_a_killed_job_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path
         assert "the order of the data would break off" in refused.workers[0].failure.message
 
 
-def test_two_workers_train_batches_of_their_own_as_one_does(tmp_path: Path) -> None:
-    # The last batch of 4 divides by two workers; the others of 8 too.
-    with job(tmp_path / "one", "dataset") as one, job(tmp_path / "two", "dataset", workers=2) as two:
+@pytest.mark.parametrize("form", ["dataset", "sparse", "ragged"])
+def test_two_workers_train_as_one_does(tmp_path: Path, form: str) -> None:
+    with job(tmp_path / "one", form) as one, job(tmp_path / "two", form, workers=2) as two:
         assert one.wait() == [0], one.workers[0].output()
         assert two.wait() == [0, 0], two.workers[0].output() + two.workers[1].output()
         for ours, theirs in zip(weights_of(one), weights_of(two), strict=True):
