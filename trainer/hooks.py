@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainer.callbacks.stock import Adapter, NotANumber, adapters, averages_of, listens
-from trainer.callbacks.values import Decoder, Encoder, type_name
+from trainer.callbacks.memory import Memory
+from trainer.callbacks.stock import NotANumber, adapters, averages_of, listens
+from trainer.callbacks.values import Decoder
 from trainer.data.order import Calendar
 from trainer.errors import ConfigError
 
@@ -62,18 +63,13 @@ class Hooks:
         if called and not any(isinstance(callback, keras.callbacks.History) for callback in called):
             called.append(keras.callbacks.History())
         self._adapters = adapters(called, chief=chief, run=run)
-        self._names = _names(called)
         self._variables = variables
+        self._memory = Memory(self._adapters, self._kept_elsewhere)
         self._epoch = 0
         self._open = False
         self._logs: Logs = {}
         self._last_logs: Logs = {}
         self._restored: tuple[dict[str, Any], Decoder] | None = None
-        self._told: set[str] = set()
-        self._unchanged: list[dict[str, str]] = []
-        encoder = Encoder(self._kept_elsewhere())
-        self._unchanged = self._texts(encoder, self._attributes(encoder))
-        self._constructed = encoder.originals
         model.stop_training = False
 
     @property
@@ -112,11 +108,11 @@ class Hooks:
         if document:
             self._open, self._epoch = document["open"], document["epoch"]
             self._logs, self._last_logs = decoder.decode(document["logs"]), decoder.decode(document["last_logs"])
-        matched = list(self._matched(document.get("callbacks", [])))
-        self._put_back(matched, decoder)
+        remembered = document.get("callbacks", [])
+        self._memory.put_back(remembered, decoder)
         steps = self._calendar.end_of(1) or self._total_steps
         params = {"verbose": "auto", "epochs": self._calendar.epoch_of(self._total_steps), "steps": steps}
-        for adapter, stored in matched:
+        for adapter, stored in self._memory.matched(remembered):
             adapter.start(decoder.decode(stored["files"]) if stored else None)
             adapter.call("set_params", params)
             adapter.call("set_model", self._model)
@@ -124,9 +120,11 @@ class Hooks:
                 self._model.history = adapter.callback
         with self._keeping() if document and self._sets_variables() else nullcontext():
             self._call("on_train_begin", {})
-        self._learn()
+        lost = self._memory.learn()
+        if self._chief:
+            self._memory.warn(lost)
         # Once more: on_train_begin makes many of them forget. Before it, since some look at what they remember.
-        self._put_back(matched, decoder)
+        self._memory.put_back(remembered, decoder)
         for adapter in self._adapters:
             adapter.begun()
         self._restored = None
@@ -192,30 +190,15 @@ class Hooks:
         """What a checkpoint must hold, by name: JSON as uint8, and the arrays that it speaks of."""
         if not self.active:
             return {}
-        encoder = Encoder(self._kept_elsewhere(), self._constructed)
-        attributes = self._attributes(encoder)
-        self._warn(encoder.lost)
+        encoder = self._memory.encoder()
         document = {
             "open": self._open,
             "epoch": self._epoch,
             "logs": encoder.encode(dict(self._logs), "logs"),
             "last_logs": encoder.encode(dict(self._last_logs), "logs"),
-            "callbacks": [
-                {
-                    "type": type_name(adapter.callback),
-                    # Without what has been as the constructor made it all the time: there the task's word counts.
-                    "attributes": {
-                        name: node
-                        for name, node in encoded.items()
-                        if node != {} and (name not in texts or unchanged.get(name) != texts[name])
-                    },
-                    "files": encoder.encode(adapter.files(), "files"),
-                }
-                for adapter, encoded, texts, unchanged in zip(
-                    self._adapters, attributes, self._texts(encoder, attributes), self._unchanged, strict=True
-                )
-            ],
+            "callbacks": self._memory.stored(encoder),
         }
+        self._memory.warn(encoder.lost)
         text = np.frombuffer(json.dumps(document).encode(), np.uint8)
         return {"callbacks": text} | {f"callbacks/{index}": array for index, array in enumerate(encoder.arrays)}
 
@@ -239,53 +222,9 @@ class Hooks:
         """The number of step `step`, both from 0, within its epoch."""
         return step - (self._calendar.end_of(self._calendar.epochs_done(step)) or 0)
 
-    def _attributes(self, encoder: Encoder) -> list[dict[str, Any]]:
-        return [
-            encoder.attributes(adapter.callback, name, adapter.passing)
-            for adapter, name in zip(self._adapters, self._names, strict=True)
-        ]
-
-    def _texts(self, encoder: Encoder, attributes: list[dict[str, Any]]) -> list[dict[str, str]]:
-        """What can be compared from one state to the next: attributes without arrays."""
-        arrays = tuple(encoder.with_arrays)
-        return [
-            {
-                key: json.dumps(node)
-                for key, node in encoded.items()
-                if not any(array.startswith(f"{name}.{key}") for array in arrays)
-            }
-            for name, encoded in zip(self._names, attributes, strict=True)
-        ]
-
     def _kept_elsewhere(self) -> list[Any]:
         optimizer = self._model.optimizer
         return [*self._model.variables, *(optimizer.variables if optimizer is not None else ()), *self._variables]
-
-    def _learn(self) -> None:
-        """After on_train_begin of a fresh start, or of one that has yet to be given its state: what the next start has too."""
-        encoder = Encoder(self._kept_elsewhere(), self._constructed)
-        now = self._texts(encoder, self._attributes(encoder))
-        self._unchanged = [
-            {name: text for name, text in before.items() if after.get(name) == text}
-            for before, after in zip(self._unchanged, now, strict=True)
-        ]
-        self._warn(encoder.lost)
-        # Digests are the constructors' alone: an array may have been given back already.
-        self._constructed |= {name: value for name, value in encoder.originals.items() if not isinstance(value, bytes)}
-
-    def _matched(self, stored: list[dict[str, Any]]) -> Iterable[tuple[Adapter, dict[str, Any] | None]]:
-        """Each callback, and what was stored of the one in its place among those of its type."""
-        left = list(stored)
-        for adapter in self._adapters:
-            found = next((one for one in left if one["type"] == type_name(adapter.callback)), None)
-            if found is not None:
-                left.remove(found)
-            yield adapter, found
-
-    def _put_back(self, matched: Iterable[tuple[Adapter, dict[str, Any] | None]], decoder: Decoder) -> None:
-        for adapter, stored in matched:
-            if stored is not None:
-                decoder.attributes(adapter.callback, stored["attributes"])
 
     def _sets_variables(self) -> bool:
         """Whether code of the user's runs at the beginning, which may change what was restored."""
@@ -294,15 +233,6 @@ class Hooks:
             for adapter in self._adapters
             for hook in ("on_train_begin", "set_model")
         )
-
-    def _warn(self, lost: Mapping[str, str]) -> None:
-        new = {name: kind for name, kind in lost.items() if name not in self._told}
-        self._told |= new.keys()
-        if new and self._chief:
-            log.warning(
-                "callbacks hold what no checkpoint can keep; after a restart it is as on_train_begin leaves it: %s",
-                ", ".join(f"{name} ({kind})" for name, kind in new.items()),
-            )
 
 
 def as_list(callbacks: Any) -> list[Any]:
@@ -334,15 +264,6 @@ def _without_backups(callbacks: list[Any], *, chief: bool) -> list[Any]:
     if taken and chief:
         log.info("BackupAndRestore is not called: orch's own checkpoints do its work, to the step (checkpoint.every)")
     return [callback for callback in callbacks if callback not in taken]
-
-
-def _names(callbacks: list[Any]) -> list[str]:
-    """For a person: the types, numbered where there are several of one."""
-    types = [type(callback).__name__ for callback in callbacks]
-    return [
-        f"{name} {types[: index + 1].count(name)}" if types.count(name) > 1 else name
-        for index, name in enumerate(types)
-    ]
 
 
 def _pythonified(logs: Logs) -> dict[str, Any]:
