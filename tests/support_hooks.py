@@ -74,7 +74,8 @@ class Training:
                 self.step, self._evaluate() if ends and self.step != self._evaluated else None, done=done
             )
             if done or self.hooks.stop_reason:
-                self.hooks.end(self.step)
+                self.hooks.check_finite(self.step)
+                self.hooks.end()
                 return self
             if self.step >= until:
                 return self

@@ -44,6 +44,7 @@ class Hooks:
         run: str = "",
         variables: Iterable[Any] = (),
         keeping: Callable[[], AbstractContextManager[None]] = nullcontext,
+        as_exported: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """
         Args:
@@ -53,12 +54,14 @@ class Hooks:
             run: the run directory.
             variables: those beside the model's and the optimizer's that checkpoints hold anyway.
             keeping: gives a context at whose end all variables are as at its beginning.
+            as_exported: gives a context in which the model's variables are alike on all replicas, as in an export: what
+                callbacks keep or write at an epoch's end is then the same on all workers.
 
         Raises:
             ConfigError: something that is no callback.
         """
         self._model, self._calendar, self._total_steps = model, calendar, total_steps
-        self._during, self._keeping, self._chief = during, keeping, chief
+        self._during, self._keeping, self._as_exported, self._chief = during, keeping, as_exported, chief
         called = _without_backups(as_list(callbacks), chief=chief)
         if called and not any(isinstance(callback, keras.callbacks.History) for callback in called):
             called.append(keras.callbacks.History())
@@ -151,7 +154,8 @@ class Hooks:
         if not (self.active and self._open and (done or self._calendar.ends_epoch(step))):
             return False
         self._last_logs = _pythonified({**self._logs, **(validation or {})})
-        self._call("on_epoch_end", self._epoch, dict(self._last_logs))
+        with self._as_exported():
+            self._call("on_epoch_end", self._epoch, dict(self._last_logs))
         self._open = False
         return True
 
@@ -173,18 +177,22 @@ class Hooks:
         """An evaluation has ended, with `logs`, without val_."""
         self._call("on_test_end", _pythonified(logs))
 
-    def end(self, step: int) -> None:
-        """Training is done, after `step` steps; with use_ema, the model gets the averages first, as in fit.
+    def check_finite(self, step: int) -> None:
+        """Before the state after `step` steps, the last one, is saved.
 
         Raises:
-            Diverged: the loss is no number, and a callback looks at that.
+            Diverged: the loss is no number, and a callback looks at that. All were told of the end, as in fit.
         """
+        for adapter in self._adapters:
+            if isinstance(adapter, NotANumber) and adapter.sees(self._logs):
+                self.end()
+                raise adapter.diverged(step, self._logs)
+
+    def end(self) -> None:
+        """Training is done; with use_ema, the model gets the averages first, as in fit."""
         if averages_of(self._model):
             self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
         self._call("on_train_end", dict(self._last_logs))
-        for adapter in self._adapters:
-            if isinstance(adapter, NotANumber):
-                adapter.check(step, self._logs)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint must hold, by name: JSON as uint8, and the arrays that it speaks of."""

@@ -187,6 +187,7 @@ class Loop:
         if self.evaluator is not None and at.validation is None and not self._evaluate():
             return self._stop()
         self.hooks.block_done(at.step, at.validation, done=True)
+        self.hooks.check_finite(at.step)
         self.channel.enter(Phase.SAVE, at.step, "last")
         unsaved = self.chief and not self.saves.is_saved(at.step)
         if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
@@ -202,10 +203,9 @@ class Loop:
         What was saved is what more steps would go on from. What is exported may be other weights (the best ones, averages),
         and then what is reported is an evaluation of these.
         """
-        at = self.progress
         may_change = self.hooks.ends_with_other_weights and self.evaluator is not None
         before = self.state.weights_sha256() if may_change else ""
-        self.hooks.end(at.step)
+        self.hooks.end()
         if not before or self.state.weights_sha256() == before:
             return True
         return self._evaluate(told=False)

@@ -152,6 +152,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         run=config.run_directory,
         variables=list(reached.variables.values()),
         keeping=state.kept,
+        as_exported=state.mean_unsynchronised,
     )
     early = EarlyStopping(train.stop_when) if train.stop_when else None
     best = Best(config.export, store, exporter) if config.export.best else None

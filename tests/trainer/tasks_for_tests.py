@@ -153,3 +153,65 @@ class ManyLayers(Digits):
                 keras.layers.Dense(10),
             ]
         )
+
+
+class StockCallbacks(Task):
+    """Keras' own callbacks as scripts have them, and one of the task's own that counts."""
+
+    def __init__(self, folder: str, by_batch: bool = False) -> None:
+        self._folder = Path(folder)
+        self._by_batch = by_batch
+
+    def train_data(self) -> Any:
+        x = np.random.default_rng(0).normal(size=(160, 6)).astype("float32")
+        return x, x[:, :1] * x[:, 1:2]
+
+    def evaluation_data(self) -> Any:
+        x = np.random.default_rng(1).normal(size=(48, 6)).astype("float32")
+        return x, x[:, :1] * x[:, 1:2]
+
+    def model(self) -> keras.Model:
+        return keras.Sequential(
+            [
+                keras.Input((6,)),
+                keras.layers.Dense(16, "relu"),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dropout(0.2),
+                keras.layers.Dense(1),
+            ]
+        )
+
+    def optimizer(self) -> Any:
+        return keras.optimizers.Adam(0.03)
+
+    def loss(self) -> Any:
+        return "mse"
+
+    def callbacks(self) -> Any:
+        class Cooling(keras.callbacks.Callback):
+            """What on_train_begin sets is what the first start begins with, and no later one."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.epochs = 0
+
+            def on_train_begin(self, logs: Any = None) -> None:
+                self.model.optimizer.learning_rate = 0.05
+
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                self.epochs += 1
+                rate = float(self.model.optimizer.learning_rate) * (0.99 if self.epochs % 2 else 0.97)
+                self.model.optimizer.learning_rate = rate
+                print(f"EPOCH {epoch} of {self.epochs} val_loss {logs['val_loss']!r}", flush=True)
+
+        kind = keras.callbacks
+        here = self._folder
+        here.mkdir(exist_ok=True, parents=True)
+        return (
+            Cooling(),
+            kind.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=0.02),
+            kind.EarlyStopping("val_loss", patience=4, restore_best_weights=True, verbose=1),
+            kind.CSVLogger(str(here / "log.csv")),
+            kind.ModelCheckpoint(str(here / "best.keras"), "val_loss", save_best_only=True, verbose=1),
+            kind.TensorBoard(str(here / "events"), update_freq=5 if self._by_batch else "epoch"),
+        )

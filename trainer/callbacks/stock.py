@@ -196,15 +196,17 @@ class BestWeights(Adapter):
 class NotANumber(Adapter):
     """TerminateOnNaN: a job that it ends has not succeeded."""
 
-    def check(self, step: int, logs: Mapping[str, Any]) -> None:
-        """At the end of training. Raises Diverged: the last step's loss is no number."""
-        loss = logs.get("loss")
-        if loss is not None and not np.all(np.isfinite(loss)):
-            raise Diverged(
-                f"the loss is {loss} after step {step}, and TerminateOnNaN ended training",
-                remedy="Lower the learning rate, clip the gradients (the optimizer's clipnorm), or look for NaN in the data. "
-                "The last checkpoint is from before.",
-            )
+    def sees(self, logs: Mapping[str, Any]) -> bool:
+        """Whether the loss is no number."""
+        return "loss" in logs and not bool(np.all(np.isfinite(logs["loss"])))
+
+    def diverged(self, step: int, logs: Mapping[str, Any]) -> Diverged:
+        """For a person."""
+        return Diverged(
+            f"the loss is {logs['loss']} after step {step}, and TerminateOnNaN ended training",
+            remedy="Lower the learning rate, clip the gradients (the optimizer's clipnorm), or look for NaN in the data. "
+            "The last checkpoint is from before.",
+        )
 
 
 _ADAPTERS: tuple[tuple[type, type[Adapter]], ...] = (

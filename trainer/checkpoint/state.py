@@ -232,21 +232,24 @@ class TrainingState:
     def mean_unsynchronised(self) -> Iterator[None]:
         """Within it, the model's variables that differ between replicas hold their mean on all; then each its own again.
 
-        For evaluation and export. Integers (states of random seeds) stay as they are. A collective at its beginning: all
-        workers enter it together.
+        For evaluation, export and callbacks. What is given another value meanwhile keeps that. Integers (states of random
+        seeds) stay as they are. A collective at its beginning: all workers enter it together.
         """
         differing = self._differing()
-        own: list[tuple[Any, list[np.ndarray]]] = []
+        own: list[tuple[Any, np.ndarray, list[np.ndarray]]] = []
         for slot in self._slots:
             if slot.key in differing and slot.key.startswith("model/") and tf.as_dtype(slot.dtype).is_floating:
-                own.append((slot.variable, [np.array(value) for value in self._replicas.local_values(slot.variable)]))
-                self._assign_local(slot.variable, [_mean(differing[slot.key])])
+                mean = _mean(differing[slot.key])
+                values = [np.array(value) for value in self._replicas.local_values(slot.variable)]
+                own.append((slot.variable, mean, values))
+                self._assign_local(slot.variable, [mean])
         try:
             yield
         finally:
-            for variable, values in own:
+            for variable, mean, values in own:
                 for component, value in zip(self._replicas.components(variable), values, strict=False):
-                    component.assign(value)
+                    if np.array_equal(flat_bytes(np.asarray(value_of(component))), flat_bytes(mean)):
+                        component.assign(value)
 
     def _differing(self) -> dict[str, list[np.ndarray]]:
         """Every replica's value of those variables that differ just now, by key. The same keys on all workers."""
