@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.corrections import correct
 from trainer.errors import ConfigError
-from trainer.task import Task, overrides
+from trainer.task import Task, model_overrides, overrides
 
 log = logging.getLogger(__name__)
 
@@ -57,20 +57,16 @@ def _check(model: Any, task: Task) -> None:
             remedy="A task's own evaluation is evaluate_step(self, model, batch); a model may have a test_step(self, data).",
         )
     for ours, theirs in (("train_step", "train_step"), ("evaluate_step", "test_step")):
-        if overrides(task, ours) and _own(model, theirs):
+        if overrides(task, ours) and model_overrides(model, theirs):
             raise ConfigError(
                 f"{type(task).__name__} has {ours}, and {type(model).__name__} has {theirs}: which one counts?",
                 remedy="Keep one of them.",
             )
 
 
-def _own(model: keras.Model, method: str) -> bool:
-    return getattr(type(model), method) is not getattr(keras.Model, method)
-
-
 def _compile(model: keras.Model, task: Task) -> None:
     loss = task.loss()
-    says = overrides(task, "train_step") or _own(model, "train_step") or _own(model, "compute_loss")
+    says = overrides(task, "train_step") or model_overrides(model, "train_step", "compute_loss")
     if loss is None and not says and not _adds_loss(model):
         raise ConfigError(
             f"nothing says what the loss of {type(task).__name__} is",
@@ -89,8 +85,8 @@ def _adds_loss(model: keras.Model) -> bool:
 
 def _build(model: keras.Model, task: Task, batch: Any) -> None:
     """Every variable of model, metrics, loss and optimizer, by the shapes of a batch."""
-    own_step = overrides(task, "train_step") or _own(model, "train_step")
-    can_be_called = type(model).call is not keras.Model.call or bool(getattr(model, "_functional", None))
+    own_step = overrides(task, "train_step") or model_overrides(model, "train_step")
+    can_be_called = model_overrides(model, "call") or bool(getattr(model, "_functional", None))
     if own_step and not can_be_called and not _is_functional(model):
         return  # a step of the user's own calls the parts, which are built by themselves
     # A state that belongs to the rows of a batch needs their number; any other model is to take any number of them.

@@ -27,8 +27,8 @@ from trainer.hooks import Hooks
 from trainer.logs import Logs, Scores, as_numbers, as_scores
 from trainer.plan import TARGET_S, Pace
 from trainer.ranges import Ranges
-from trainer.steps import Mode, examples_of, is_keras
-from trainer.task import Task, overrides
+from trainer.steps import Mode, examples_of
+from trainer.task import Task, model_overrides, overrides
 
 _RESIDENT_BYTES_MAX = 1 << 30
 _BATCHES_MAX = 1 << 20
@@ -69,29 +69,25 @@ class Evaluator:
         self._ranges = Ranges(strategy, global_batch, "the evaluation batch")
         self._logs = Logs(strategy, model, metrics)
         self._others = list(metrics)
-        self._learned = False
         self._resident: Any = None
         if isinstance(source, ArraySource) and source.dense and source.size_bytes <= _RESIDENT_BYTES_MAX:
-            self._resident = keras.tree.map_structure(
-                lambda array: on_replicas(strategy, lambda _: tf.constant(array)), source.arrays
-            )
-        eager = mode == "eager"
+            self._resident = on_replicas(strategy, source.arrays)
+        self._eager = mode == "eager"
         jit = True if mode == "xla" and self._resident is not None else None
-        self._rounds = (
-            self._run_rounds if eager else tf.function(self._run_rounds, jit_compile=jit, autograph=self._own_step)
-        )
-        self._one = self._run_one if eager else tf.function(self._run_one, autograph=self._own_step)
-        self._begin = self._run_begin if eager else tf.function(self._run_begin, autograph=False)
-        self._results = self._run_results if eager else tf.function(self._run_results, autograph=False)
+        self._rounds = self._program(self._run_rounds, jit_compile=jit, autograph=self._own_step)
+        self._one = self._program(self._run_one, autograph=self._own_step)
+        self._begin = self._program(self._run_begin, autograph=False)
+        self._results = self._program(self._run_results, autograph=False)
 
     def compile(self) -> None:
-        """Compile for arrays, by rounds without a batch, so that the first evaluation does not take seconds longer."""
-        with self._program():
+        """Learn what a step returns, and compile for arrays, by rounds without a batch, so that the first evaluation does not
+        take seconds longer. Before `run` and `names`."""
+        if self._own_step or model_overrides(self._model, "test_step", "compute_metrics"):
             self._learn()
-            if isinstance(self._source, ArraySource) and self._resident is not None:
-                full, rest = divmod(self._source.examples, self._batch_size)
-                for size in ([self._batch_size] if full else []) + ([rest] if rest else []):
-                    self._rounds(self._resident, size, tf.constant(0), tf.constant(0))
+        if isinstance(self._source, ArraySource) and self._resident is not None:
+            full, rest = divmod(self._source.examples, self._batch_size)
+            for size in ([self._batch_size] if full else []) + ([rest] if rest else []):
+                self._rounds(self._resident, size, tf.constant(0), tf.constant(0))
 
     def run(
         self,
@@ -111,8 +107,7 @@ class Evaluator:
         """
         every_batch = hooks is not None and hooks.every_test_batch
         started = time.monotonic()
-        with self._program(), self._lent_metrics():
-            self._learn()
+        with self._lent_metrics():
             self._begin()
             batches = self._batches() if self._resident is None else None
             pace, done, examples = Pace(_BATCHES_MAX, slice_s), 0, 0
@@ -143,29 +138,28 @@ class Evaluator:
 
     def names(self) -> list[str]:
         """The numbers that `run` will give, with `val_`."""
-        with self._program():
-            self._learn()
-            return [f"val_{name}" for name in as_numbers(self._scores())]
+        return [f"val_{name}" for name in as_numbers(self._scores())]
 
-    @contextlib.contextmanager
-    def _program(self) -> Iterator[None]:
-        with self._global_batch.program(), self._ranges.program():
-            yield
+    def _program(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """A function as a program of its own: what is replaced in Keras while it runs is not for callbacks between two."""
+        program = function if self._eager else tf.function(function, **options)
+
+        def run(*arguments: Any) -> Any:
+            with self._global_batch.program(), self._ranges.program():
+                return program(*arguments)
+
+        return run
 
     def _learn(self) -> None:
-        if self._learned:
-            return
-        self._learned = True
-        if not self._own_step and is_keras(self._model, "test_step", "compute_metrics"):
-            return
-        batch = self._on_replicas(self._source.sample(self._batch_size))
+        batch = self._table(self._source.sample(self._batch_size))
 
         def trace(take: Callable[[Any], None]) -> None:
             def step(table: Any) -> None:
                 take(self._outputs(pick_batch(table, 0)))
 
             traced = tf.function(lambda: self._strategy.run(step, (batch,)), autograph=self._own_step)
-            traced.get_concrete_function()
+            with self._global_batch.program(), self._ranges.program():
+                traced.get_concrete_function()
 
         self._logs.learn(trace, "evaluate_step" if self._own_step else "test_step")
 
@@ -208,16 +202,15 @@ class Evaluator:
     def _take_read(self, batches: Iterator[Batch], first: int, wanted: int) -> tuple[int, int]:
         examples = count = 0
         for batch in itertools.islice(batches, wanted):
-            self._one(self._on_replicas(batch), tf.constant(first + count))
+            self._one(self._table(batch), tf.constant(first + count))
             examples += kinds.examples_of(batch)
             count += 1
         self._scores()
         return examples, count
 
-    def _on_replicas(self, batch: Batch) -> Any:
+    def _table(self, batch: Batch) -> Any:
         """A table of one batch, as blocks of training have it."""
-        table = stack_batches([batch], 1)
-        return keras.tree.map_structure(lambda leaf: on_replicas(self._strategy, lambda _: leaf), table)
+        return on_replicas(self._strategy, stack_batches([batch], 1))
 
     def _scores(self) -> Scores:
         return as_scores(self._results())
@@ -269,9 +262,9 @@ class Evaluator:
 
 
 def _check(task: Task, model: keras.Model, *, own_step: bool) -> None:
-    if own_step or type(model).test_step is not keras.Model.test_step:
+    if own_step or model_overrides(model, "test_step"):
         return
-    no_loss = model._compile_loss is None and type(model).compute_loss is keras.Model.compute_loss and not model.losses
+    no_loss = model._compile_loss is None and not model_overrides(model, "compute_loss") and not model.losses
     if overrides(task, "train_step") and no_loss:
         raise ConfigError(
             f"{type(task).__name__} has evaluation_data and a train_step, but nothing says how to evaluate",

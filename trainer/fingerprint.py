@@ -42,7 +42,7 @@ def mark_of(source: Source) -> DataMark:
     else:
         leaves = keras.tree.flatten(source.rows(_rows(source.examples, source.size_bytes)))
     arrays = [_array(leaf) for leaf in leaves]
-    known = getattr(source, "known_examples", getattr(source, "known_batches", None))
+    known = None if isinstance(source, ArraySource) else source.known
     return DataMark(
         examples=source.examples if isinstance(source, ArraySource) else known,
         shapes=[f"{array.dtype}{list(array.shape[1:])}" if array.dtype.kind in "biufc" else "text" for array in arrays],

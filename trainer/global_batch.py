@@ -24,6 +24,7 @@ from keras.src.losses import loss as keras_loss
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from tensorflow.python.distribute import values as distributed_values
 
+from trainer.data.order import replica_slice
 from trainer.replaced import replaced
 
 _PACKED_BYTES = 1 << 20
@@ -303,14 +304,14 @@ def _replica_id() -> Any:
 
 def _own_rows(value: Any, replicas: int) -> Any:
     size = value.shape[0] // replicas
-    start = tf.cast(_replica_id(), tf.int32) * size
+    own = replica_slice(tf.cast(_replica_id(), tf.int32), replicas, value.shape[0])
     if isinstance(value, tf.SparseTensor):
         shape = value.shape.as_list()
-        begin = tf.concat([[tf.cast(start, tf.int64)], tf.zeros(len(shape) - 1, tf.int64)], 0)
+        begin = tf.concat([[tf.cast(own.start, tf.int64)], tf.zeros(len(shape) - 1, tf.int64)], 0)
         return tf.sparse.slice(value, begin, [size, *shape[1:]])
     if isinstance(value, tf.RaggedTensor):
-        return value[start : start + size]
-    part = value[start : start + size]
+        return value[own]
+    part = value[own]
     part.set_shape([size, *value.shape[1:]])
     return part
 

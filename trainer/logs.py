@@ -95,8 +95,9 @@ class Logs:
 
     def update(self, outputs: Any, examples: Any) -> None:
         """Take what a step of `examples` examples returned."""
+        values = flat(outputs)
         for average in self.averages:
-            average.update_state(flat(outputs)[average.name], examples)
+            average.update_state(values[average.name], examples)
 
     def results(self) -> dict[str, Any]:
         """Tensors by name, from the variables as they are."""

@@ -107,6 +107,8 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     channel.enter(Phase.RESTORE)
     record, train = start.record, config.train
     replicas: int = strategy.num_replicas_in_sync
+    chief = start.index == 0
+    store = open_store(config.run_directory)
     check_batch(train.global_batch_size, replicas)
     assert train.task is not None
     task = load_task(train.task, train.params, config.task_root)
@@ -116,17 +118,17 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
     plan = _plan(config, data.calendar(callbacks=bool(callbacks)), cut_at_epochs=bool(callbacks))
     made = made_with(config, data.source, data.evaluation, model.optimizer)
+    sample = data.source.sample(1)
     exporter = None
-    if start.index == 0:
-        inputs = keras.utils.unpack_x_y_sample_weight(data.source.sample(1))[0]
-        exporter = Exporter(model, open_store(config.run_directory), record.number, form_of(model), config, inputs)
+    if chief:
+        inputs = keras.utils.unpack_x_y_sample_weight(sample)[0]
+        exporter = Exporter(model, store, record.number, form_of(model), config, inputs)
     reached = reach({"task": task, "model": model, "callbacks": callbacks})
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
     first_step = record.restore.step if record.restore is not None else 0
-    store = open_store(config.run_directory)
 
-    mode = choose_mode(train.compile, model, data.source.sample(1), replicas, tpu=config.tpu)
+    mode = choose_mode(train.compile, model, sample, replicas, tpu=config.tpu)
     feed = make_feed(
         strategy,
         data.source,
@@ -148,7 +150,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         plan.calendar,
         plan.total_steps,
         during=lambda: channel.within(Phase.CALLBACK),
-        chief=start.index == 0,
+        chief=chief,
         run=config.run_directory,
         variables=list(reached.variables.values()),
         keeping=state.kept,
@@ -163,7 +165,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         hooks.restore(state.restored_blobs)
         if best is not None:
             best.restore(commit.host_state.get(BEST))
-        go_on_from(commit, model.optimizer, made, tell=start.index == 0)
+        go_on_from(commit, model.optimizer, made, tell=chief)
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
@@ -202,7 +204,6 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     if best is not None:
         _check_followed("export.best", best.metric, evaluator)
     faults.reach("process.compiled")
-    chief = start.index == 0
     versions = _versions()
 
     def about(step: int) -> Mapping[str, Any]:
@@ -256,7 +257,6 @@ def made_with_now(config: TrainConfig) -> MadeWith:
     assert train.task is not None
     task = load_task(train.task, train.params, config.task_root)
     data = TaskData(task, train)
-    keras.utils.set_random_seed(train.seed)
     strategy = tf.distribute.get_strategy()
     model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
     return made_with(config, data.source, data.evaluation, model.optimizer)

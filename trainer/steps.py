@@ -18,7 +18,7 @@ from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.global_batch import GlobalBatch
 from trainer.logs import Logs, Scores, as_scores, flat
 from trainer.ranges import Ranges
-from trainer.task import Task, overrides
+from trainer.task import Task, model_overrides, overrides
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Block:
 
     def learn(self, first_step: int) -> None:
         """Learn what a train_step of the user's own returns: makes `averages`. Before `compile`."""
-        if self._own_step or not is_keras(self._model, "train_step", "compute_metrics"):
+        if self._own_step or model_overrides(self._model, "train_step", "compute_metrics"):
             arguments, _ = self._feed.block(first_step, 0)
             with self._global_batch.program(), self._ranges.program():
                 self._logs.learn(lambda take: self._trace(arguments, take), "train_step")
@@ -206,11 +206,6 @@ def examples_of(batch: Any) -> Any:
     first = keras.tree.flatten(batch)[0]
     size = first.shape[0]
     return tf.shape(first)[0] if size is None else size
-
-
-def is_keras(model: keras.Model, *methods: str) -> bool:
-    """Whether the model's methods are those of keras.Model."""
-    return all(getattr(type(model), method) is getattr(keras.Model, method) for method in methods)
 
 
 def _finite(outputs: Any) -> Any:

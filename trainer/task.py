@@ -134,6 +134,13 @@ def overrides(task: Task, method: str) -> bool:
     return getattr(type(task), method) is not getattr(Task, method)
 
 
+def model_overrides(model: Any, *methods: str) -> bool:
+    """Whether the class of a keras.Model has one of the methods of its own."""
+    import keras
+
+    return any(getattr(type(model), method) is not getattr(keras.Model, method) for method in methods)
+
+
 def load_task(name: str, params: Mapping[str, Any], root: str | Path | None = None) -> Task:
     """The task of a job file: its class found, imported and constructed.
 

@@ -66,8 +66,6 @@ class ResidentFeed:
     shapes_vary = False
 
     def __init__(self, strategy: Any, source: ArraySource, order: Order) -> None:
-        import keras
-        import tensorflow as tf
 
         self._strategy = strategy
         self._order = order
@@ -75,9 +73,7 @@ class ResidentFeed:
         # The order of the next block is worked out while the present one runs.
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="order")
         self._prepared: Future[None] | None = None
-        self._arrays = keras.tree.map_structure(
-            lambda array: on_replicas(strategy, lambda _: tf.constant(array)), source.arrays
-        )
+        self._arrays = on_replicas(strategy, source.arrays)
 
     def block(self, first_step: int, steps: int) -> tuple[Any, int]:
         if self._prepared is not None:
@@ -103,11 +99,10 @@ class ResidentFeed:
         self._ahead.shutdown()
 
     def _arguments(self, rows: np.ndarray) -> Any:
-        import tensorflow as tf
 
         table = np.zeros((self.capacity, rows.shape[1]), np.int32)
         table[: len(rows)] = rows
-        return on_replicas(self._strategy, lambda _: tf.constant(table)), self._arrays
+        return on_replicas(self._strategy, table), self._arrays
 
 
 class StreamFeed:
@@ -187,10 +182,8 @@ class StreamFeed:
             self._asked.notify_all()
 
     def _arguments(self, batches: list[Batch]) -> Any:
-        import keras
 
-        table = stack_batches(batches, self.capacity)
-        return keras.tree.map_structure(lambda leaf: on_replicas(self._strategy, lambda _: leaf), table)
+        return on_replicas(self._strategy, stack_batches(batches, self.capacity))
 
     def _take(self) -> Batch:
         if self._held is not None:
@@ -262,13 +255,18 @@ class _Closed(Exception):
     """Nobody waits for batches any more."""
 
 
-def on_replicas(strategy: Any, value: Any) -> Any:
-    """`value(global replica id)` on each replica of this process; the plain value where there is only one in all."""
-    if strategy.num_replicas_in_sync == 1:
-        return value(0)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: value(int(context.replica_id_in_sync_group))
-    )
+def on_replicas(strategy: Any, structure: Any) -> Any:
+    """Arrays and tensors as tensors that every replica of this process gets: the same, and whole."""
+    import keras
+    import tensorflow as tf
+
+    def given(leaf: Any) -> Any:
+        tensor = tf.constant(leaf) if isinstance(leaf, np.ndarray) else leaf
+        if strategy.num_replicas_in_sync == 1:
+            return tensor
+        return strategy.experimental_distribute_values_from_function(lambda _: tensor)
+
+    return keras.tree.map_structure(given, structure)
 
 
 def make_feed(

@@ -14,7 +14,7 @@ from trainer.data.order import Calendar
 from trainer.data.sources import ArraySource, BatchSource, Source, StreamSource, source_of
 from trainer.data.weights import weighted
 from trainer.errors import ConfigError
-from trainer.task import Task, overrides
+from trainer.task import Task, model_overrides, overrides
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ class TaskData:
             length = source.examples
             calendar = Calendar(length, train.global_batch_size, train.remainder)
         elif isinstance(source, StreamSource):
-            length = self._length(source, source.known_examples, train.global_batch_size, callbacks)
+            length = self._length(source, source.known, train.global_batch_size, callbacks)
             calendar = Calendar(length, train.global_batch_size, train.remainder)
         else:
-            length = self._length(source, source.known_batches, 1, callbacks)
+            length = self._length(source, source.known, 1, callbacks)
             calendar = Calendar(length, 1)
             length = length and length * source.batch_size
         if self.evaluation is not None and not isinstance(self.evaluation, ArraySource):
@@ -176,10 +176,8 @@ def _check_labels(task: Task, model: Any, batch: Batch, what: str) -> None:
             f"{what}() gives {len(batch)} values",
             remedy="Give (x, y) or (x, y, sample_weight); several inputs go into one dict or tuple: ((a, b), y).",
         )
-    own = [
-        name for name in ("train_step", "compute_loss") if getattr(type(model), name) is not getattr(keras.Model, name)
-    ]
-    if own or not (model.loss is not None if model.compiled else overrides(task, "loss")):
+    has_loss = model.loss is not None if model.compiled else overrides(task, "loss")
+    if model_overrides(model, "train_step", "compute_loss") or not has_loss:
         return
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     if y is None and isinstance(x, dict):

@@ -6,7 +6,7 @@ batch). An epoch ends with the step that takes its last example. Free of TensorF
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -172,7 +172,7 @@ class Order:
         return self._permutations[epoch]
 
 
-def replica_slice(replica: int, replicas: int, global_batch_size: int) -> slice:
+def replica_slice(replica: Any, replicas: int, global_batch_size: int) -> slice:
     """The part of each global batch that `replica` computes: the replica-th of `replicas` contiguous slices."""
     size = global_batch_size // replicas
     return slice(replica * size, (replica + 1) * size)

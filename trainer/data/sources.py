@@ -61,8 +61,8 @@ class ArraySource:
 
 
 @dataclass(frozen=True)
-class StreamSource:
-    """Examples in an order of their own."""
+class _InItsOwnOrder:
+    """What is read one after the other, epoch after epoch."""
 
     elements: Elements
     weigh: Callable[[Batch], Batch] | None = None
@@ -71,8 +71,8 @@ class StreamSource:
     """More examples than this are not read in one pass for an evaluation, where its end is not known."""
 
     @property
-    def known_examples(self) -> int | None:
-        """Examples of one epoch, where the source knows without being read."""
+    def known(self) -> int | None:
+        """Elements (examples, or batches) of one epoch, where the source knows without being read."""
         return self.elements.known
 
     @property
@@ -80,14 +80,22 @@ class StreamSource:
         """A dataset that repeats itself for ever has no epochs."""
         return self.elements.endless
 
+    def _watched(self, part: Iterator[Batch], parts: int) -> Iterator[Batch]:
+        """One of `parts` of a pass for an evaluation, given up where it does not end."""
+        return watched(part, self.elements.what, None if self.known is not None else self.at_most, parts)
+
+
+@dataclass(frozen=True)
+class StreamSource(_InItsOwnOrder):
+    """Examples in an order of their own."""
+
     def batches(self, size: int, first_step: int, remainder: Remainder = "carry") -> Iterator[Batch]:
         """All batches from that of `first_step` on, epoch after epoch; of exactly `size` examples but for remainder keep."""
         return map(self._weighed, self._batches(size, first_step, remainder))
 
     def part(self, index: int, parts: int, size: int) -> Iterator[Batch]:
         """Every example of one epoch whose number is `index` modulo `parts`, in batches of `size`, the last one smaller."""
-        at_most = None if self.elements.known is not None else self.at_most
-        return watched(self._part(index, parts, size), self.elements.what, at_most, parts)
+        return self._watched(self._part(index, parts, size), parts)
 
     def count_examples(self, at_most: int | None = None) -> int | None:
         """Examples of one epoch; None where there are more than `at_most`. Reads them where nothing else tells.
@@ -140,22 +148,8 @@ class StreamSource:
 
 
 @dataclass(frozen=True)
-class BatchSource:
+class BatchSource(_InItsOwnOrder):
     """Batches in an order of their own, used as they are. The batches are the steps of an epoch."""
-
-    elements: Elements
-    weigh: Callable[[Batch], Batch] | None = None
-    at_most: int | None = None
-
-    @property
-    def known_batches(self) -> int | None:
-        """Batches of one epoch, where the source knows without being read."""
-        return self.elements.known
-
-    @property
-    def endless(self) -> bool:
-        """A dataset that repeats itself for ever has no epochs."""
-        return self.elements.endless
 
     @property
     def batch_size(self) -> int:
@@ -168,9 +162,8 @@ class BatchSource:
 
     def part(self, index: int, parts: int, size: int) -> Iterator[Batch]:
         """Every batch of one epoch whose number is `index` modulo `parts`; their size is their own."""
-        at_most = None if self.elements.known is not None else self.at_most
         own = (standard(batch, self.elements.what, Level.BATCH) for batch in self.elements.one_pass(index, parts))
-        return watched(own, self.elements.what, at_most, parts)
+        return self._watched(own, parts)
 
     def count_batches(self, at_most: int | None = None) -> int | None:
         """Batches of one epoch; None where there are more than `at_most`. Reads them where nothing else tells.
