@@ -9,15 +9,13 @@ turns, each in a process of its own; medians and their ratios are shown.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import steps
 
 BATCH, WARM_S = 32, 10.0
 
@@ -96,24 +94,9 @@ def keras_fit(name: str, seconds: float) -> float:
 
 
 def _fit(name: str, jit: bool, seconds: float) -> float:
-    import keras
-
     model, loss, x, y = made(name)
-    end = time.perf_counter() + seconds
-    rates = [0.0]
-
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.began = time.perf_counter()
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            if epoch:
-                rates.append(len(x) / BATCH / (time.perf_counter() - self.began))
-            self.model.stop_training = bool(epoch) and time.perf_counter() > end
-
     model.compile("adam", loss, metrics=["accuracy"], steps_per_execution=64, jit_compile=jit)
-    model.fit(x, y, BATCH, epochs=100_000, verbose=0, callbacks=[Clock()])
-    return max(rates)
+    return steps.rate_of_fit(model, x, y, BATCH, seconds)
 
 
 TASK = """
@@ -136,22 +119,10 @@ class Model(Task):
 """
 
 
-def orch_run(name: str, steps: int, compiled: str) -> tuple[float, float]:
-    """Steps per second in the first ten seconds of training, and after them."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "task.py").write_text(TASK.format(here=str(Path(__file__).parent)))
-        train = {"task": "task.py:Model", "params": {"name": name}, "steps": steps, "global_batch_size": BATCH}
-        job = {"name": "models", "train": train | {"compile": compiled}, "checkpoint": {"every": "2s"}}
-        Path(folder, "job.yaml").write_text(json.dumps(job))
-        orch = Path(sys.executable).with_name("orch")
-        done = subprocess.run([orch, "run", "job.yaml"], cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr + done.stdout)
-        lines = [
-            json.loads(line)
-            for path in sorted(Path(folder, "runs/models/metrics").rglob("*.jsonl"))
-            for line in path.read_text().splitlines()
-        ]
+def orch_run(name: str, count: int, compiled: str) -> tuple[float, float]:
+    """Steps per second of a run of `count` steps in the first ten seconds of training, and after them."""
+    train = {"task": "task.py:Model", "params": {"name": name}, "steps": count, "global_batch_size": BATCH}
+    lines = steps.lines_of_a_run(TASK, train | {"compile": compiled})
     blocks = [line for line in lines if line.get("type") == "block"]
     began = blocks[0]["time"]
     first = [line for line in blocks if line["time"] <= began + WARM_S]
@@ -184,8 +155,8 @@ def main() -> None:
             if done.returncode:
                 raise SystemExit(done.stderr)
             rates["fit"].append(float(done.stdout.split()[-1]))
-            steps = int(rates["fit"][-1] * 1.5 * (WARM_S + arguments.seconds))
-            first, later = orch_run(name, steps, arguments.compile)
+            count = int(rates["fit"][-1] * 1.5 * (WARM_S + arguments.seconds))
+            first, later = orch_run(name, count, arguments.compile)
             rates["first"].append(first)
             rates["later"].append(later)
         fit, first, later = (statistics.median(values) for values in rates.values())

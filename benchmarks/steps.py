@@ -54,11 +54,17 @@ def keras_fit(steps_per_execution: int, seconds: float) -> float:
 
 
 def _fit(steps_per_execution: int, jit: Any, seconds: float) -> float:
-    """Steps per second of the fastest epoch, the first one left out, since it compiles."""
-    import keras
-
     x, y = data()
     whole = EXAMPLES // BATCH * BATCH
+    trained = model()
+    trained.compile("adam", loss(), metrics=["accuracy"], steps_per_execution=steps_per_execution, jit_compile=jit)
+    return rate_of_fit(trained, x[:whole], y[:whole], BATCH, seconds)
+
+
+def rate_of_fit(trained: Any, x: Any, y: Any, batch_size: int, seconds: float) -> float:
+    """Steps per second of the fastest epoch of fit, the first one left out, since it compiles."""
+    import keras
+
     end = time.perf_counter() + seconds
     rates = [0.0]
 
@@ -68,12 +74,10 @@ def _fit(steps_per_execution: int, jit: Any, seconds: float) -> float:
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             if epoch:
-                rates.append(whole / BATCH / (time.perf_counter() - self.began))
+                rates.append(len(x) / batch_size / (time.perf_counter() - self.began))
             self.model.stop_training = bool(epoch) and time.perf_counter() > end
 
-    trained = model()
-    trained.compile("adam", loss(), metrics=["accuracy"], steps_per_execution=steps_per_execution, jit_compile=jit)
-    trained.fit(x[:whole], y[:whole], BATCH, epochs=1000, verbose=0, callbacks=[Clock()])
+    trained.fit(x, y, batch_size, epochs=100_000, verbose=0, callbacks=[Clock()])
     return max(rates)
 
 
@@ -139,29 +143,30 @@ class Small(Task):
 
 def orch_run(seconds: float) -> float:
     """A real `orch run`: metrics, checkpoints every 2 s, an evaluation of 10,000 examples every 20,000 steps, TensorBoard."""
+    train = {
+        "task": "task.py:Small",
+        "steps": max(20_000, int(seconds * 8000)),
+        "global_batch_size": BATCH,
+        "evaluate": {"every": 20_000, "batch_size": 1000},
+    }
+    return rate_of_blocks(lines_of_a_run(TASK, train))
+
+
+def lines_of_a_run(task: str, train: dict[str, Any]) -> list[dict[str, Any]]:
+    """The metrics of the run directory of `orch run`, of a task that may import what lies beside this file."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "task.py").write_text(TASK.format(here=str(Path(__file__).parent)))
-        job = {
-            "name": "steps",
-            "train": {
-                "task": "task.py:Small",
-                "steps": max(20_000, int(seconds * 8000)),
-                "global_batch_size": BATCH,
-                "evaluate": {"every": 20_000, "batch_size": 1000},
-            },
-            "checkpoint": {"every": "2s"},
-        }
+        Path(folder, "task.py").write_text(task.format(here=str(Path(__file__).parent)))
+        job = {"name": "measured", "train": train, "checkpoint": {"every": "2s"}}
         Path(folder, "job.yaml").write_text(json.dumps(job))
         orch = Path(sys.executable).with_name("orch")
         done = subprocess.run([orch, "run", "job.yaml"], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr + done.stdout)
-        lines = [
+        return [
             json.loads(line)
-            for path in sorted(Path(folder, "runs/steps/metrics").rglob("*.jsonl"))
+            for path in sorted(Path(folder, "runs/measured/metrics").rglob("*.jsonl"))
             for line in path.read_text().splitlines()
         ]
-    return rate_of_blocks(lines)
 
 
 def rate_of_blocks(lines: list[dict[str, Any]]) -> float:

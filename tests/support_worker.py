@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.agent.ports import free_port
 from trainer.agent.protocol import (
     Block,
     Evaluated,
@@ -112,8 +113,8 @@ class Run:
         path = folder / f"config-{attempt}.json"
         path.write_text(config.model_dump_json())
         members = [
-            Member(index=index, uid=f"uid-{index}", address="127.0.0.1", port=port)
-            for index, port in enumerate(_free_ports(workers))
+            Member(index=index, uid=f"uid-{index}", address="127.0.0.1", port=free_port("127.0.0.1", index, workers))
+            for index in range(workers)
         ]
         record = AttemptRecord(
             number=attempt,
@@ -246,17 +247,6 @@ def run(folder: Path, train: Mapping[str, Any], **options: Any) -> Iterator[Run]
     finally:
         started.kill()
         os.close(started.memory)
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 __all__ = ["Block", "Evaluated", "Run", "SaveFailed", "Saved", "Snapshot", "json", "run"]

@@ -7,7 +7,6 @@ the pair of workers both are, since one that fails leaves the other in a collect
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conformance.outcome import Outcome
+from trainer.agent.ports import free_port
 from trainer.cluster import tf_config
 from trainer.rundir.attempts import Member
 
@@ -34,7 +34,10 @@ class _Workers:
     def __init__(self, kind: str, out: Path, python: str) -> None:
         self.kind, self.log = kind, out / f"{kind}.log"
         count = 2 if kind == "two" else 1
-        members = [Member(index=n, uid=f"u{n}", address="127.0.0.1", port=port) for n, port in enumerate(_ports(count))]
+        members = [
+            Member(index=n, uid=f"u{n}", address="127.0.0.1", port=free_port("127.0.0.1", n, count))
+            for n in range(count)
+        ]
         self.processes, self.answers, self._rest = [], [], [b""] * count
         for index in range(count):
             mine, theirs = os.pipe()
@@ -158,14 +161,3 @@ def _said(answers: Sequence[str]) -> str:
     return "; ".join(
         sorted({one for one in odd if one not in ("oracle", "oracle-xla", "one", "xla", "killed", "four", "two")})
     )
-
-
-def _ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
