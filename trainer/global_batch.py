@@ -25,6 +25,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from tensorflow.python.distribute import values as distributed_values
 
 from trainer.data.order import replica_slice
+from trainer.errors import ConfigError
 from trainer.replaced import replaced
 
 _PACKED_BYTES = 1 << 20
@@ -160,7 +161,7 @@ class GlobalBatch:
             metrics = _Metrics(layer)
             args, kwargs = keras.tree.map_structure(lambda value: self._slice(replica, value, size), (args, kwargs))
             outputs = call(layer, *args, **kwargs)
-            return self._whole(replica, outputs, size // self._replicas, metrics)
+            return self._whole(replica, layer, outputs, size // self._replicas, metrics)
         finally:
             replica.depth, replica.split = 0, False
 
@@ -178,9 +179,9 @@ class GlobalBatch:
             part._keras_mask = _own_rows(tf.convert_to_tensor(mask), self._replicas)
         return part
 
-    def _whole(self, replica: _Replica, outputs: Any, size: int, metrics: "_Metrics") -> Any:
+    def _whole(self, replica: _Replica, layer: Any, outputs: Any, size: int, metrics: "_Metrics") -> Any:
         """The outputs for the global batch. What layers added to the loss, and to metrics of theirs, is combined on the way."""
-        leaves = keras.tree.flatten(outputs)
+        leaves = [_with_rows(layer, leaf, size) for leaf in keras.tree.flatten(outputs)]
         kinds: list[_Kind] = []
         tensors: list[Any] = []
 
@@ -191,7 +192,7 @@ class GlobalBatch:
 
         places: list[tuple[int | None, int | None]] = []
         for leaf in leaves:
-            if not _is_tensor(leaf) or isinstance(leaf, tf.RaggedTensor | tf.SparseTensor):
+            if not _is_tensor(leaf):
                 places.append((None, None))
                 continue
             mask = getattr(leaf, "_keras_mask", None)
@@ -291,11 +292,27 @@ def _has_gradient(value: Any) -> bool:
 
 
 def _batch_size(arguments: Any) -> int | None:
-    """The first dimension of the first tensor that has one, where it is known."""
-    for leaf in keras.tree.flatten(arguments):
-        if _is_tensor(leaf) and leaf.shape.rank:
-            return leaf.shape[0]  # type: ignore[no-any-return]
-    return None
+    """The first dimension of the first tensor that has one, where those of all are known."""
+    sizes = [leaf.shape[0] for leaf in keras.tree.flatten(arguments) if _is_tensor(leaf) and leaf.shape.rank != 0]
+    return None if None in sizes or not sizes else sizes[0]
+
+
+def _with_rows(layer: Any, output: Any, size: int) -> Any:
+    """An output of a layer for `size` rows, with that number in its shape."""
+    if not _is_tensor(output) or (isinstance(output, tf.Tensor) and output.shape.is_fully_defined()):
+        return output
+    if not isinstance(output, tf.Tensor) or output.shape.rank is None or None in output.shape[1:]:
+        kind = f"shape {output.shape}" if isinstance(output, tf.Tensor) else f"a {type(output).__name__}"
+        raise ConfigError(
+            f"the layer {layer.name} gives {kind}: several replicas can only put together rows of one known length",
+            remedy="Give it a fixed length (as output_sequence_length does), call it within a layer or model whose output has "
+            "one, or train with one worker and one device.",
+        )
+    known = tf.ensure_shape(output, (size, *output.shape[1:]))
+    mask = getattr(output, "_keras_mask", None)
+    if mask is not None:
+        known._keras_mask = tf.ensure_shape(tf.convert_to_tensor(mask), known.shape[: mask.shape.rank])
+    return known
 
 
 def _replica_id() -> Any:

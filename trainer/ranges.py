@@ -71,6 +71,10 @@ class Ranges:
         ):
             yield
 
+    def owns(self, variable: tf.Variable) -> bool:
+        """Whether a variable of the program is the one in which this keeps what it found."""
+        return any(variable.handle is component.handle for component in self._replicas.components(self._found))
+
     def at(self, step: Any) -> None:
         """The program is at its `step`-th step."""
         self._step.value = step

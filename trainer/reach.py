@@ -1,11 +1,17 @@
 """What training may change: every variable, metric and optimizer that can be reached from a task and its model.
 
-Imports Keras. Followed are attributes of the task, of layers, models, optimizers and plain objects of the user's own, lists,
-tuples and dicts, in the order in which they were set: the same in every process that runs the same code.
+Imports Keras. Followed are attributes of the task, of layers, models, losses, optimizers and plain objects of the user's own,
+lists, tuples and dicts, what a function was made with, and the globals of the task's modules, in the order in which they were
+set: the same in every process that runs the same code.
 """
 
+import contextlib
+import functools
+import sys
+import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -53,6 +59,29 @@ def reach(roots: Mapping[str, Any]) -> Reached:
     return found
 
 
+def modules_of(task: Any, root: str | Path | None) -> dict[str, dict[str, Any]]:
+    """The globals of the task's module, and of those imported from its folder or from `root`: by module."""
+    own = sys.modules[type(task).__module__]
+    folders = {Path(root or ".").resolve()}
+    if getattr(own, "__file__", None):
+        folders.add(Path(own.__file__ or "").resolve().parent)
+    return {
+        name: {key: value for key, value in vars(module).items() if not isinstance(value, type | types.ModuleType)}
+        for name, module in sorted(sys.modules.items())
+        if module is own or _is_within(module, folders)
+    }
+
+
+def _is_within(module: Any, folders: set[Path]) -> bool:
+    file = getattr(module, "__file__", None)
+    if not file:
+        return False
+    path = Path(file).resolve()
+    # A job's folder may hold its virtual environment, and the working directory orch itself.
+    elsewhere = "site-packages" in path.parts or path.is_relative_to(Path(__file__).parent)
+    return not elsewhere and any(path.is_relative_to(folder) for folder in folders)
+
+
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What an object holds. Nothing of what is neither Keras', a container, nor an object of the user's own."""
     if isinstance(value, Mapping):
@@ -63,9 +92,21 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield f"[{index}]", part
     elif isinstance(value, tf.random.Generator):
         yield ".state", value.state
+    elif isinstance(value, types.FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # a name that has no value yet
+                yield f".{name}", cell.cell_contents
+    elif isinstance(value, types.MethodType):
+        yield "", value.__self__
+    elif isinstance(value, functools.partial):
+        yield "", [value.func, value.args, value.keywords]
+    elif isinstance(value, tf.types.experimental.PolymorphicFunction):
+        yield "", value.python_function
     elif isinstance(value, keras.Layer):
         for variable in value.variables:
             yield f".{variable.path}", variable
+        if isinstance(value, keras.Model):
+            yield ".loss", getattr(value, "loss", None)
         yield from _attributes(value, _known(keras.Model if isinstance(value, keras.Model) else keras.Layer))
     elif isinstance(value, keras.Metric | keras.optimizers.Optimizer):
         for variable in value.variables:
@@ -74,7 +115,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _attributes(value, frozenset())
     elif isinstance(value, keras.random.SeedGenerator):
         yield ".state", value.state
-    elif isinstance(value, tf.Module) or _is_users(value):
+    elif isinstance(value, tf.Module | keras.Loss) or _is_users(value):
         yield from _attributes(value, frozenset())
 
 
@@ -82,14 +123,31 @@ def _attributes(value: Any, without: frozenset[str]) -> Iterator[tuple[str, Any]
     for name, part in list(getattr(value, "__dict__", {}).items()):
         if name not in without:
             yield f".{name}", part
+    for kind in type(value).__mro__:
+        if kind.__module__.partition(".")[0] not in _LIBRARIES:
+            for name, part in vars(kind).items():
+                if isinstance(part, _OF_A_CLASS):
+                    yield f".{name}", part
+
+
+_OF_A_CLASS = (
+    tf.Variable,
+    keras.Variable,
+    keras.Layer,
+    keras.Metric,
+    keras.optimizers.Optimizer,
+    keras.random.SeedGenerator,
+    tf.random.Generator,
+)
+"""What is looked for among the attributes of a class, which all its objects share."""
 
 
 def _is_users(value: Any) -> bool:
     """Whether an object is of a class of the user's own, whose attributes may hold anything."""
-    if isinstance(value, type) or callable(value) or not hasattr(value, "__dict__"):
-        return isinstance(value, keras.callbacks.Callback)
-    top = type(value).__module__.partition(".")[0]
-    return top not in _LIBRARIES
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return False
+    own = type(value).__module__.partition(".")[0] not in _LIBRARIES
+    return own or isinstance(value, keras.callbacks.Callback)
 
 
 _LIBRARIES = frozenset(

@@ -26,6 +26,7 @@ from trainer.config import TrainConfig
 from trainer.data.feed import Feed, make_feed
 from trainer.data.load import TaskData
 from trainer.data.order import Calendar, total_steps
+from trainer.data.sources import BatchSource
 from trainer.errors import ConfigError
 from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
@@ -39,9 +40,10 @@ from trainer.loop import Loop
 from trainer.made_with import KEY as MADE_WITH
 from trainer.made_with import MadeWith
 from trainer.metrics import TensorBoard
+from trainer.mixing import check_rows
 from trainer.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.ranges import Ranges
-from trainer.reach import Reached, reach
+from trainer.reach import Reached, modules_of, reach
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import Commit
 from trainer.rundir.store import Store, open_store
@@ -109,13 +111,14 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     replicas: int = strategy.num_replicas_in_sync
     chief = start.index == 0
     store = open_store(config.run_directory)
-    check_batch(train.global_batch_size, replicas)
     assert train.task is not None
     task = load_task(train.task, train.params, config.task_root)
     data = TaskData(task, train)
     keras.utils.set_random_seed(train.seed)
     callbacks = as_list(task.callbacks())
     model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
+    if not isinstance(data.source, BatchSource):
+        check_batch(train.global_batch_size, replicas)
     plan = _plan(config, data.calendar(callbacks=bool(callbacks)), cut_at_epochs=bool(callbacks))
     made = made_with(config, data.source, data.evaluation, model.optimizer)
     sample = data.source.sample(1)
@@ -123,10 +126,12 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     if chief:
         inputs = keras.utils.unpack_x_y_sample_weight(sample)[0]
         exporter = Exporter(model, store, record.number, form_of(model), config, inputs)
-    reached = reach({"task": task, "model": model, "callbacks": callbacks})
+    reached = reach({"task": task, "model": model, "callbacks": callbacks, **modules_of(task, config.task_root)})
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
     first_step = record.restore.step if record.restore is not None else 0
+    if replicas > 1:
+        check_rows(strategy, replicas, task, model, data.source, train.global_batch_size, reached)
 
     mode = choose_mode(train.compile, model, sample, replicas, tpu=config.tpu)
     feed = make_feed(
@@ -141,7 +146,18 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         mode = "graph"  # XLA would compile anew for every shape
     begins = _begins(plan.calendar, feed, callbacks=bool(callbacks))
     ranges = Ranges(strategy, global_batch, "the training batch of step")
-    block = Block(strategy, task, model, feed, mode, global_batch, ranges, begins, own_metrics)
+    block = Block(
+        strategy,
+        task,
+        model,
+        feed,
+        mode,
+        global_batch,
+        ranges,
+        begins,
+        own_metrics,
+        compiling=lambda: channel.within(Phase.COMPILE),
+    )
     block.learn(first_step)
     state = _state(strategy, model, reached, block, blobs=lambda: hooks.state())
     hooks = Hooks(
@@ -184,6 +200,13 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         replicas,
         feed.capacity,
     )
+    for variable in state.without(block.variables()):
+        log.warning(
+            "%s %s is used by the step, but nothing leads to it from the task, the model or your modules' globals: no "
+            "checkpoint holds it; make it an attribute of the task",
+            variable.name,
+            tuple(variable.shape),
+        )
     collective = Collective(strategy, record.world_size)
     evaluator = None
     if data.evaluation is not None:

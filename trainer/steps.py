@@ -6,6 +6,7 @@ blocks. Metrics are Keras' variables, as in its own steps_per_execution: they be
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,12 +81,14 @@ class Block:
         ranges: Ranges,
         begins: Callable[[int, int], np.ndarray],
         metrics: Sequence[keras.Metric] = (),
+        compiling: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """`model` is compiled and built, its metrics too.
 
         Args:
             begins: of the steps (first, number), which begin an epoch: bool [capacity].
             metrics: those of the task that the model does not know.
+            compiling: a context for blocks of shapes that no block had before, and that are compiled for on the way.
         """
         self._strategy = strategy
         self._task = task
@@ -99,6 +102,8 @@ class Block:
         self.replicas: int = strategy.num_replicas_in_sync
         self.mode: Mode = mode
         self._program = self._compiled()
+        self._compiling = compiling
+        self._compiled_for: set[tuple[str, ...]] = set()
 
     @property
     def averages(self) -> list[keras.Metric]:
@@ -128,16 +133,37 @@ class Block:
                 self._program = self._compiled()
                 for arguments in blank:
                     self._program(arguments, begins, tf.constant(0))
+        self._compiled_for.update(self._shapes(arguments) for arguments in blank)
+
+    def variables(self) -> list[tf.Variable]:
+        """Those that the compiled program uses, each replica's; none where nothing is compiled. After `compile`."""
+        if self.mode == "eager":
+            return []
+        arguments = self._feed.blank_blocks(0)[0]
+        with self._global_batch.program(), self._ranges.program():
+            traced = self._program.get_concrete_function(  # type: ignore[attr-defined]
+                arguments, tf.zeros(self._feed.capacity, tf.bool), tf.constant(0)
+            )
+        return [variable for variable in traced.variables if not self._ranges.owns(variable)]
 
     def run(self, first_step: int, steps: int) -> Trained:
         """Do up to `steps` steps from `first_step` on: as many as the feed has of one shape."""
         arguments, taken = self._feed.block(first_step, steps)
         begins = self._begins(first_step, taken)
-        with self._global_batch.program(), self._ranges.program():
+        shapes = self._shapes(arguments)
+        compiling = nullcontext() if shapes in self._compiled_for else self._compiling()
+        with compiling, self._global_batch.program(), self._ranges.program():
             bad, results = self._program(arguments, tf.constant(begins), tf.constant(taken))
+        self._compiled_for.add(shapes)
         self._ranges.check(first_step)
         at = int(bad)
         return Trained(taken, as_scores(results), at if at >= 0 else None)
+
+    def _shapes(self, arguments: Any) -> tuple[str, ...]:
+        """By what the program is compiled for a block's arguments."""
+        return tuple(
+            str(self._strategy.experimental_local_results(leaf)[0].shape) for leaf in keras.tree.flatten(arguments)
+        )
 
     def _compiled(self) -> Callable[..., Any]:
         if self.mode == "eager":

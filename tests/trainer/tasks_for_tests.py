@@ -155,6 +155,67 @@ class ManyLayers(Digits):
         )
 
 
+class MixesRows(Digits):
+    """Its layer takes a mean over the rows of a batch."""
+
+    def model(self) -> keras.Model:
+        class Centred(keras.layers.Layer):
+            def call(self, x: Any) -> Any:
+                return x - tf.reduce_mean(x, 0)
+
+        flat = [keras.Input((8, 8)), keras.layers.Flatten(), Centred(name="centred"), keras.layers.Dense(10)]
+        return keras.Sequential(flat)
+
+
+class HiddenVariable(Digits):
+    """Its step uses a variable where nothing looks for one."""
+
+    def train_step(self, model: Any, optimizer: Any, batch: Any) -> dict[str, Any]:
+        x, y = batch
+        with tf.GradientTape() as tape:
+            losses = keras.losses.sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True)
+            loss = tf.reduce_mean(losses) * _hidden.scale
+        _hidden.scale.assign(_hidden.scale * 0.99)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return {"loss": loss}
+
+
+def _hidden() -> None: ...
+
+
+_hidden.scale = tf.Variable(1.0, name="temperature", trainable=False)
+
+
+class Sentences(Task):
+    """Texts whose layer knows nothing of how many there are."""
+
+    def _texts(self) -> Any:
+        words = np.random.default_rng(2).choice(["good", "bad", "fine", "poor", "film", "plot"], (160, 5))
+        return np.array([" ".join(row) for row in words], dtype=object), (words == "good").any(1).astype("float32")
+
+    def train_data(self) -> Any:
+        return self._texts()
+
+    def evaluation_data(self) -> Any:
+        texts, labels = self._texts()
+        return texts[:45], labels[:45]
+
+    def model(self) -> keras.Model:
+        text = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=8)
+        text.adapt(self._texts()[0])
+        model = keras.Sequential(
+            [
+                keras.Input((), dtype="string"),
+                text,
+                keras.layers.Embedding(20, 8, mask_zero=True),
+                keras.layers.GlobalAveragePooling1D(),
+                keras.layers.Dense(1, "sigmoid"),
+            ]
+        )
+        model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy", metrics=["accuracy"])
+        return model
+
+
 class StockCallbacks(Task):
     """Keras' own callbacks as scripts have them, and one of the task's own that counts."""
 

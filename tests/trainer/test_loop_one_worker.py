@@ -184,6 +184,13 @@ def test_errors_say_whose_they_are(tmp_path: Path) -> None:
         assert "Traceback" not in second.workers[0].output()
 
 
+def test_a_variable_that_no_checkpoint_holds_is_named(tmp_path: Path) -> None:
+    with job(tmp_path, {**DIGITS, "task": "tasks_for_tests.py:HiddenVariable", "steps": 20}) as done:
+        assert done.wait() == [0], done.workers[0].output()
+        assert "temperature:0 () is used by the step, but nothing leads to it" in done.workers[0].output()
+        assert done.workers[0].output().count("is used by the step") == 1
+
+
 def test_a_commit_is_refused_when_it_is_damaged_or_of_another_order_of_the_data(tmp_path: Path) -> None:
     with job(tmp_path, DIGITS) as done:
         assert done.wait() == [0]

@@ -27,6 +27,31 @@ def job(folder: Path, train: dict[str, Any], **options: Any) -> Any:
     return run(folder, train, **{"task_root": HERE, **options})
 
 
+def test_texts_train_as_with_one_worker(tmp_path: Path) -> None:
+    train = {
+        "task": "tasks_for_tests.py:Sentences",
+        "steps": 20,
+        "global_batch_size": 16,
+        "seed": 3,
+        "compile": "graph",
+    }
+    with job(tmp_path / "one", train) as one, job(tmp_path / "two", train, workers=2) as two:
+        assert one.wait() == [0], one.workers[0].output()
+        assert two.wait() == [0, 0], two.workers[0].output() + two.workers[1].output()
+        for key, value in one.saved.items():
+            np.testing.assert_allclose(two.saved[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+        assert two.workers[1].of(Evaluated)[0].metrics == pytest.approx(
+            one.workers[0].of(Evaluated)[0].metrics, rel=1e-5
+        )
+
+
+def test_a_layer_that_mixes_the_rows_of_a_batch_is_refused(tmp_path: Path) -> None:
+    with job(tmp_path, {**DIGITS, "task": "tasks_for_tests.py:MixesRows"}, workers=2) as refused:
+        assert refused.wait() == [78, 78], refused.workers[0].output()
+        assert "another result when other rows are beside it" in refused.workers[0].failure.message
+        assert refused.workers[0].of(Block) == []
+
+
 @pytest.mark.parametrize("task", ["trainer.tasks.digits:Digits", "tasks_for_tests.py:Weighted"])
 def test_two_workers_train_what_one_would_and_evaluate_every_example_once(tmp_path: Path, task: str) -> None:
     # 360 examples in batches of 28 over all: neither the whole nor a worker's half divides.

@@ -95,6 +95,11 @@ class TrainingState:
         """How many there are."""
         return len(self._slots)
 
+    def without(self, variables: Sequence[tf.Variable]) -> list[tf.Variable]:
+        """Those of some plain variables that are not part of the state."""
+        known = {id(component.handle) for slot in self._slots for component in self._replicas.components(slot.variable)}
+        return [variable for variable in variables if id(variable.handle) not in known]
+
     @property
     def size_bytes(self) -> int:
         """Bytes that a save will need: what to reserve in the snapshot's memory before training begins.

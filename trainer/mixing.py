@@ -1,0 +1,229 @@
+"""Layers whose result for a row depends on the other rows of the batch: told before several replicas divide it.
+
+A replica's layers see its part of the global batch alone (trainer/global_batch.py). A layer that takes a mean over the batch, or
+adds a sum over it to the loss, gives then something else than on one device. Found by trying: the step is run once without
+compiling it, up to where it asks for gradients; each outermost call of a layer is made with the whole batch, and with its parts.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from trainer.checkpoint.replicas import Replicas
+from trainer.data.sources import ArraySource, Batch, Source
+from trainer.errors import ConfigError
+from trainer.reach import Reached
+from trainer.replaced import replaced
+from trainer.task import Task, overrides
+
+log = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-3
+_TOLERANCE_HALF = 5e-2
+"""Relative to the largest number: of float16 and bfloat16."""
+_REMEDY = (
+    "Compute it outside of layers, where every replica sees the whole batch (in the loss, compute_loss or a train_step), "
+    "or train with one worker and one device."
+)
+
+
+class _Seen(BaseException):
+    """The step has come to its gradients: no handler of the user's own is to take this for an error."""
+
+
+def check_rows(
+    strategy: Any, replicas: int, task: Task, model: keras.Model, source: Source, size: int, reached: Reached
+) -> None:
+    """Try the step on the first `size` examples, as `replicas` would divide them. Everything that it changes is put back.
+
+    Raises:
+        ConfigError: a layer mixes the rows of a batch.
+    """
+    parts = next(number for number in range(2, replicas + 1) if replicas % number == 0)
+    step = task.train_step if overrides(task, "train_step") else None
+    batch = keras.tree.map_structure(_tensor, _varied(source, size))
+    trial = _Trial(parts)
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with _put_back(strategy, model, reached), trial.program():
+            if step is not None:
+                step(model, model.optimizer, batch)
+            else:
+                model.train_step(batch)
+    except _Seen:
+        pass
+    except Exception as error:
+        # Whatever it is, the step itself will say it, where it can be explained.
+        log.debug("the step could not be tried without compiling it: %s", error)
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+    if trial.found is not None:
+        raise trial.found
+
+
+class _Trial:
+    """Calls of layers, each compared with the calls on parts of its batch."""
+
+    def __init__(self, parts: int) -> None:
+        self._parts = parts
+        self._within = False
+        self.found: ConfigError | None = None
+
+    @contextlib.contextmanager
+    def program(self) -> Iterator[None]:
+        call = keras.Layer.__call__
+
+        def layer_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if _differs_by_itself(layer) and layer._call_has_training_arg:
+                kwargs["training"] = False
+            if self._within:
+                return call(layer, *args, **kwargs)
+            self._within = True
+            try:
+                return self._compared(lambda args, kwargs: call(layer, *args, **kwargs), layer, args, kwargs)
+            finally:
+                self._within = False
+
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            raise _Seen
+
+        with (
+            replaced(keras.Layer, "__call__", layer_call),
+            replaced(tf.GradientTape, "gradient", stop),
+            replaced(BaseOptimizer, "apply", stop),
+        ):
+            yield
+
+    def _compared(self, call: Any, layer: Any, args: Any, kwargs: Any) -> Any:
+        leaves = [leaf for leaf in keras.tree.flatten((args, kwargs)) if _has_rows(leaf)]
+        if not leaves or leaves[0].shape[0] % self._parts:
+            return call(args, kwargs)
+        size = leaves[0].shape[0]
+        again, again_losses = call(args, kwargs), list(layer.losses)
+        whole, losses = call(args, kwargs), list(layer.losses)
+        if _difference([again, again_losses], [whole, losses]):
+            return whole  # it draws numbers, or counts its calls: nothing to compare
+        outputs, added = [], []
+        for part in range(self._parts):
+            rows = slice(part * size // self._parts, (part + 1) * size // self._parts)
+            sliced = keras.tree.map_structure(
+                lambda leaf, rows=rows: leaf[rows] if _has_rows(leaf) and leaf.shape[0] == size else leaf,
+                (args, kwargs),
+            )
+            outputs.append(keras.tree.flatten(call(*sliced)))
+            added.append(list(layer.losses))
+        for loss, of_parts in zip(losses, zip(*added, strict=True), strict=True):
+            mean = tf.add_n([tf.cast(each, loss.dtype) for each in of_parts]) / self._parts
+            if _difference(loss, mean):
+                self._tell(
+                    f"the layer {layer.name}, or one within it, adds {float(loss):.4g} to the loss of a batch, and "
+                    f"{float(mean):.4g} on average to that of each of its {self._parts} parts, which several replicas train on",
+                    "Add a mean over the batch (tf.reduce_mean), no sum. " + _REMEDY,
+                )
+        for leaf, of_parts in zip(keras.tree.flatten(whole), zip(*outputs, strict=True), strict=True):
+            self._compare_output(layer, leaf, of_parts, size)
+        return whole
+
+    def _compare_output(self, layer: Any, leaf: Any, parts: Any, size: int) -> None:
+        if not isinstance(leaf, tf.Tensor):
+            return
+        if leaf.shape.rank and leaf.shape[0] == size:
+            same_form = all(part.shape[0] * self._parts == size for part in parts)
+            if not same_form or _difference(leaf, tf.concat(parts, 0)):
+                self._tell(
+                    f"the layer {layer.name}, or one within it, gives a row of the batch another result when other rows are "
+                    "beside it, and several replicas divide the batch",
+                    "Of Keras' own BatchNormalization that is known, and synchronized=True makes it the whole batch's. "
+                    + _REMEDY,
+                )
+        elif any(part.shape != leaf.shape for part in parts):
+            self._tell(
+                f"the layer {layer.name} gives an output of shape {tuple(leaf.shape)} for {size} rows: several replicas cannot "
+                "put theirs together",
+                "Give it one row for each of its input as its first dimension. " + _REMEDY,
+            )
+        else:
+            mean = tf.add_n(list(parts)) / self._parts if leaf.dtype.is_floating else parts[0]
+            if _difference(leaf, mean):
+                self._tell(
+                    f"the layer {layer.name} gives one output for a whole batch, which is no mean over its rows, and several "
+                    "replicas divide the batch",
+                    _REMEDY,
+                )
+
+    def _tell(self, what: str, remedy: str) -> None:
+        self.found = ConfigError(what, remedy=remedy)
+        raise _Seen
+
+
+def _differs_by_itself(layer: Any) -> bool:
+    """Keras' own layers that draw numbers, or take means over a batch, in training: known, and not what is looked for."""
+    keras_own = type(layer).__module__.startswith("keras.")
+    return keras_own and (not layer._layers or isinstance(layer, keras.layers.SpectralNormalization))
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, tf.Tensor | tf.RaggedTensor) and bool(leaf.shape.rank) and leaf.shape[0] is not None
+
+
+def _difference(one: Any, other: Any) -> bool:
+    """Whether numbers differ by more than another order of sums would give."""
+    for left, right in zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True):
+        if not isinstance(left, tf.Tensor) or not isinstance(right, tf.Tensor):
+            continue
+        if not left.dtype.is_floating:
+            if not np.array_equal(left.numpy(), right.numpy()):
+                return True
+            continue
+        a, b = np.asarray(left, np.float64), np.asarray(right, np.float64)
+        tolerance = _TOLERANCE_HALF if left.dtype.size == 2 else _TOLERANCE
+        finite = np.isfinite(a) & np.isfinite(b)
+        if finite.any() and np.abs(a - b)[finite].max() > tolerance * np.abs(a[finite]).max():
+            return True
+    return False
+
+
+def _varied(source: Source, size: int) -> Batch:
+    """A batch whose rows differ: of a stream, whose first example alone is known, by dividing it."""
+    batch = source.sample(size)
+    if isinstance(source, ArraySource):
+        return batch
+
+    def vary(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "iuf":
+            return leaf
+        by = (1 + np.arange(len(leaf)) % 3).reshape(-1, *[1] * (leaf.ndim - 1))
+        return (leaf / by if leaf.dtype.kind == "f" else leaf // by).astype(leaf.dtype)
+
+    return keras.tree.map_structure(vary, batch)
+
+
+def _tensor(leaf: Any) -> Any:
+    return leaf if leaf is None or isinstance(leaf, tf.SparseTensor | tf.RaggedTensor) else tf.convert_to_tensor(leaf)
+
+
+@contextlib.contextmanager
+def _put_back(strategy: Any, model: keras.Model, reached: Reached) -> Iterator[None]:
+    """Whatever a step changes before it has gradients: all but what is trained."""
+    replicas = Replicas(strategy)
+    trained = {id(variable.value) for variable in model.trainable_variables}
+    metrics = [variable for metric in [*model.metrics, *reached.metrics] for variable in metric.variables]
+    changing = [
+        component
+        for variable in [*reached.variables.values(), *metrics]
+        if id(variable.value if isinstance(variable, keras.Variable) else variable) not in trained
+        for component in replicas.components(variable)
+    ]
+    before = [tf.identity(component) for component in changing]
+    try:
+        yield
+    finally:
+        for component, value in zip(changing, before, strict=True):
+            component.assign(value)
