@@ -3,6 +3,7 @@
 Prints one JSON object: for each check "ok" or a traceback.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -21,10 +22,10 @@ import tensorflow as tf
 
 from trainer.build import build_model
 from trainer.collective import Collective, Decision
-from trainer.data.feed import Feed, ResidentFeed, StreamFeed
+from trainer.data.feed import Feed, ResidentFeed, StreamFeed, on_replicas
 from trainer.data.order import Order
 from trainer.data.sources import ArraySource, source_of
-from trainer.errors import TaskError
+from trainer.errors import ConfigError, TaskError
 from trainer.evaluate import Evaluator
 from trainer.global_batch import GlobalBatch
 from trainer.ranges import Ranges
@@ -249,6 +250,53 @@ def numbers_out_of_range_are_found_wherever_they_are_looked_up() -> None:
 
 
 @check
+def each_replica_has_the_data_on_its_own_device() -> None:
+    strategy = two_replicas()
+    given = on_replicas(strategy, {"x": X, "y": tf.constant(Y)})
+    for leaf in keras.tree.flatten(given):
+        devices = [value.device[-5:] for value in strategy.experimental_local_results(leaf)]
+        assert devices == ["CPU:0", "CPU:1"], devices
+
+
+@check
+def a_shape_first_met_in_training_is_said_to_be_compiled_for() -> None:
+    lengths = [3, 3, 5, 5, 4]
+
+    class Padded(Small):
+        def model(self) -> keras.Model:
+            flat = keras.layers.GlobalAveragePooling1D()
+            model = keras.Sequential([keras.Input((None, 6)), flat, keras.layers.Dense(3)])
+            model.compile("sgd", "mse")
+            return model
+
+        def train_data(self) -> Any:
+            for length in lengths:
+                yield np.ones((4, length, 6), "float32"), np.ones((4, 3), "float32")
+
+    task = Padded()
+    model = build_model(tf.distribute.get_strategy(), task, 7, next(task.train_data()))
+    source = source_of(task.train_data(), task.train_data, "train_data", batched=True)
+    feed = StreamFeed(tf.distribute.get_strategy(), source, None, 4, 0)
+    compiled = []
+
+    @contextlib.contextmanager
+    def compiling() -> Any:
+        compiled.append(step)
+        yield
+
+    strategy = tf.distribute.get_strategy()
+    single = GlobalBatch(strategy)
+    ranges = Ranges(strategy, single, "the batch")
+    block = Block(strategy, task, model, feed, "graph", single, ranges, one_epoch(feed), compiling=compiling)
+    block.compile(0)
+    step = 0
+    while step < 10:
+        step += block.run(step, 10 - step).steps
+    assert compiled == [2, 4], compiled
+    feed.close()
+
+
+@check
 def the_mode_follows_from_the_model_alone() -> None:
     def mode(*layers: Any, asked: str = "auto", replicas: int = 1, batch: Any = X) -> str:
         return choose_mode(asked, keras.Sequential(layers), batch, replicas)
@@ -323,6 +371,39 @@ def an_evaluation_in_slices_is_the_whole_one_and_a_stop_ends_it() -> None:
         assert made.run(lambda: True) is None
     # What training had counted is there again.
     assert same(before, [variable.numpy() for variable in model.metrics_variables])
+
+
+@check
+def an_evaluation_that_does_not_fit_the_models_batch_is_refused_before_training() -> None:
+    class Stateful(Small):
+        def model(self) -> keras.Model:
+            return keras.Sequential([keras.Input(batch_shape=(5, 6)), keras.layers.Dense(3)])
+
+    task = Stateful()
+    model = build_model(tf.distribute.get_strategy(), task, 7, (X[:5], Y[:5]))
+    stream = tf.data.Dataset.from_tensor_slices((X, Y))
+    for data, size in ((lambda: (X, Y), 5), (lambda: (X[:50], Y[:50]), 10), (lambda: stream, 5)):
+        with pytest.raises(ConfigError, match=r"takes batches of 5 examples alone, and an evaluation batch has (3|10)"):
+            evaluator(task, model, data, size)
+    fits = evaluator(task, model, lambda: stream.take(50), 5)
+    assert fits.run(lambda: False).examples == 50  # type: ignore[union-attr]
+
+
+@check
+def a_model_with_a_train_step_and_no_loss_says_how_to_evaluate() -> None:
+    class OwnStep(keras.Sequential):
+        def train_step(self, data: Any) -> dict[str, Any]:
+            return {}
+
+    class Uses(Small):
+        def model(self) -> keras.Model:
+            model = OwnStep([keras.Input((6,)), keras.layers.Dense(3)])
+            model.compile("sgd")
+            return model
+
+    task = Uses()
+    with pytest.raises(ConfigError, match="OwnStep a train_step of its own, but nothing says how to evaluate"):
+        evaluator(task, build_model(tf.distribute.get_strategy(), task, 7, (X[:5], Y[:5])), lambda: (X, Y), 5)
 
 
 @check

@@ -30,6 +30,7 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
     with strategy.scope():
         model = task.model()
         _check(model, task)
+        _check_state(model, strategy.num_replicas_in_sync)
         _check_inputs(model, strategy.num_replicas_in_sync)
         batch = batch(model) if callable(batch) else batch
         if not model.compiled:
@@ -42,6 +43,7 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
     correct(model.optimizer)
+    # Again: layers may make others while they are built.
     _check_state(model, strategy.num_replicas_in_sync)
     return model
 

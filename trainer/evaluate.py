@@ -18,8 +18,8 @@ import tensorflow as tf
 from trainer.checkpoint.replicas import Replicas
 from trainer.collective import Collective, Decision
 from trainer.data import kinds
-from trainer.data.feed import on_replicas
-from trainer.data.sources import ArraySource, Batch, Source
+from trainer.data.feed import may_vary, on_replicas
+from trainer.data.sources import ArraySource, Batch, BatchSource, Source, StreamSource
 from trainer.data.stacking import pick_batch, stack_batches
 from trainer.errors import ConfigError
 from trainer.global_batch import GlobalBatch
@@ -66,6 +66,11 @@ class Evaluator:
         self._batch_size = batch_size
         self._own_step = overrides(task, "evaluate_step")
         _check(task, model, own_step=self._own_step)
+        self._fixed = _fixed_batch(model)
+        if self._fixed is not None and isinstance(source, ArraySource | StreamSource):
+            self._check_size(batch_size)
+            known = source.examples if isinstance(source, ArraySource) else source.elements.known
+            self._check_size((known or 0) % batch_size or batch_size)
         self._ranges = Ranges(strategy, global_batch, "the evaluation batch")
         self._logs = Logs(strategy, model, metrics)
         self._others = list(metrics)
@@ -75,7 +80,8 @@ class Evaluator:
         self._eager = mode == "eager"
         jit = True if mode == "xla" and self._resident is not None else None
         self._rounds = self._program(self._run_rounds, jit_compile=jit, autograph=self._own_step)
-        self._one = self._program(self._run_one, autograph=self._own_step)
+        varying = isinstance(source, BatchSource) and may_vary(source)
+        self._one = self._program(self._run_one, autograph=self._own_step, reduce_retracing=varying)
         self._begin = self._program(self._run_begin, autograph=False)
         self._results = self._program(self._run_results, autograph=False)
 
@@ -210,7 +216,16 @@ class Evaluator:
 
     def _table(self, batch: Batch) -> Any:
         """A table of one batch, as blocks of training have it."""
+        self._check_size(kinds.examples_of(batch))
         return on_replicas(self._strategy, stack_batches([batch], 1))
+
+    def _check_size(self, examples: int) -> None:
+        if self._fixed is not None and examples != self._fixed:
+            raise ConfigError(
+                f"the model takes batches of {self._fixed} examples alone, and an evaluation batch has {examples}",
+                remedy=f"Let evaluation_data() have a multiple of {self._fixed} examples, with train.evaluate.batch_size "
+                f"{self._fixed}; or build the model without a fixed batch.",
+            )
 
     def _scores(self) -> Scores:
         return as_scores(self._results())
@@ -261,12 +276,20 @@ class Evaluator:
             yield self._source.rows(slice(start, min(start + self._batch_size, self._source.examples)))
 
 
+def _fixed_batch(model: keras.Model) -> int | None:
+    """The only number of examples that the inputs of a model take at a time, as for stateful layers."""
+    sizes = [tensor.shape[0] for tensor in getattr(model, "inputs", None) or [] if tensor.shape]
+    return next((size for size in sizes if size is not None), None)
+
+
 def _check(task: Task, model: keras.Model, *, own_step: bool) -> None:
     if own_step or model_overrides(model, "test_step"):
         return
     no_loss = model._compile_loss is None and not model_overrides(model, "compute_loss") and not model.losses
-    if overrides(task, "train_step") and no_loss:
+    of_model = model_overrides(model, "train_step")
+    if no_loss and (of_model or overrides(task, "train_step")):
         raise ConfigError(
-            f"{type(task).__name__} has evaluation_data and a train_step, but nothing says how to evaluate",
-            remedy="Give it an evaluate_step(self, model, batch), or a loss().",
+            f"{type(task).__name__} has evaluation_data, and {type(model if of_model else task).__name__} a train_step of its "
+            "own, but nothing says how to evaluate",
+            remedy="Give the model a test_step(self, data) or a loss, or the task an evaluate_step(self, model, batch).",
         )

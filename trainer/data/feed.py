@@ -138,7 +138,7 @@ class StreamFeed:
         count = 1 if isinstance(source, BatchSource) else batch_size
         sample = source.sample(1)
         step_bytes = max(1, sum(size_bytes(leaf) for leaf in keras.tree.flatten(sample)) * count)
-        self.shapes_vary = isinstance(source, BatchSource) and _may_vary(source)
+        self.shapes_vary = isinstance(source, BatchSource) and may_vary(source)
         most = _UNEVEN_STEPS_MAX if self.shapes_vary else _STEPS_MAX
         self.capacity = max(1, min(most, _STREAM_BYTES // step_bytes))
         self._next_step = self._pulled = first_step
@@ -264,7 +264,13 @@ def on_replicas(strategy: Any, structure: Any) -> Any:
         tensor = tf.constant(leaf) if isinstance(leaf, np.ndarray) else leaf
         if strategy.num_replicas_in_sync == 1:
             return tensor
-        return strategy.experimental_distribute_values_from_function(lambda _: tensor)
+        devices = strategy.extended.worker_devices
+
+        def on_its_device(context: Any) -> Any:
+            with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
+                return tf.identity(tensor)
+
+        return strategy.experimental_distribute_values_from_function(on_its_device)
 
     return keras.tree.map_structure(given, structure)
 
@@ -297,7 +303,7 @@ def _begins(calendar: Calendar, first_step: int, taken: int, capacity: int) -> n
     return begins
 
 
-def _may_vary(source: BatchSource) -> bool:
+def may_vary(source: BatchSource) -> bool:
     """Whether its batches may differ in more than their number of examples: by the dataset's spec, else by the first two."""
     import keras
 
