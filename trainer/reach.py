@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.adapted import LAYERS
+
 _DEPTH_MAX = 12
 
 
@@ -28,6 +30,8 @@ class Reached:
     """By path (`model.blocks[0].scale`): keras.Variable, tf.Variable."""
     metrics: list[keras.Metric] = field(default_factory=list)
     optimizers: list[keras.optimizers.Optimizer] = field(default_factory=list)
+    adapted: dict[str, keras.Layer] = field(default_factory=dict)
+    """Preprocessing layers that learn from data by adapt(), by path."""
 
 
 def reach(roots: Mapping[str, Any]) -> Reached:
@@ -51,6 +55,8 @@ def reach(roots: Mapping[str, Any]) -> Reached:
             found.metrics.append(value)
         elif isinstance(value, keras.optimizers.Optimizer):
             found.optimizers.append(value)
+        elif isinstance(value, LAYERS):
+            found.adapted[path] = value
         for name, part in _parts(value):
             visit(f"{path}{name}", part, depth + 1)
 

@@ -13,16 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import faults
+from trainer.adapted import Adapted
 from trainer.agent.protocol import Phase, Result, Start
 from trainer.best import KEY as BEST
 from trainer.best import Best
 from trainer.build import build_model
 from trainer.channel import Channel
 from trainer.checkpoint import restore
+from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
 from trainer.collective import Collective
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, TrainSection
 from trainer.data.feed import Feed, make_feed
 from trainer.data.load import TaskData
 from trainer.data.order import Calendar, total_steps
@@ -50,7 +52,7 @@ from trainer.rundir.store import Store, open_store
 from trainer.saves import Saves
 from trainer.steps import Block, choose_mode
 from trainer.strategy import check_batch
-from trainer.task import load_task
+from trainer.task import Task, load_task
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     task = load_task(train.task, train.params, config.task_root)
     data = TaskData(task, train)
     keras.utils.set_random_seed(train.seed)
-    callbacks = as_list(task.callbacks())
+    callbacks = _callbacks(task, train)
     model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
     if not isinstance(data.source, BatchSource):
         check_batch(train.global_batch_size, replicas)
@@ -159,7 +161,8 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         compiling=lambda: channel.within(Phase.COMPILE),
     )
     block.learn(first_step)
-    state = _state(strategy, model, reached, block, blobs=lambda: hooks.state())
+    adapted = Adapted(reached.adapted, model)
+    state = _state(strategy, model, reached, block, blobs=lambda: hooks.state() | adapted.state())
     hooks = Hooks(
         callbacks,
         model,
@@ -178,6 +181,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     if record.restore is not None:
         channel.restoring(state.size_bytes)
         commit = _restore_state(state, store, record.restore, config, data)
+        adapted.restore(state.restored_blobs)
         hooks.restore(state.restored_blobs)
         if best is not None:
             best.restore(commit.host_state.get(BEST))
@@ -185,6 +189,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
+        adapted.check_equal(Replicas(strategy))
     faults.reach("process.restored")
 
     channel.enter(Phase.COMPILE, progress.step)
@@ -272,6 +277,15 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         stop_at_nan=train.on_nan == "stop",
     )
     return Training(loop, exporter, config.checkpoint.last_save_timeout)
+
+
+def _callbacks(task: Task, train: TrainSection) -> list[Any]:
+    """The task's, without what the loop does itself, which needs no look at every batch."""
+    return [
+        callback
+        for callback in as_list(task.callbacks())
+        if train.on_nan != "stop" or type(callback) is not keras.callbacks.TerminateOnNaN
+    ]
 
 
 def made_with_now(config: TrainConfig) -> MadeWith:

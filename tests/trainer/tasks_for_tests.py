@@ -187,7 +187,10 @@ _hidden.scale = tf.Variable(1.0, name="temperature", trainable=False)
 
 
 class Sentences(Task):
-    """Texts whose layer knows nothing of how many there are."""
+    """Texts whose layer knows nothing of how many there are. `backwards`: it learned its words in another order."""
+
+    def __init__(self, backwards: bool = False) -> None:
+        self._backwards = backwards
 
     def _texts(self) -> Any:
         words = np.random.default_rng(2).choice(["good", "bad", "fine", "poor", "film", "plot"], (160, 5))
@@ -203,6 +206,8 @@ class Sentences(Task):
     def model(self) -> keras.Model:
         text = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=8)
         text.adapt(self._texts()[0])
+        if self._backwards:
+            text.set_vocabulary(text.get_vocabulary(include_special_tokens=False)[::-1])
         model = keras.Sequential(
             [
                 keras.Input((), dtype="string"),

@@ -184,6 +184,19 @@ def test_errors_say_whose_they_are(tmp_path: Path) -> None:
         assert "Traceback" not in second.workers[0].output()
 
 
+def test_a_vocabulary_is_the_checkpoints_whatever_a_start_learns(tmp_path: Path) -> None:
+    train = {"task": "tasks_for_tests.py:Sentences", "steps": 20, "global_batch_size": 16, "seed": 3}
+    with job(tmp_path / "whole", train) as whole, job(tmp_path / "parts", {**train, "steps": 10}) as first:
+        assert whole.wait() == [0], whole.workers[0].output()
+        assert first.wait() == [0], first.workers[0].output()
+    train["params"] = {"backwards": True}
+    with job(tmp_path / "parts", train, attempt=2, restore=CommitRef(step=10, attempt=1)) as second:
+        assert second.wait() == [0], second.workers[0].output()
+        assert "what adapt() learned is the checkpoint's" in second.workers[0].output()
+        assert second.workers[0].result.weights_sha256 == whole.workers[0].result.weights_sha256
+        assert second.workers[0].result.metrics == whole.workers[0].result.metrics
+
+
 def test_a_variable_that_no_checkpoint_holds_is_named(tmp_path: Path) -> None:
     with job(tmp_path, {**DIGITS, "task": "tasks_for_tests.py:HiddenVariable", "steps": 20}) as done:
         assert done.wait() == [0], done.workers[0].output()
