@@ -7,7 +7,7 @@ compiling it, up to where it asks for gradients; each outermost call of a layer 
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -106,10 +106,8 @@ class _Trial:
         if not leaves or leaves[0].shape[0] % self._parts:
             return call(args, kwargs)
         size = leaves[0].shape[0]
-        again, again_losses = call(args, kwargs), list(layer.losses)
+        again, again_losses = keras.tree.flatten(call(args, kwargs)), list(layer.losses)
         whole, losses = call(args, kwargs), list(layer.losses)
-        if _difference([again, again_losses], [whole, losses]):
-            return whole  # it draws numbers, or counts its calls: nothing to compare
         outputs, added = [], []
         for part in range(self._parts):
             rows = slice(part * size // self._parts, (part + 1) * size // self._parts)
@@ -119,21 +117,25 @@ class _Trial:
             )
             outputs.append(keras.tree.flatten(call(*sliced)))
             added.append(list(layer.losses))
-        for loss, of_parts in zip(losses, zip(*added, strict=True), strict=True):
-            mean = tf.add_n([tf.cast(each, loss.dtype) for each in of_parts]) / self._parts
-            if _difference(loss, mean):
-                self._tell(
-                    f"the layer {layer.name}, or one within it, adds {float(loss):.4g} to the loss of a batch, and "
-                    f"{float(mean):.4g} on average to that of each of its {self._parts} parts, which several replicas train on",
-                    "Add a mean over the batch (tf.reduce_mean), no sum. " + _REMEDY,
-                )
-        for leaf, of_parts in zip(keras.tree.flatten(whole), zip(*outputs, strict=True), strict=True):
-            self._compare_output(layer, leaf, of_parts, size)
+        # What differs between two calls with the same batch draws numbers, or counts its calls: nothing to compare.
+        for loss, twice, of_parts in zip(losses, again_losses, zip(*added, strict=True), strict=True):
+            if not _difference(loss, twice):
+                self._compare_loss(layer, loss, of_parts)
+        for leaf, twice, of_parts in zip(keras.tree.flatten(whole), again, zip(*outputs, strict=True), strict=True):
+            if isinstance(leaf, tf.Tensor) and not _difference(leaf, twice):
+                self._compare_output(layer, leaf, of_parts, size)
         return whole
 
-    def _compare_output(self, layer: Any, leaf: Any, parts: Any, size: int) -> None:
-        if not isinstance(leaf, tf.Tensor):
-            return
+    def _compare_loss(self, layer: Any, loss: Any, parts: Sequence[Any]) -> None:
+        mean = tf.add_n([tf.cast(each, loss.dtype) for each in parts]) / self._parts
+        if _difference(loss, mean):
+            self._tell(
+                f"the layer {layer.name}, or one within it, adds {float(loss):.4g} to the loss of a batch, and "
+                f"{float(mean):.4g} on average to that of each of its {self._parts} parts, which several replicas train on",
+                "Add a mean over the batch (tf.reduce_mean), no sum. " + _REMEDY,
+            )
+
+    def _compare_output(self, layer: Any, leaf: Any, parts: Sequence[Any], size: int) -> None:
         if leaf.shape.rank and leaf.shape[0] == size:
             same_form = all(part.shape[0] * self._parts == size for part in parts)
             if not same_form or _difference(leaf, tf.concat(parts, 0)):
@@ -174,20 +176,14 @@ def _has_rows(leaf: Any) -> bool:
 
 
 def _difference(one: Any, other: Any) -> bool:
-    """Whether numbers differ by more than another order of sums would give."""
-    for left, right in zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True):
-        if not isinstance(left, tf.Tensor) or not isinstance(right, tf.Tensor):
-            continue
-        if not left.dtype.is_floating:
-            if not np.array_equal(left.numpy(), right.numpy()):
-                return True
-            continue
-        a, b = np.asarray(left, np.float64), np.asarray(right, np.float64)
-        tolerance = _TOLERANCE_HALF if left.dtype.size == 2 else _TOLERANCE
-        finite = np.isfinite(a) & np.isfinite(b)
-        if finite.any() and np.abs(a - b)[finite].max() > tolerance * np.abs(a[finite]).max():
-            return True
-    return False
+    """Whether two tensors of one shape differ by more than another order of sums would give."""
+    if not (one.dtype.is_floating or one.dtype.is_complex):
+        return not np.array_equal(one.numpy(), other.numpy())
+    wide = np.complex128 if one.dtype.is_complex else np.float64
+    a, b = np.asarray(one).astype(wide), np.asarray(other).astype(wide)
+    tolerance = _TOLERANCE_HALF if one.dtype.size == 2 else _TOLERANCE
+    finite = np.isfinite(a) & np.isfinite(b)
+    return bool(finite.any() and np.abs(a - b)[finite].max() > tolerance * np.abs(a[finite]).max())
 
 
 def _varied(source: Source, size: int) -> Batch:

@@ -115,6 +115,18 @@ def test_a_layer_that_mixes_rows_is_refused(kind: type[Trains], layer: Any, said
     assert "one worker and one device" in str(refused.value.remedy)
 
 
+def test_a_sum_beside_numbers_that_are_drawn_is_found() -> None:
+    """As in the encoder of a variational autoencoder."""
+
+    class Samples(layers.Layer):
+        def call(self, x: Any) -> Any:
+            self.add_loss(-0.5 * tf.reduce_sum(1.0 + x - x**2 - tf.exp(x)))
+            return x + keras.random.normal(tf.shape(x)) * tf.exp(0.5 * x)
+
+    with pytest.raises(ConfigError, match="adds"):
+        check(Trains(Samples()))
+
+
 @pytest.mark.parametrize("replicas", [2, 3, 8])
 @pytest.mark.parametrize(
     "stack",
