@@ -1,19 +1,22 @@
 """Keras callbacks, called as Keras' fit calls them, and what they remember in every checkpoint."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainer.callbacks.memory import Memory
 from trainer.callbacks.stock import NotANumber, adapters, averages_of, listens
 from trainer.callbacks.values import Decoder
 from trainer.data.order import Calendar
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TaskError
+from trainer.replaced import replaced
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +222,7 @@ class Hooks:
 
     def _call(self, hook: str, *arguments: Any, **named: Any) -> None:
         if self._adapters:
-            with self._during():
+            with self._during(), _alone(self._model):
                 for adapter in self._adapters:
                     adapter.call(hook, *arguments, **named)
 
@@ -241,6 +244,23 @@ class Hooks:
             for adapter in self._adapters
             for hook in ("on_train_begin", "set_model")
         )
+
+
+@contextlib.contextmanager
+def _alone(model: keras.Model) -> Iterator[None]:
+    """A callback may predict with the model: each worker by itself, whether or not the others do."""
+    if not isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        yield
+        return
+
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        raise TaskError(
+            "a callback called model.evaluate, which Keras cannot do with several workers",
+            remedy="Give the task an evaluation_data(): logs then have its val_ numbers. Or train with one worker.",
+        )
+
+    with replaced(model, "_distribute_strategy", None), replaced(model, "evaluate", evaluate):
+        yield
 
 
 def as_list(callbacks: Any) -> list[Any]:

@@ -186,6 +186,18 @@ def _hidden() -> None: ...
 _hidden.scale = tf.Variable(1.0, name="temperature", trainable=False)
 
 
+class ChecksPredictions(keras.callbacks.Callback):
+    """Predicts with the model at an epoch's end, with every one of its rows."""
+
+    def __init__(self, inputs: Any) -> None:
+        super().__init__()
+        self._inputs = inputs
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        predicted = self.model.predict(self._inputs, verbose=0)
+        np.testing.assert_allclose(predicted, self.model(self._inputs).numpy(), rtol=1e-5)
+
+
 class Sentences(Task):
     """Texts whose layer knows nothing of how many there are. `backwards`: it learned its words in another order."""
 
@@ -202,6 +214,9 @@ class Sentences(Task):
     def evaluation_data(self) -> Any:
         texts, labels = self._texts()
         return texts[:45], labels[:45]
+
+    def callbacks(self) -> list[Any]:
+        return [ChecksPredictions(tf.constant(self._texts()[0][:45].tolist()))]
 
     def model(self) -> keras.Model:
         text = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=8)

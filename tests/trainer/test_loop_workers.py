@@ -39,7 +39,8 @@ def test_texts_train_as_with_one_worker(tmp_path: Path) -> None:
         assert one.wait() == [0], one.workers[0].output()
         assert two.wait() == [0, 0], two.workers[0].output() + two.workers[1].output()
         for key, value in one.saved.items():
-            np.testing.assert_allclose(two.saved[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+            if not key.startswith("host/"):
+                np.testing.assert_allclose(two.saved[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
         assert two.workers[1].of(Evaluated)[0].metrics == pytest.approx(
             one.workers[0].of(Evaluated)[0].metrics, rel=1e-5
         )
