@@ -189,16 +189,18 @@ class TrainingState:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Within it, any variable may be changed; afterwards all are as before. Takes a copy of the state meanwhile."""
-        values = [
+        """Within it, any variable may be changed; afterwards all are as before.
+
+        Takes memory for what is changed alone: TensorFlow gives a variable new memory where somebody still holds its old value.
+        """
+        before = [
             (component, value_of(component))
             for slot in self._slots
             for component in self._replicas.components(slot.variable)
         ]
-        before = [np.array(value) for _, value in values]
         yield
-        for (component, _), value in zip(values, before, strict=True):
-            if not np.array_equal(flat_bytes(value), flat_bytes(np.asarray(value_of(component)))):
+        for component, value in before:
+            if not np.array_equal(flat_bytes(value), flat_bytes(value_of(component))):
                 component.assign(value)
 
     def check_equal(self) -> None:
