@@ -34,4 +34,4 @@ def test_saves_add_one_copy_of_the_state_and_less_than_a_shard(measured: Measure
 
 def test_the_export_has_the_room_of_the_saves(measured: Measured) -> None:
     assert measured.peaks.export <= measured.peaks.training + measured.saving_bound, measured.text()
-    assert measured.peaks.total <= measured.restore_bound, measured.text()
+    assert measured.peaks.total <= measured.total_bound, measured.text()
