@@ -80,7 +80,8 @@ class Task:
         What they remember is part of every checkpoint, so that a restart does not show: attributes that are numbers, text,
         arrays, and lists and dicts of these. A warning names what cannot be kept. Of several workers the chief's write files
         and print. BackupAndRestore is not called: orch's checkpoints do its work. `model.stop_training = True` ends training
-        at the end of the epoch or, set in a hook of a batch, of that step; the chief's counts.
+        at the end of the epoch or, set in a hook of a batch, of that step; the chief's counts. Where training ends within an
+        epoch, on_epoch_end is called for what was trained of it.
 
         A callback that overrides a hook of batches is called for each of them: a block of steps is then one step, which
         costs a small model much of its speed. Hooks of epochs cost nothing.
