@@ -7,6 +7,7 @@ set: the same in every process that runs the same code.
 
 import contextlib
 import functools
+import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -68,24 +69,21 @@ def reach(roots: Mapping[str, Any]) -> Reached:
 def modules_of(task: Any, root: str | Path | None) -> dict[str, dict[str, Any]]:
     """The globals of the task's module, and of those imported from its folder or from `root`: by module."""
     own = sys.modules[type(task).__module__]
-    folders = {Path(root or ".").resolve()}
-    if getattr(own, "__file__", None):
-        folders.add(Path(own.__file__ or "").resolve().parent)
+    folders = [Path(root or ".").resolve()]
+    if own.__file__:
+        folders.append(Path(own.__file__).resolve().parent)
+    # A job's folder may hold its virtual environment, and the working directory orch itself.
+    within = tuple(f"{folder}{os.sep}" for folder in folders)
+    without = (f"{Path(__file__).parent}{os.sep}", f"{os.sep}site-packages{os.sep}")
+    found = {own.__name__: own}
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if file.startswith(within) and not any(place in file for place in without):
+            found[name] = module
     return {
         name: {key: value for key, value in vars(module).items() if not isinstance(value, type | types.ModuleType)}
-        for name, module in sorted(sys.modules.items())
-        if module is own or _is_within(module, folders)
+        for name, module in found.items()
     }
-
-
-def _is_within(module: Any, folders: set[Path]) -> bool:
-    file = getattr(module, "__file__", None)
-    if not file:
-        return False
-    path = Path(file).resolve()
-    # A job's folder may hold its virtual environment, and the working directory orch itself.
-    elsewhere = "site-packages" in path.parts or path.is_relative_to(Path(__file__).parent)
-    return not elsewhere and any(path.is_relative_to(folder) for folder in folders)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

@@ -41,7 +41,7 @@ def test_globals_of_the_tasks_modules_are_reached(tmp_path: Path) -> None:
     found = variables(task=task, **modules_of(task, tmp_path))
     assert found == {
         "task.SHARED",
-        "helpers['SHARED']",
+        "uses['SHARED']",
         "helpers['OTHER']",
         "uses['SCALE']",
         "uses['GENERATOR'].state",
