@@ -7,6 +7,7 @@ set: the same in every process that runs the same code.
 
 import contextlib
 import functools
+import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -82,10 +83,17 @@ def _is_within(module: Any, folders: set[Path]) -> bool:
     file = getattr(module, "__file__", None)
     if not file:
         return False
-    path = Path(file).resolve()
+    own, name = os.path.split(file)
+    path = _resolved(own) / name
     # A job's folder may hold its virtual environment, and the working directory orch itself.
     elsewhere = "site-packages" in path.parts or path.is_relative_to(Path(__file__).parent)
     return not elsewhere and any(path.is_relative_to(folder) for folder in folders)
+
+
+@functools.cache
+def _resolved(folder: str) -> Path:
+    """Thousands of modules lie in a few hundred folders."""
+    return Path(folder).resolve()
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
