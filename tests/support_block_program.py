@@ -93,6 +93,15 @@ class TwoOutputs(Small):
         return {"a": ["accuracy"], "b": ["mae"]}
 
 
+class LargeScale(Small):
+    """Its loss is scaled so far that gradients of many steps overflow, on one device too."""
+
+    def optimizer(self) -> Any:
+        return keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1), initial_scale=2.0**127, dynamic_growth_steps=3
+        )
+
+
 class NotForXla(Small):
     """Its forward pass calls Python, which XLA cannot."""
 
@@ -188,7 +197,7 @@ def streamed_arrays_train_as_resident_ones() -> None:
 def two_replicas_of_one_process_train_what_one_does() -> None:
     mirrored = two_replicas()
     # SGD: its weights follow gradients themselves, while Adam would hide a wrong scale of the loss.
-    for task in (Small("sgd"), Small("adam"), TwoOutputs("sgd")):
+    for task in (Small("sgd"), Small("adam"), TwoOutputs("sgd"), LargeScale()):
         alone, (one,), _ = trained(task)
         for stream in (False, True):
             together, (two,), _ = trained(task, strategy=mirrored, stream=stream)

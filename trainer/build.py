@@ -32,12 +32,11 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
         _check(model, task)
         _check_state(model, strategy.num_replicas_in_sync)
         _check_inputs(model, strategy.num_replicas_in_sync)
-        batch = batch(model) if callable(batch) else batch
         if not model.compiled:
             _compile(model, task)
         elif overrides(task, "loss") or overrides(task, "optimizer") or overrides(task, "metrics"):
             log.warning("model() is compiled already: its own loss, optimizer and metrics are used, not the task's")
-        _build(model, task, batch)
+        _build(model, task, batch(model) if callable(batch) else batch)
         if model.optimizer is None or not model.trainable_variables:
             raise ConfigError("the model has no trainable weights", remedy="Check `trainable` of its layers.")
         if not model.optimizer.built:

@@ -1,7 +1,6 @@
 """Data and optimizer of a task as made_with.py compares them, and the rate that a resumed job trains with. Imports Keras."""
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -66,42 +65,36 @@ def go_on_from(commit: Commit, optimizer: Any, now: MadeWith, *, tell: bool) -> 
     then = of_host_state(commit.host_state)
     if then is None:
         return
-    rates, said = _take_rate(optimizer, then, now), ""
-    if rates is not None:
-        then = then.model_copy(update={"optimizer": {**then.optimizer, rates.key: rates.asked}})
-        said = rates.line
-    if not tell:
-        return
-    if said:
-        log.warning("%s", said)
-    elif isinstance(rate := now.optimizer.get(_rate_key(now)), float | int) and not _same(rate, _rate(optimizer)):
-        log.info("learning rate %.6g is the checkpoint's; the task begins with %.6g", _rate(optimizer), rate)
-    if found := changes(then, now):
+    asked_for = dict(then.optimizer)
+    for key, part in _rated(optimizer, now).items():
+        asked, before = now.optimizer.get(key), then.optimizer.get(key)
+        if not isinstance(asked, float | int):
+            continue
+        stored = _rate(part)
+        if isinstance(before, float | int) and asked != before:
+            part.learning_rate = asked
+            asked_for[key] = asked
+            aside = "" if _same(stored, before) else f" (the checkpoint had come to {stored:.6g})"
+            if tell:
+                log.warning("learning rate %.6g -> %.6g, as the task says now%s", before, asked, aside)
+        elif tell and not _same(asked, stored):
+            log.info("learning rate %.6g is the checkpoint's; the task begins with %.6g", stored, asked)
+    then = then.model_copy(update={"optimizer": asked_for})
+    if tell and (found := changes(then, now)):
         log.warning("%s was made by another job, and training goes on from it: %s", commit.ref.name, "; ".join(found))
 
 
-@dataclass(frozen=True)
-class _Rates:
-    key: str
-    asked: float
-    line: str
-
-
-def _take_rate(optimizer: Any, then: MadeWith, now: MadeWith) -> _Rates | None:
-    key = _rate_key(now)
-    asked, before = now.optimizer.get(key), then.optimizer.get(key)
-    if not isinstance(asked, float | int) or not isinstance(before, float | int) or asked == before:
-        return None
-    stored = _rate(optimizer)
-    optimizer.learning_rate = asked
-    aside = "" if _same(stored, before) else f" (the checkpoint had come to {stored:.6g})"
-    return _Rates(key, asked, f"learning rate {before:.6g} -> {asked:.6g}, as the task says now{aside}")
-
-
-def _rate_key(made: MadeWith) -> str:
-    """An optimizer around another one has a rate too, which is not used."""
+def _rated(optimizer: Any, made: MadeWith) -> dict[str, Any]:
+    """The optimizers that have a rate, by its key in the configuration. One around another has a rate too, which is not used."""
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        of_variables = optimizer._optimizer_map
+        if not isinstance(of_variables, keras.optimizers.OptimizerMap):
+            return {}  # a function, which has no configuration
+        parts = {f"optimizer_map.{key}": of_variables[key] for key in of_variables}
+        parts["default_optimizer"] = of_variables.default_optimizer
+        return {f"optimizer_map.{name}.learning_rate": part for name, part in parts.items()}
     keys = [key for key in made.optimizer if key.rpartition(".")[2] == "learning_rate"]
-    return max(keys, key=lambda key: key.count("."), default="")
+    return {max(keys, key=lambda key: key.count(".")): optimizer} if keys else {}
 
 
 def _rate(optimizer: Any) -> float:

@@ -81,6 +81,8 @@ class GlobalBatch:
     def _replacements(self) -> list[tuple[Any, str, Any]]:
         call, gradient, next_seed = keras.Layer.__call__, tf.GradientTape.gradient, keras.random.SeedGenerator.next
         update, add_loss = distributed_values._on_write_update_replica, keras.Layer.add_loss
+        loss_scale = keras.optimizers.LossScaleOptimizer
+        scale_loss = loss_scale.scale_loss
         own_losses, clear_losses = keras.Layer._get_own_losses, keras.Layer._clear_losses
 
         def layer_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -118,8 +120,17 @@ class GlobalBatch:
             for each in layer._flatten_layers():
                 replica.losses.pop(id(each), None)
 
+        def apply_scaled(optimizer: Any, gradients: Any, variables: Any = None) -> None:
+            own = variables or optimizer._trainable_variables
+            scaled = [
+                each
+                if each is None or optimizer._overwrite_variable_with_gradient(variable)
+                else _scaled(each, self._replicas)
+                for each, variable in zip(gradients, own, strict=True)
+            ]
+            optimizer._common_apply(scaled, variables)
+
         optimizers = [(TFOptimizer, name, getattr(BaseOptimizer, name)) for name in _BY_ONE_DEVICE]
-        loss_scale = keras.optimizers.LossScaleOptimizer
         return [
             (keras.Layer, "__call__", layer_call),
             (keras.Layer, "add_loss", layer_add_loss),
@@ -130,7 +141,9 @@ class GlobalBatch:
             # What the aggregation of a variable would combine is equal on all replicas already.
             (distributed_values, "_on_write_update_replica", assign),
             *optimizers,
-            (loss_scale, "_tf_apply", loss_scale._common_apply),
+            # Gradients within a replica's part are times the number of replicas: without this they would overflow the earlier.
+            (loss_scale, "scale_loss", lambda optimizer, loss: scale_loss(optimizer, loss) / self._replicas),
+            (loss_scale, "_tf_apply", apply_scaled),
             # Keras' losses are the global batch's: no replica's share has to be made of them.
             (keras_loss, "scale_loss_for_distribution", lambda value: value),
             (keras_loss, "unscale_loss_for_distribution", lambda value: value),

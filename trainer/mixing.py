@@ -106,22 +106,38 @@ class _Trial:
         if not leaves or leaves[0].shape[0] % self._parts:
             return call(args, kwargs)
         size = leaves[0].shape[0]
-        again, again_losses = keras.tree.flatten(call(args, kwargs)), list(layer.losses)
-        whole, losses = call(args, kwargs), list(layer.losses)
-        outputs, added = [], []
+        kept = list(layer.non_trainable_weights)
+        before = [tf.convert_to_tensor(variable.value) for variable in kept]
+
+        def tried(args: Any, kwargs: Any) -> tuple[Any, list[Any], list[Any]]:
+            """A call from the same state as any other: what it gives, adds to the loss, and makes of the state."""
+            for variable, value in zip(kept, before, strict=True):
+                variable.assign(value)
+            outputs = call(args, kwargs)
+            return outputs, list(layer.losses), [tf.identity(variable.value) for variable in kept]
+
+        again, again_losses, again_state = tried(args, kwargs)
+        whole, losses, state = tried(args, kwargs)
+        outputs, added, states = [], [], []
         for part in range(self._parts):
             rows = slice(part * size // self._parts, (part + 1) * size // self._parts)
             sliced = keras.tree.map_structure(
                 lambda leaf, rows=rows: leaf[rows] if _has_rows(leaf) and leaf.shape[0] == size else leaf,
                 (args, kwargs),
             )
-            outputs.append(keras.tree.flatten(call(*sliced)))
-            added.append(list(layer.losses))
-        # What differs between two calls with the same batch draws numbers, or counts its calls: nothing to compare.
+            of_part = tried(*sliced)
+            outputs.append(keras.tree.flatten(of_part[0]))
+            added.append(of_part[1])
+            states.append(of_part[2])
+        # What differs between two calls with the same batch draws numbers: nothing to compare.
         for loss, twice, of_parts in zip(losses, again_losses, zip(*added, strict=True), strict=True):
             if not _difference(loss, twice):
                 self._compare_loss(layer, loss, of_parts)
-        for leaf, twice, of_parts in zip(keras.tree.flatten(whole), again, zip(*outputs, strict=True), strict=True):
+        for variable, after, twice, of_parts in zip(kept, state, again_state, zip(*states, strict=True), strict=True):
+            if after.dtype.is_floating and not _difference(after, twice):
+                self._compare_state(layer, variable, after, of_parts)
+        rows_of = zip(keras.tree.flatten(whole), keras.tree.flatten(again), zip(*outputs, strict=True), strict=True)
+        for leaf, twice, of_parts in rows_of:
             if isinstance(leaf, tf.Tensor) and not _difference(leaf, twice):
                 self._compare_output(layer, leaf, of_parts, size)
         return whole
@@ -133,6 +149,15 @@ class _Trial:
                 f"the layer {layer.name}, or one within it, adds {float(loss):.4g} to the loss of a batch, and "
                 f"{float(mean):.4g} on average to that of each of its {self._parts} parts, which several replicas train on",
                 "Add a mean over the batch (tf.reduce_mean), no sum. " + _REMEDY,
+            )
+
+    def _compare_state(self, layer: Any, variable: Any, after: Any, parts: Sequence[Any]) -> None:
+        """What replicas keep apart is saved for each, and exported as their mean."""
+        if _difference(after, tf.add_n(list(parts)) / self._parts):
+            self._tell(
+                f"the layer {layer.name}, or one within it, keeps something of a batch in {variable.path} that is no mean over "
+                "its rows, and several replicas divide the batch",
+                _REMEDY,
             )
 
     def _compare_output(self, layer: Any, leaf: Any, parts: Sequence[Any], size: int) -> None:

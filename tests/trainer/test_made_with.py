@@ -1,12 +1,15 @@
 """What a checkpoint was made with: code by its meaning, followed through imports; data by its values; one line a change."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from trainer.config import TrainSection
-from trainer.made_with import DataMark, MadeWith, changes, code_of, flat, of_host_state, of_job
+from trainer.made_with import KEY, DataMark, MadeWith, changes, code_of, flat, of_host_state, of_job
+from trainer.rundir.commits import Commit
 
 
 @pytest.fixture
@@ -120,3 +123,25 @@ def test_an_optimizers_configuration_has_dotted_keys() -> None:
     scaled = optimizer_config(keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(0.01)))
     assert scaled["inner_optimizer.learning_rate"] == 0.01
     assert flat({"a": {"config": {"b": [1]}}, "name": "x"}) == {"a.b": "[1]"}
+
+
+def test_each_rate_of_several_optimizers_is_the_tasks() -> None:
+    keras = pytest.importorskip("keras")
+    from trainer.fingerprint import go_on_from, optimizer_config
+
+    def optimizer(dense: float) -> Any:
+        parts = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {"dense.*": keras.optimizers.Adam(dense)})
+        return keras.optimizers.MultiOptimizer(parts)
+
+    def made(by: Any) -> MadeWith:
+        return MadeWith(optimizer=optimizer_config(by))
+
+    then, now = optimizer(0.01), optimizer(0.02)
+    commit = Commit(
+        step=1, attempt=1, nonce="n", created=datetime.now(UTC), epoch=0, examples_seen=8, seed=0, global_batch_size=8,
+        world_size=1, replicas=1, host_state={KEY: made(then).model_dump(mode="json")}, shards=[], tensors=[],
+    )  # fmt: skip
+    restored = optimizer(0.01)
+    go_on_from(commit, restored, made(now), tell=True)
+    rates = [float(np.asarray(part.learning_rate)) for part in restored.optimizers]
+    assert rates == pytest.approx([0.02, 0.1])

@@ -50,7 +50,7 @@ class AddsMean(layers.Layer):
 
 
 class Counts(layers.Layer):
-    """A state that changes with each call in training."""
+    """A state that changes with each call in training, and its output with it."""
 
     def build(self, shape: Any) -> None:
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
@@ -58,6 +58,27 @@ class Counts(layers.Layer):
     def call(self, x: Any, training: bool = False) -> Any:
         if training:
             self.count.assign_add(1.0)
+        return x + self.count
+
+
+class RunningMean(layers.Layer):
+    """Subtracts, and keeps, a mean over batches."""
+
+    def build(self, shape: Any) -> None:
+        self.mean = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False, name="mean")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            self.mean.assign(0.5 * self.mean + 0.5 * tf.reduce_mean(x, 0))
+        return x - self.mean
+
+
+class RunningMaximum(RunningMean):
+    """Keeps what is no mean over rows; its output shows nothing of it."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            self.mean.assign(tf.maximum(self.mean, tf.reduce_max(x, 0)))
         return x
 
 
@@ -106,6 +127,8 @@ def check(task: Task, replicas: int = 4) -> dict[str, np.ndarray]:
         (Centred, "another result when other rows are beside it"),
         (OwnNormalisation, "another result when other rows are beside it"),
         (BatchDeviation, "another result when other rows are beside it"),
+        (RunningMean, "another result when other rows are beside it"),
+        (RunningMaximum, "keeps something of a batch in .*mean that is no mean over its rows"),
         (AddsSum, "adds .* to the loss of a batch, and .* on average"),
     ],
 )
