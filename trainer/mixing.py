@@ -48,11 +48,12 @@ def check_rows(
     parts = next(number for number in range(2, replicas + 1) if replicas % number == 0)
     step = task.train_step if overrides(task, "train_step") else None
     batch = keras.tree.map_structure(_tensor, _varied(source, size))
-    trial = _Trial(parts)
+    changing = _changing(Replicas(strategy), model, reached)
+    trial = _Trial(parts, changing)
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
-        with _put_back(strategy, model, reached), trial.program():
+        with _put_back(changing), trial.program():
             if step is not None:
                 step(model, model.optimizer, batch)
             else:
@@ -71,8 +72,9 @@ def check_rows(
 class _Trial:
     """Calls of layers, each compared with the calls on parts of its batch."""
 
-    def __init__(self, parts: int) -> None:
-        self._parts = parts
+    def __init__(self, parts: int, changing: Sequence[tf.Variable]) -> None:
+        """`changing`: what a call may change."""
+        self._parts, self._changing = parts, changing
         self._within = False
         self.found: ConfigError | None = None
 
@@ -107,11 +109,11 @@ class _Trial:
             return call(args, kwargs)
         size = leaves[0].shape[0]
         kept = list(layer.non_trainable_weights)
-        before = [tf.convert_to_tensor(variable.value) for variable in kept]
+        before = [tf.identity(variable) for variable in self._changing]
 
         def tried(args: Any, kwargs: Any) -> tuple[Any, list[Any], list[Any]]:
             """A call from the same state as any other: what it gives, adds to the loss, and makes of the state."""
-            for variable, value in zip(kept, before, strict=True):
+            for variable, value in zip(self._changing, before, strict=True):
                 variable.assign(value)
             outputs = call(args, kwargs)
             return outputs, list(layer.losses), [tf.identity(variable.value) for variable in kept]
@@ -230,21 +232,24 @@ def _tensor(leaf: Any) -> Any:
     return leaf if leaf is None or isinstance(leaf, tf.SparseTensor | tf.RaggedTensor) else tf.convert_to_tensor(leaf)
 
 
-@contextlib.contextmanager
-def _put_back(strategy: Any, model: keras.Model, reached: Reached) -> Iterator[None]:
-    """Whatever a step changes before it has gradients: all but what is trained."""
-    replicas = Replicas(strategy)
-    trained = {id(variable.value) for variable in model.trainable_variables}
+def _changing(replicas: Replicas, model: keras.Model, reached: Reached) -> list[tf.Variable]:
+    """The plain variables that a step may change before it has gradients: all but what is trained, and optimizers'."""
+    of_optimizers = [variable for optimizer in reached.optimizers for variable in optimizer.variables]
+    later = {id(variable.value) for variable in [*model.trainable_variables, *of_optimizers]}
     metrics = [variable for metric in [*model.metrics, *reached.metrics] for variable in metric.variables]
-    changing = [
+    return [
         component
         for variable in [*reached.variables.values(), *metrics]
-        if id(variable.value if isinstance(variable, keras.Variable) else variable) not in trained
+        if id(variable.value if isinstance(variable, keras.Variable) else variable) not in later
         for component in replicas.components(variable)
     ]
-    before = [tf.identity(component) for component in changing]
+
+
+@contextlib.contextmanager
+def _put_back(changing: Sequence[tf.Variable]) -> Iterator[None]:
+    before = [tf.identity(variable) for variable in changing]
     try:
         yield
     finally:
-        for component, value in zip(changing, before, strict=True):
-            component.assign(value)
+        for variable, value in zip(changing, before, strict=True):
+            variable.assign(value)

@@ -82,6 +82,18 @@ class RunningMaximum(RunningMean):
         return x
 
 
+class CountsInAPlainVariable(layers.Layer):
+    """Not one that Keras tracks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = tf.Variable(0.0, trainable=False)
+
+    def call(self, x: Any) -> Any:
+        self.count.assign_add(1.0)
+        return x * (1.0 + 0.0009 * self.count)
+
+
 class Trains(Task):
     def __init__(self, *stack: Any) -> None:
         self._stack = stack
@@ -156,6 +168,7 @@ def test_a_sum_beside_numbers_that_are_drawn_is_found() -> None:
     [
         (AddsMean(),),
         (Counts(),),
+        (CountsInAPlainVariable(),),
         (layers.Dropout(0.5),),
         (layers.BatchNormalization(),),
         (layers.BatchNormalization(synchronized=True), layers.GaussianNoise(0.1)),
