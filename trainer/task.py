@@ -84,7 +84,8 @@ class Task:
         epoch, on_epoch_end is called for what was trained of it.
 
         A callback that overrides a hook of batches is called for each of them: a block of steps is then one step, which
-        costs a small model much of its speed. Hooks of epochs cost nothing.
+        costs a small model much of its speed. Hooks of epochs cost nothing. A callback may predict with the model; its
+        evaluate is refused with several workers, where evaluation_data gives the numbers.
         """
         return []
 
