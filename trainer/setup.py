@@ -132,8 +132,9 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
     first_step = record.restore.step if record.restore is not None else 0
-    if replicas > 1:
-        check_rows(strategy, replicas, task, model, data.source, train.global_batch_size, reached)
+    if replicas > 1 and not record.restarts:
+        with channel.within(Phase.COMPILE):
+            check_rows(strategy, replicas, task, model, data.source, train.global_batch_size, reached)
 
     mode = choose_mode(train.compile, model, sample, replicas, tpu=config.tpu)
     feed = make_feed(
