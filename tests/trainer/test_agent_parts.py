@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -253,8 +254,10 @@ def test_child_gets_messages_larger_than_its_socket_takes() -> None:
     )
     child = Child([sys.executable, "-c", program], dict(os.environ), inherit=(), channel=True)
     large = REPORT.model_copy(update={"node": "n" * 3_000_000})
+    child.signal(signal.SIGSTOP)  # so that it takes nothing yet
     child.send(large)
     assert child.wants_to_write
+    child.signal(signal.SIGCONT)
     answers: list[bytes] = []
     deadline = threading.Event()
     for _ in range(1000):
