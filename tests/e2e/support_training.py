@@ -10,7 +10,8 @@ TRAIN: dict[str, Any] = {
     "seed": 17,
     "evaluate": {"every": STEPS // 2},
 }
-CHECKPOINT = {"every": STEPS // 10}
+CHECKPOINT = {"every": STEPS // 30}
+"""The first comes within the second epoch: a test need not wait long, and what goes on from it runs at full speed."""
 
 # The same training and the same weights. What starts from nothing takes two minutes at least however fast the machine is, so
 # that tests have the time to disturb it; what goes on from a checkpoint runs at full speed, so that they need not wait for it.

@@ -32,7 +32,7 @@ def test_a_killed_training_process_is_started_again_in_its_pod(
     add_row(record_property, row)
 
 
-@pytest.mark.parametrize("worker", [1, 0])
+@pytest.mark.parametrize("worker", [pytest.param(1, marks=pytest.mark.e2e_long), 0])
 def test_a_deleted_pod_alone_is_replaced(
     room: Room, nodes: Faults, undisturbed: dict[str, Any], record_property: Property, worker: int
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_node_that_lost_its_power_and_is_deleted(
     add_row(record_property, row)
 
 
-@pytest.mark.parametrize("worker", [0, 1])
+@pytest.mark.parametrize("worker", [0, pytest.param(1, marks=pytest.mark.e2e_long)])
 def test_a_worker_of_a_silent_kubelet_is_replaced_and_the_old_one_which_lives_commits_nothing(
     room: Room, faults: Faults, undisturbed: dict[str, Any], record_property: Property, worker: int
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_worker_of_a_silent_kubelet_is_replaced_and_the_old_one_which_lives_co
     add_row(record_property, row)
 
 
-@pytest.mark.parametrize("worker", [1, 0])
+@pytest.mark.parametrize("worker", [pytest.param(1, marks=pytest.mark.e2e_long), 0])
 def test_a_partition_that_heals_replaces_nothing(
     room: Room, faults: Faults, undisturbed: dict[str, Any], record_property: Property, worker: int
 ) -> None:

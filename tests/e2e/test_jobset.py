@@ -65,6 +65,7 @@ def test_two_groups_of_workers_lose_a_pod_and_end_with_the_weights_of_a_local_ru
     assert room.objects() == []
 
 
+@pytest.mark.e2e_long
 def test_a_jobset_that_is_cancelled_is_stopped_with_a_checkpoint_and_resumed(
     room: Room, undisturbed: dict[str, Any]
 ) -> None:
