@@ -62,6 +62,17 @@ class Paced(Digits):
         return [Pause(self.pause_s), *self._hold]
 
 
+class Strolls(Digits):
+    """Digits with a pause after each epoch of 22 steps, so that an endless job leaves the processors to others."""
+
+    def __init__(self, pause_s: float = 0.2) -> None:
+        super().__init__(hidden=[16])
+        self._pause_s = pause_s
+
+    def callbacks(self) -> list[Any]:
+        return [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(self._pause_s))]
+
+
 class Waits(Digits):
     """Once its data comes late on worker 0, and once a callback takes long on worker 1: longer than a hang's limit."""
 

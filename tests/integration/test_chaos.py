@@ -25,6 +25,7 @@ def test_a_seed_draws_the_same_faults_each_time_and_all_kinds_in_the_long_run(st
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_few_faults_of_any_kind_lose_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos", "--seed", "5", "--faults", "3", "--folder", str(tmp_path / "chaos")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)

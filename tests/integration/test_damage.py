@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ train:
   steps: {steps}
   global_batch_size: 64
   seed: 3
+  compile: graph
 checkpoint: {{every: 100, keep: 5}}
 """
 
@@ -65,16 +67,34 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
         run.close()
 
 
+@pytest.fixture(scope="module")
+def half_way(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a job of 300 steps that has succeeded."""
+    folder = tmp_path_factory.mktemp("half-way")
+    (folder / "job.yaml").write_text(JOB.format(steps=300))
+    run = OrchRun(folder / "job.yaml", cwd=folder)
+    try:
+        assert run.result()["state"] == "succeeded"
+    finally:
+        run.close()
+    return folder / "runs/damage"
+
+
+@pytest.fixture
+def trained(half_way: Path, tmp_path: Path) -> Path:
+    """A copy of it, where the jobs of this test look for theirs."""
+    return Path(shutil.copytree(half_way, tmp_path / "runs/damage"))
+
+
 def shards(folder: Path, step: int) -> list[Path]:
     return sorted((folder / "runs/damage/checkpoints/data").glob(f"attempt-*/step-{step}/shard-*"))
 
 
 @pytest.mark.parametrize("harm", [flip, *(pytest.param(harm, marks=pytest.mark.soak) for harm in (truncate, remove))])
 def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(
-    run_once: Callable[..., OrchRun], undisturbed: str, tmp_path: Path, harm: Callable[[Path], None]
+    run_once: Callable[..., OrchRun], undisturbed: str, trained: Path, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
-    assert run_once(300).result()["state"] == "succeeded"
-    commits = (tmp_path / "runs/damage/checkpoints/commits").glob("*.json")
+    commits = (trained / "checkpoints/commits").glob("*.json")
     steps = sorted(int(path.name.split(".")[0].removeprefix("step-")) for path in commits)
     assert steps[-1] == 300
     for path in shards(tmp_path, 300):
@@ -90,15 +110,13 @@ def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(
 
 
 @pytest.mark.soak
-def test_damaged_commit_falls_back_too(run_once: Callable[..., OrchRun], undisturbed: str, tmp_path: Path) -> None:
-    run_once(300).result()
-    flip(tmp_path / "runs/damage/checkpoints/commits/step-300.attempt-1.json")
+def test_damaged_commit_falls_back_too(run_once: Callable[..., OrchRun], undisturbed: str, trained: Path) -> None:
+    flip(trained / "checkpoints/commits/step-300.attempt-1.json")
     assert run_once(600).result()["weights_sha256"] == undisturbed
 
 
-def test_all_damaged_ends_with_78_and_overwrites_nothing(run_once: Callable[..., OrchRun], tmp_path: Path) -> None:
-    run_once(300).result()
-    files = sorted((tmp_path / "runs/damage/checkpoints").rglob("*.*"))
+def test_all_damaged_ends_with_78_and_overwrites_nothing(run_once: Callable[..., OrchRun], trained: Path) -> None:
+    files = sorted((trained / "checkpoints").rglob("*.*"))
     for path in files:
         if path.suffix == ".safetensors":
             flip(path)
@@ -107,10 +125,11 @@ def test_all_damaged_ends_with_78_and_overwrites_nothing(run_once: Callable[...,
     result = run.result()
     assert (result["state"], result["code"]) == ("failed", 78)
     assert "no usable checkpoint is left" in result["reason"]
-    assert {path: path.read_bytes() for path in sorted((tmp_path / "runs/damage/checkpoints").rglob("*.*"))} == before
+    assert {path: path.read_bytes() for path in sorted((trained / "checkpoints").rglob("*.*"))} == before
 
 
 @pytest.mark.soak
+@pytest.mark.soak_ci
 def test_damaged_read_on_one_worker_never_splits_the_replicas(
     run_once: Callable[..., OrchRun], gcs_server: FakeGcs, gcs_url: str, tmp_path: Path
 ) -> None:
@@ -145,21 +164,26 @@ def test_damaged_read_on_one_worker_never_splits_the_replicas(
     assert "step-300.attempt-1" in run.log
 
 
-def test_second_run_on_one_directory_says_who_holds_it(run_once: Callable[..., OrchRun], tmp_path: Path) -> None:
-    first = run_once(100000)
-    first.wait_for_step(1)
-    second = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli.main", "run", "job.yaml"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert second.returncode == 78
-    assert f"process {first.process.pid}" in second.stderr
-    assert "Traceback" not in second.stderr
-    os.kill(first.process.pid, signal.SIGTERM)
-    assert first.result()["code"] == 143
+def test_second_run_on_one_directory_says_who_holds_it(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("name: damage\ntrain: {command: [sleep, '600']}\n")
+    first = OrchRun(tmp_path / "job.yaml", cwd=tmp_path)
+    try:
+        first.wait_until((tmp_path / "runs/damage/attempts/1.json").exists, "the first attempt")
+        second = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli.main", "run", "job.yaml"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode == 78
+        assert f"process {first.process.pid}" in second.stderr
+        assert "Traceback" not in second.stderr
+        os.kill(first.process.pid, signal.SIGTERM)
+        assert first.result()["code"] == 143
+    finally:
+        first.close()
 
 
 @pytest.mark.soak

@@ -71,6 +71,8 @@ def check(run: Disturbed, result: dict[str, Any], whole: dict[str, Any], weights
     assert all(np.array_equal(now[name], weights[name]) for name in weights)
 
 
+@pytest.mark.soak
+@pytest.mark.soak_ci
 def test_killed_at_each_point_of_the_end_in_one_run(start: Callable[..., Disturbed]) -> None:
     first = start("Paced", workers=2, steps=60, params={"pause_s": 0.0})
     whole = first.result()

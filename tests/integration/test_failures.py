@@ -108,7 +108,14 @@ def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-@pytest.mark.parametrize("kind", ["utf-8", "surrogate", "nul", "long"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "utf-8",
+        pytest.param("long", marks=[pytest.mark.soak, pytest.mark.soak_ci]),
+        *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("surrogate", "nul")),
+    ],
+)
 def test_whatever_worker_1_says_the_job_ends_with_it(tmp_path: Path, kind: str) -> None:
     done = _run(
         tmp_path, "--workers", "2", "-o", "json", "--set", f"train.params.kind={kind}", "--set", "train.params.worker=1"
@@ -138,8 +145,8 @@ def test_a_terminal_of_few_characters_gets_the_others_written_out(tmp_path: Path
         ("labels", "Odd", "3 is out of range in the training batch of step 1, row", ""),
         ("graph", "Odd", "x is too large", "in call"),
         ("shapes", "Odd", "Dimensions must be equal, but are 4 and 7", "in call"),
-        ("objects", "Odd", "", ""),
-        ("step", "OwnStep", "no such thing", "in inner"),
+        pytest.param("objects", "Odd", "", "", marks=pytest.mark.soak),
+        pytest.param("step", "OwnStep", "no such thing", "in inner", marks=[pytest.mark.soak, pytest.mark.soak_ci]),
     ],
 )
 def test_an_error_is_a_few_lines_on_the_terminal_and_whole_in_the_log(

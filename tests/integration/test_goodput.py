@@ -83,6 +83,8 @@ def test_a_killed_process_shows_in_the_ledger_in_status_and_in_the_last_lines(
     assert re.search(f"1 restart:\n  {line}\ngoodput ", printed), printed
 
 
+@pytest.mark.soak
+@pytest.mark.soak_ci
 def test_saves_that_fail_show_in_status_while_the_job_trains_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

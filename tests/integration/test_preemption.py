@@ -15,7 +15,7 @@ from trainer.rundir.attempts import read_records
 from trainer.rundir.signs import read_signs
 from trainer.rundir.store import open_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 JOB = """
 name: preemption
@@ -59,10 +59,9 @@ def restored_step(run: Disturbed, attempt: int) -> int:
 
 
 # Who is told to leave after the last save still reports the result: nothing comes after that.
-@pytest.mark.soak
 @pytest.mark.parametrize(
     "phases",
-    [PHASES[:-2], PHASES[-2:-1], PHASES[-1:]],
+    [pytest.param(PHASES[:-2], marks=pytest.mark.soak_ci), PHASES[-2:-1], PHASES[-1:]],
     ids=["all until the last save", "last save", "export"],
 )
 def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
@@ -93,8 +92,9 @@ def test_sigterm_in_any_phase_ends_in_order_and_the_job_goes_on(
     assert verified_commits(run.directory), "every commit verifies"
 
 
+@pytest.mark.soak_ci
 def test_sigterm_while_a_worker_waits_for_its_peers_ends_at_once(start: Callable[..., Disturbed]) -> None:
-    run = start("Paced", "--directory", "waiting", workers=2, steps=200, grace=f"{GRACE_S}s", params={"pause_s": 0.0})
+    run = start("Paced", "--directory", "waiting", workers=2, steps=60, grace=f"{GRACE_S}s", params={"pause_s": 0.0})
     run.directory = run.directory.parent.parent / "waiting"
     held = arm(run.faults, "process.imported", "sleep 8", worker=0)
     waits = arm(run.faults, "process.rendezvous", "sleep 0.01", worker=1)
@@ -109,6 +109,7 @@ def test_sigterm_while_a_worker_waits_for_its_peers_ends_at_once(start: Callable
     assert "worker 1 was told to leave (SIGTERM)" in run.log
 
 
+@pytest.mark.soak_ci
 def test_an_evaluation_is_cut_short_and_what_was_trained_is_saved(
     start: Callable[..., Disturbed], tmp_path: Path
 ) -> None:
@@ -141,7 +142,6 @@ def test_an_evaluation_is_cut_short_and_what_was_trained_is_saved(
     assert disturbed == undisturbed, "callbacks saw each epoch once, with its evaluation"
 
 
-@pytest.mark.soak
 def test_all_workers_stopped_at_once_save_what_differs_between_replicas(start: Callable[..., Disturbed]) -> None:
     whole = start("Normalised", workers=2, steps=200, grace="20s", params={"pause_s": 0.0}).result()
     first = start("Normalised", "--directory", "stopped", workers=2, steps=200, grace="20s")
@@ -155,7 +155,6 @@ def test_all_workers_stopped_at_once_save_what_differs_between_replicas(start: C
     assert result["weights_sha256"] == whole["weights_sha256"]
 
 
-@pytest.mark.soak
 def test_a_save_at_a_stop_has_all_of_the_grace_period(start: Callable[..., Disturbed]) -> None:
     run = start(
         *("Paced", "--directory", "long", "--set", "checkpoint.every=100000"),
@@ -171,7 +170,6 @@ def test_a_save_at_a_stop_has_all_of_the_grace_period(start: Callable[..., Distu
     assert restored_step(run, 2) >= step
 
 
-@pytest.mark.soak
 def test_too_little_time_leaves_the_last_commit_standing(start: Callable[..., Disturbed]) -> None:
     whole = start("Paced", workers=1, steps=200, grace="20s", params={"pause_s": 0.0}).result()
     run = start("Paced", "--directory", "short", workers=1, steps=200, grace="3s", params={"pause_s": 0.2})

@@ -66,6 +66,7 @@ def test_the_readmes_job_trains_with_two_workers_and_goes_on_from_where_it_was(c
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_demo_reads_handwritten_digits_it_has_not_seen(tmp_path: Path) -> None:
     job = ROOT / "examples" / "digits" / "job.yaml"
     done = orch("run", str(job), "--workers", "2", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,13 @@ from trainer.rundir.store import open_store
 
 pytestmark = pytest.mark.slow
 
+TASKS = Path(__file__).parents[1] / "support_tasks.py"
 ENDLESS = 10**9
 OUTAGES_S = 500.0
 """For several outages one after the other, beside other tests."""
 JOB = """
 name: outages
-train: {{task: "trainer.tasks.digits:Digits", steps: {steps}}}
+train: {{task: "support_tasks.py:Strolls", steps: {steps}, global_batch_size: 64, compile: graph}}
 checkpoint: {{every: {every}, last_save_timeout: 1s}}
 """
 
@@ -36,6 +38,7 @@ checkpoint: {{every: {every}, last_save_timeout: 1s}}
 def start(tmp_path: Path) -> Iterator[Callable[..., OrchRun]]:
     """Runs with fault points in tmp_path/faults; none outlives the test."""
     (tmp_path / "faults").mkdir()
+    shutil.copy(TASKS, tmp_path)
     runs: list[OrchRun] = []
 
     def begin(*arguments: str, steps: int = ENDLESS, every: str = "200ms", **environment: str) -> OrchRun:
@@ -55,7 +58,7 @@ def wait_for_trouble(run: OrchRun) -> str:
     run.wait_until(lambda: run.figure("orch_last_save_failed") == 1, "a save in trouble")
     run.wait_until(lambda: bool(run.state().workers[0].save_error), "a report of it")
     report = run.state().workers[0]
-    run.wait_for_step(report.step + 500)
+    run.wait_for_step(report.step + 50)
     assert run.figure("orch_last_save_failed") == 1
     return report.save_error
 
@@ -133,6 +136,7 @@ def test_training_goes_on_while_the_bucket_makes_trouble(
         proxy.close()
 
 
+@pytest.mark.soak
 def test_a_run_that_has_succeeded_says_so_though_its_bucket_is_gone_by_then(
     start: Callable[..., OrchRun], gcs_server: FakeGcs, gcs_url: str, tmp_path: Path
 ) -> None:
@@ -150,6 +154,8 @@ def test_a_run_that_has_succeeded_says_so_though_its_bucket_is_gone_by_then(
     assert (result["state"], result["code"]) == ("succeeded", 0)
 
 
+@pytest.mark.soak
+@pytest.mark.soak_ci
 def test_status_says_what_the_coordinator_does_while_the_bucket_is_silent(
     start: Callable[..., OrchRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,8 @@ def test_writer_killed_at_every_point_of_a_local_save(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.soak_ci
 def test_writer_killed_before_and_after_every_request_of_a_save_on_gcs(gcs_server: FakeGcs, gcs_url: str) -> None:
     def kill_at_each(forward: bool) -> int:
         proxy = Proxy(gcs_server.url)

@@ -83,6 +83,7 @@ def test_a_worker_that_is_continued_after_it_was_replaced_changes_nothing(
     assert [record.kind for record in read_records(pods.store)] == ["attempt", "attempt", "end"]
 
 
+@pytest.mark.soak
 def test_a_worker_0_that_runs_on_after_it_was_replaced_loses_the_others_to_its_successor(
     make: Make, undisturbed: str, tmp_path: Path
 ) -> None:

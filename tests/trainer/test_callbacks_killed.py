@@ -65,7 +65,13 @@ def lines(finished: Run, worker: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("workers", "params"), [(1, {}), (1, {"by_batch": True}), (2, {})], ids=["alone", "by batch", "two workers"]
+    ("workers", "params"),
+    [
+        (1, {}),
+        pytest.param(1, {"by_batch": True}, marks=pytest.mark.soak),
+        pytest.param(2, {}, marks=[pytest.mark.soak, pytest.mark.soak_ci]),
+    ],
+    ids=["alone", "by batch", "two workers"],
 )
 def test_killed_jobs_end_with_the_weights_and_files_of_an_undisturbed_one(
     tmp_path: Path, workers: int, params: dict[str, Any]

@@ -47,7 +47,10 @@ def weights_of(done: Run) -> list[np.ndarray]:
     return model.get_weights()  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("form", ["dataset", "generator", "pydataset", "examples"])
+@pytest.mark.parametrize(
+    "form",
+    ["dataset", "pydataset", *(pytest.param(form, marks=pytest.mark.soak) for form in ("generator", "examples"))],
+)
 def test_data_of_its_own_order_trains_and_evaluates_as_in_fit(tmp_path: Path, form: str) -> None:
     rows = np.arange(52)
     expected, scores = fitted([rows] * 4)
@@ -63,19 +66,22 @@ def test_data_of_its_own_order_trains_and_evaluates_as_in_fit(tmp_path: Path, fo
             np.testing.assert_allclose(worker.result.metrics[f"val_{name}"], value, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("form", ["arrays", "sparse"])
-def test_arrays_with_remainder_and_class_weight_train_as_in_fit(tmp_path: Path, form: str) -> None:
-    for remainder, used in (("keep", 52), ("drop", 48)):
-        epochs = [permutation(5, epoch, 52)[:used] for epoch in range(4)]
-        expected, _ = fitted(epochs, class_weight=CLASS_WEIGHT)
-        with job(tmp_path / remainder, form, train={"remainder": remainder, "class_weight": CLASS_WEIGHT}) as done:
-            assert done.wait() == [0], done.workers[0].output()
-            assert done.workers[0].of(Block)[-1].step == (28 if remainder == "keep" else 24)
-            for ours, theirs in zip(weights_of(done), expected, strict=True):
-                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(("form", "remainder", "used"), [("arrays", "drop", 48), ("sparse", "keep", 52)])
+def test_arrays_with_remainder_and_class_weight_train_as_in_fit(
+    tmp_path: Path, form: str, remainder: str, used: int
+) -> None:
+    epochs = [permutation(5, epoch, 52)[:used] for epoch in range(4)]
+    expected, _ = fitted(epochs, class_weight=CLASS_WEIGHT)
+    with job(tmp_path, form, train={"remainder": remainder, "class_weight": CLASS_WEIGHT}) as done:
+        assert done.wait() == [0], done.workers[0].output()
+        assert done.workers[0].of(Block)[-1].step == (28 if remainder == "keep" else 24)
+        for ours, theirs in zip(weights_of(done), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["shuffled", "generator", "arrays"])
+@pytest.mark.parametrize(
+    "form", ["shuffled", *(pytest.param(form, marks=pytest.mark.soak) for form in ("generator", "arrays"))]
+)
 def test_a_killed_job_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, form: str) -> None:
     train = {"epochs": 20, "remainder": "keep"}
 
@@ -100,7 +106,14 @@ def test_a_killed_job_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path
         assert "the order of the data would break off" in refused.workers[0].failure.message
 
 
-@pytest.mark.parametrize("form", ["dataset", "sparse", "ragged"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("dataset", marks=pytest.mark.soak),
+        "sparse",
+        pytest.param("ragged", marks=pytest.mark.soak),
+    ],
+)
 def test_two_workers_train_as_one_does(tmp_path: Path, form: str) -> None:
     with job(tmp_path / "one", form) as one, job(tmp_path / "two", form, workers=2) as two:
         assert one.wait() == [0], one.workers[0].output()

@@ -148,22 +148,27 @@ class WarmUp(keras.callbacks.Callback):
         self.losses.append((epoch, logs["loss"]))
 
 
-@pytest.mark.parametrize("commit_at", [6, 8, 11])
 @pytest.mark.parametrize("make", [stock, scheduled, lambda folder: [WarmUp()]], ids=["stock", "scheduled", "own"])
 @pytest.mark.filterwarnings("ignore:Could not reach RemoteMonitor")
-def test_killed_callbacks_end_as_undisturbed_ones(tmp_path: Path, make: Any, commit_at: int) -> None:
-    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
-    for folder in folders:
-        folder.mkdir()
-    undisturbed = Training(make(folders[0])).run()
+def test_killed_callbacks_end_as_undisturbed_ones(tmp_path: Path, make: Any) -> None:
+    whole = tmp_path / "undisturbed"
+    whole.mkdir()
+    undisturbed = Training(make(whole)).run()
+    for commit_at in (6, 8, 11):
+        killed = tmp_path / f"killed-{commit_at}"
+        killed.mkdir()
+        gone_on = killed_and_gone_on(make, killed, commit_at=commit_at, killed_at=commit_at + 5)
+        assert_alike(undisturbed, gone_on, [whole, killed], saves=make is stock)
+
+
+def assert_alike(undisturbed: Training, gone_on: Training, folders: list[Path], *, saves: bool) -> None:
     # The model has to survive what on_train_begin sets.
-    gone_on = killed_and_gone_on(make, folders[1], commit_at=commit_at, killed_at=commit_at + 5)
     assert gone_on.step == undisturbed.step
     for one, other in zip(undisturbed.commit()[1], gone_on.commit()[1], strict=True):
         assert np.array_equal(one, other)
     names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
     assert names[0] == names[1]
-    if make is stock:
+    if saves:
         assert undisturbed.step < STEPS, "EarlyStopping has to have its say"
         assert (folders[0] / "log.csv").read_bytes() == (folders[1] / "log.csv").read_bytes()
         loaded = [make_model(), make_model()]

@@ -12,7 +12,7 @@ from trainer.data.order import Order
 from trainer.rundir.attempts import CommitRef
 
 HERE = Path(__file__).parent
-DIGITS = {"task": "trainer.tasks.digits:Digits", "steps": 120, "global_batch_size": 50, "seed": 3}
+DIGITS = {"task": "trainer.tasks.digits:Digits", "steps": 120, "global_batch_size": 50, "seed": 3, "compile": "graph"}
 NUMBERED = {
     "task": "tasks_for_tests.py:Numbered",
     "params": {"batch": 16},
@@ -33,7 +33,8 @@ def seen_examples(finished: Run) -> np.ndarray:
 
 
 def test_a_job_trains_evaluates_saves_exports_and_exits_0(tmp_path: Path) -> None:
-    with job(tmp_path, {**DIGITS, "evaluate": {"every": 50}}, checkpoint={"every": 40}) as done:
+    train = {**DIGITS, "evaluate": {"every": 50}, "compile": "auto"}
+    with job(tmp_path, train, checkpoint={"every": 40}) as done:
         assert done.wait() == [0], done.workers[0].output()
         worker = done.workers[0]
         assert [message.step for message in worker.of(Evaluated)] == [50, 100, 120]
@@ -52,6 +53,7 @@ def test_a_job_trains_evaluates_saves_exports_and_exits_0(tmp_path: Path) -> Non
         assert list((tmp_path / "run" / "tensorboard" / "attempt-1").glob("events.out.tfevents.*"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("data", ["arrays", "generator"])
 def test_a_killed_process_ends_with_the_weights_and_the_examples_of_an_undisturbed_one(
     tmp_path: Path, data: str
@@ -149,6 +151,7 @@ def test_stop_when_ends_at_an_evaluation_and_callbacks_at_an_epoch(tmp_path: Pat
         assert "\n".join(said) == "\n".join(["HOOK train_begin", *epochs, "HOOK train_end"])
 
 
+@pytest.mark.soak
 def test_a_callback_that_ends_training_while_the_process_is_stopped_is_remembered(tmp_path: Path) -> None:
     train = {**DIGITS, "task": "tasks_for_tests.py:StopsWhenStopped", "params": {"folder": str(tmp_path)}}
     with job(tmp_path, train) as stopped:
@@ -184,6 +187,7 @@ def test_errors_say_whose_they_are(tmp_path: Path) -> None:
         assert "Traceback" not in second.workers[0].output()
 
 
+@pytest.mark.soak
 def test_a_vocabulary_is_the_checkpoints_whatever_a_start_learns(tmp_path: Path) -> None:
     train = {"task": "tasks_for_tests.py:Sentences", "steps": 20, "global_batch_size": 16, "seed": 3}
     with job(tmp_path / "whole", train) as whole, job(tmp_path / "parts", {**train, "steps": 10}) as first:
@@ -204,6 +208,7 @@ def test_a_variable_that_no_checkpoint_holds_is_named(tmp_path: Path) -> None:
         assert done.workers[0].output().count("is used by the step") == 1
 
 
+@pytest.mark.soak
 def test_a_commit_is_refused_when_it_is_damaged_or_of_another_order_of_the_data(tmp_path: Path) -> None:
     with job(tmp_path, DIGITS) as done:
         assert done.wait() == [0]

@@ -27,6 +27,8 @@ def job(folder: Path, train: dict[str, Any], **options: Any) -> Any:
     return run(folder, train, **{"task_root": HERE, **options})
 
 
+@pytest.mark.soak
+@pytest.mark.soak_ci
 def test_texts_train_as_with_one_worker(tmp_path: Path) -> None:
     train = {
         "task": "tasks_for_tests.py:Sentences",
@@ -53,7 +55,9 @@ def test_a_layer_that_mixes_the_rows_of_a_batch_is_refused(tmp_path: Path) -> No
         assert refused.workers[0].of(Block) == []
 
 
-@pytest.mark.parametrize("task", ["trainer.tasks.digits:Digits", "tasks_for_tests.py:Weighted"])
+@pytest.mark.parametrize(
+    "task", ["trainer.tasks.digits:Digits", pytest.param("tasks_for_tests.py:Weighted", marks=pytest.mark.soak)]
+)
 def test_two_workers_train_what_one_would_and_evaluate_every_example_once(tmp_path: Path, task: str) -> None:
     # 360 examples in batches of 28 over all: neither the whole nor a worker's half divides.
     train = {**DIGITS, "task": task}
@@ -73,6 +77,7 @@ def test_two_workers_train_what_one_would_and_evaluate_every_example_once(tmp_pa
         assert two.workers[1].of(Snapshot) == []
 
 
+@pytest.mark.soak
 def test_a_killed_worker_ends_its_peer_with_75_and_the_next_attempt_with_the_undisturbed_weights(
     tmp_path: Path,
 ) -> None:
@@ -115,6 +120,7 @@ def test_a_killed_worker_ends_its_peer_with_75_and_the_next_attempt_with_the_und
     assert np.array_equal(arrays["task/0"][:300], rows)
 
 
+@pytest.mark.soak
 def test_a_stop_request_at_one_worker_stops_both_after_the_same_step(tmp_path: Path) -> None:
     train = {**DIGITS, "task": "tasks_for_tests.py:Slow", "steps": 100000}
     with job(tmp_path, train, workers=2, checkpoint={"every": 1.0}) as stopped:
