@@ -21,11 +21,19 @@ def main() -> int:
     parser.add_argument("--modes", nargs="*", help="one, xla, killed, four, two")
     parser.add_argument("--out", type=Path, default=Path("/tmp") / f"conformance-{os.getpid()}")
     parser.add_argument("--python", default=sys.executable, help="the interpreter of the tasks' processes")
+    parser.add_argument("--judge", action="store_true", help="run nothing: say what the outcomes in --out are")
     parser.add_argument("--write", action="store_true", help="write docs/conformance.md (of the whole)")
     parser.add_argument("--check", action="store_true", help="docs/conformance.md must say the same, but for digits")
     options = parser.parse_args()
     began = time.monotonic()
-    verdicts = run(options.out, options.part, only=options.only, modes=options.modes, python=options.python)
+    verdicts = run(
+        options.out,
+        options.part,
+        only=options.only,
+        modes=options.modes,
+        python=options.python,
+        again=not options.judge,
+    )
     failed = [verdict for verdict in verdicts if verdict.kind == "failed"]
     for verdict in failed:
         print(_line(verdict))

@@ -121,6 +121,10 @@ class Case(Task):
     """Whether train_data and evaluation_data give batches, which the oracle takes as they are."""
     oracle_batch = 0
     """The oracle's batch, where it is not the job's."""
+    oracle_evaluation_batch = 0
+    """The same in evaluations."""
+    oracle_class_weight: dict[int, float] | None = None
+    """The oracle's class weights, where they are not the job's."""
     predicts = True
     """Whether the exported model can answer as the trained one: not where it has a state that no format of Keras keeps."""
     by_hand = False

@@ -174,8 +174,12 @@ class LearningRateScheduler(_Stock):
     part="whole",
     modes=("one", "four", "two"),
     train={"on_nan": "go-on"},
+    ends="the loss is nan after step 3, and TerminateOnNaN ended training",
+    why="fit ends there as if all were well; a job ends with exit code 70, after the same calls of its callbacks",
 )
 class TerminateOnNan(_Stock):
+    every_call = True
+
     def tested(self) -> Any:
         return [C.TerminateOnNaN()]
 
@@ -232,10 +236,16 @@ class BackupAndRestore(_Stock):
         return [C.BackupAndRestore(self.folder / "backup")]
 
 
-@entry("A CallbackList instead of a list", part="whole")
+@entry(
+    "A CallbackList instead of a list",
+    part="whole",
+    other=True,
+    why="fit calls the callbacks of a list that was made without the model as if there were none; here they are given it",
+)
 class ListOfCallbacks(_Stock):
     def callbacks(self) -> Any:
-        return C.CallbackList(super().callbacks())
+        own = super().callbacks()
+        return own if self.by_oracle else C.CallbackList(own)
 
     def tested(self) -> Any:
         return [C.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.0)]

@@ -50,6 +50,8 @@ class Entry:
     """Whether plain fit gives other numbers than those that are right, which the oracle has by hand; `why` says which."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """By mode, what the refusal says: a regular expression."""
+    ends: str = ""
+    """What the error says with which the job is to end in training, in every mode: a regular expression."""
     allowed: Mapping[str, float] = field(default_factory=dict)
     """By mode, how far the numbers may be from the oracle's, where that is more than rounding gives elsewhere."""
     needs: str = ""

@@ -93,10 +93,18 @@ class Numbered(keras.utils.PyDataset):
         self.order = np.random.default_rng(self.epoch).permutation(TRAINED)
 
 
-@entry("A PyDataset that orders itself anew at the end of each epoch")
+@entry(
+    "A PyDataset that orders itself anew at the end of each epoch",
+    other=True,
+    why="fit looks at a batch to build the model, and tells the dataset of the end of an epoch before the first one; here the "
+    "first epoch has the first order",
+)
 class OwnPyDataset(_Ready):
     def train_data(self) -> Any:
         return Numbered()
+
+    def before_fit(self, model: Any) -> None:
+        model._symbolic_build(data_batch=Numbered()[0])
 
 
 @entry("A generator of single examples")

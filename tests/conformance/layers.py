@@ -10,8 +10,9 @@ from tests.conformance.base import HELD_OUT, TRAINED, WIDTH, Case, make, registe
 from tests.conformance.catalogue import entry
 
 layers = keras.layers
-REPLICAS_RANDOM = (
-    "Each replica draws random numbers for its own part of the batch: others than one device draws for the whole"
+OWN_PART = (
+    "each replica normalises its own part of the batch, and the mean of what they keep is exported, as Keras documents it; "
+    "with synchronized=True the whole batch is normalised as on one device"
 )
 
 
@@ -28,11 +29,51 @@ class _Layers(Case):
 @entry(
     "BatchNormalization: its statistics, and what depends on them",
     part="fast",
-    allowed={"four": 10.0, "two": 10.0},
-    why="As Keras documents it, each replica normalises its own part of the batch; with synchronized=True all of it is one",
+    modes=("one", "xla", "killed"),
 )
 class BatchNormalization(_Layers):
     def tested(self) -> Any:
+        return [layers.BatchNormalization(momentum=0.8)]
+
+
+class OfParts(layers.BatchNormalization):
+    """Normalises each part of a batch by itself, and keeps the mean of what parts would keep."""
+
+    def __init__(self, parts: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.parts = parts
+
+    def call(self, x: Any, training: Any = None, mask: Any = None) -> Any:
+        if not training:
+            return super().call(x, training=training)
+        kept = [self.moving_mean, self.moving_variance]
+        before = [keras.ops.copy(variable) for variable in kept]
+        outputs, after = [], []
+        for part in keras.ops.split(x, self.parts):
+            for variable, value in zip(kept, before, strict=True):
+                variable.assign(value)
+            outputs.append(super().call(part, training=True))
+            after.append([keras.ops.copy(variable) for variable in kept])
+        for variable, values in zip(kept, zip(*after, strict=True), strict=True):
+            variable.assign(sum(values) / self.parts)
+        return keras.ops.concatenate(outputs)
+
+
+@entry(
+    "BatchNormalization with four replicas", id="batch-normalization-of-four", params={"parts": 4}, modes=("four",),
+    other=True, why=OWN_PART, allowed={"four": 1e-4},
+)  # fmt: skip
+@entry(
+    "BatchNormalization with two replicas", id="batch-normalization-of-two", params={"parts": 2}, modes=("two",),
+    other=True, why=OWN_PART, allowed={"two": 1e-4},
+)  # fmt: skip
+class BatchNormalizationOfParts(_Layers):
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+
+    def tested(self) -> Any:
+        if self.by_oracle:
+            return [OfParts(self.parts, momentum=0.8)]
         return [layers.BatchNormalization(momentum=0.8)]
 
 
@@ -190,7 +231,13 @@ class Averaging(layers.Layer):
         return x - self.mean
 
 
-@entry("A layer of one's own with a running mean over the batch")
+MIXES = {
+    "refused": dict.fromkeys(("four", "two"), "gives a row of the batch another result when other rows are beside it"),
+    "why": "each replica's layers see its part of the batch alone, and this one needs all of it",
+}
+
+
+@entry("A layer of one's own with a running mean over the batch", **MIXES)
 class LayerWithRunningMean(_Layers):
     def tested(self) -> Any:
         return [Averaging()]
@@ -269,7 +316,7 @@ class LambdaAndOperations(Case):
         return keras.Model(x, layers.Dense(1)(hidden))
 
 
-@entry("A layer that takes the mean over the whole batch in its output")
+@entry("A layer that takes the mean over the whole batch in its output", **MIXES)
 class BatchMean(Case):
     def model(self) -> Any:
         x = keras.Input((WIDTH,))

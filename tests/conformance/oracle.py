@@ -35,7 +35,8 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
     evaluation = None
     if held_out is not None:
         ready = task.ready and isinstance(held_out, tf.data.Dataset)
-        evaluation = held_out if ready else _dataset(held_out).batch(train["evaluate"].get("batch_size") or batch)
+        size = task.oracle_evaluation_batch or train["evaluate"].get("batch_size") or batch
+        evaluation = held_out if ready else _dataset(held_out).batch(size)
     last = None
     if overrides(task, "train_step") or task.by_hand:
         logs = _own_steps(task, model, batches, per_epoch, evaluation)
@@ -50,7 +51,7 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
             steps_per_epoch=per_epoch,
             validation_data=evaluation,
             callbacks=callbacks,
-            class_weight=train.get("class_weight"),
+            class_weight=task.oracle_class_weight or train.get("class_weight"),
             shuffle=False,
             verbose=0,
         )

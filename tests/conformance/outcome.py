@@ -67,6 +67,12 @@ def distance(ours: list[np.ndarray], theirs: list[np.ndarray], floor: float = 0.
     return max((_apart(a, b, floor) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
+def largest(arrays: list[np.ndarray]) -> float:
+    """The largest value of all."""
+    floats = [array.astype(np.float64) for array in arrays if array.dtype.kind in "fV" and array.size]
+    return max((float(np.nanmax(np.abs(array))) for array in floats), default=0.0)
+
+
 def _apart(ours: np.ndarray, theirs: np.ndarray, floor: float) -> float:
     if ours.dtype.kind not in "fV" or theirs.dtype.kind not in "fV":
         return 0.0 if np.array_equal(ours, theirs) else float("inf")

@@ -103,7 +103,8 @@ def run(entry: Entry, mode: str, folder: Path, strategy: Any, *, index: int = 0,
         folder.joinpath(f"traceback-{index}").write_text("".join(traceback.format_exception(error)))
         message = f"{told.message} {told.remedy}" if isinstance(told, ConfigError) else str(told)
         early = isinstance(told, ConfigError) and not base.stepped
-        return Outcome(error=f"{type(told).__name__}: {message}", config_error=early)
+        calls = [list(call) for call in base.heard] if base.built and base.built[0].every_call else []
+        return Outcome(error=f"{type(told).__name__}: {message}", config_error=early, calls=calls)
 
 
 def _clear() -> None:

@@ -60,10 +60,13 @@ class ConvolutionsInTime(_Series):
         return [layers.Conv1D(4, 2), layers.Reshape((2, 2, 4)), layers.ConvLSTM1D(3, 2), layers.Flatten()]
 
 
-STATEFUL = "the state belongs to a batch of a fixed size, of which each replica would have but a part"
+STATEFUL = {
+    "refused": dict.fromkeys(("four", "two"), "is stateful"),
+    "why": "the state belongs to the rows of a whole batch, of which each replica has but a part",
+}
 
 
-@entry("A stateful LSTM: its state goes on from batch to batch", why=STATEFUL)
+@entry("A stateful LSTM: its state goes on from batch to batch", **STATEFUL)
 class StatefulLstm(_Series):
     predicts = False
 
@@ -74,7 +77,7 @@ class StatefulLstm(_Series):
         return None
 
 
-@entry("A stateful SimpleRNN with an evaluation in between", part="whole", why=STATEFUL)
+@entry("A stateful SimpleRNN with an evaluation in between", part="whole", **STATEFUL)
 class StatefulWithEvaluation(_Series):
     predicts = False
 

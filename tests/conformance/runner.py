@@ -124,7 +124,7 @@ def run_all(jobs: Sequence[Job], kind: str, out: Path, python: str = sys.executa
         answers = workers.run(job)
         print(f"{time.monotonic() - began:5.1f} s  {job[1]:7} {job[0]}  {_said(answers)}", flush=True)
         if all(answer.startswith("done") for answer in answers):
-            lost = kind == "two" and any(answer.endswith("failed") for answer in answers)
+            lost = kind in ("four", "two") and any(answer.endswith("failed") for answer in answers)
         else:
             lost = True
             Outcome(error=f"NoAnswer: {'; '.join(answers)}").save(path)

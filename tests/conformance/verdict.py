@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conformance.catalogue import Entry
-from tests.conformance.outcome import Outcome, distance, of_logs
+from tests.conformance.outcome import Outcome, distance, largest, of_logs
 
 ROUNDING = {"one": 1e-6, "xla": 1e-5, "four": 1e-5, "two": 1e-5}
 """float32, at most 20 steps: how far weights may be, relative to the largest of each variable. Logs: ten times that."""
 _LOGS = 10.0
 _FLOORS = {"weights": 1e-2, "optimizer": 1e-6, "predictions": 1e-2}
 """Smaller values are rounding themselves: the bias of a key in attention, whose gradient is zero but for it."""
-_DRAWN = 5.0
-"""Where random numbers are others: the same training all the same."""
+_DRAWN = 1.0
+"""Where random numbers are others: the same training all the same. Relative to the largest of all weights; logs as much."""
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Verdict:
     figure: float = 0.0
     """The largest distance of weights from the oracle."""
     faults: list[str] = field(default_factory=list)
+    said: str = ""
+    """What a refusal says."""
 
 
 def judge(entry: Entry, mode: str, out: Path) -> Verdict:
@@ -40,22 +42,25 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
         return Verdict(entry, mode, "failed", faults=[f"there is no outcome: {error}"])
     if mode in entry.refused:
         if ours.config_error and re.search(entry.refused[mode], ours.error):
-            return Verdict(entry, mode, "refused")
+            return Verdict(entry, mode, "refused", said=ours.error.partition(": ")[2])
         return Verdict(
             entry, mode, "failed", faults=[f"is not refused by /{entry.refused[mode]}/: {ours.error or 'it trained'}"]
         )
     assert theirs is not None
-    if ours.error:
-        return Verdict(entry, mode, "failed", faults=[ours.error])
     if theirs.error:
         return Verdict(entry, mode, "failed", faults=[f"the {compared} failed: {theirs.error}"])
-    figure = distance(ours.weights, theirs.weights, _FLOORS["weights"])
-    if mode == "killed":
-        faults = _faults(entry, ours, theirs, 0.0, 0.0)
-        return Verdict(entry, mode, "failed" if faults else "identical", figure, faults)
+    if entry.ends:
+        return _ended(entry, mode, ours, theirs)
+    if ours.error:
+        return Verdict(entry, mode, "failed", faults=[ours.error])
     drawn = entry.random == "layer" and mode in ("four", "two")
+    floor = max(_FLOORS["weights"], largest(theirs.weights) if drawn else 0.0)
+    figure = distance(ours.weights, theirs.weights, floor)
+    if mode == "killed":
+        faults = _faults(entry, ours, theirs, 0.0, 0.0, 0.0)
+        return Verdict(entry, mode, "failed" if faults else "identical", figure, faults)
     limit = _DRAWN if drawn else entry.allowed.get(mode, ROUNDING[mode])
-    faults = _faults(entry, ours, theirs, limit, limit * _LOGS)
+    faults = _faults(entry, ours, theirs, limit, limit * (1.0 if drawn else _LOGS), floor)
     if mode == "two":
         other = Outcome.load(out / entry.id / "two.worker-1")
         for name in ("weights", "optimizer"):
@@ -71,11 +76,25 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
     return Verdict(entry, mode, kind, figure, faults)
 
 
-def _faults(entry: Entry, ours: Outcome, theirs: Outcome, limit: float, logs_limit: float) -> list[str]:
-    """What is not as far as it may be; in figures. After a kill, epochs before it are not told again."""
+def _ended(entry: Entry, mode: str, ours: Outcome, theirs: Outcome) -> Verdict:
+    """Of a task that is to end with an error in training, after the calls that fit makes."""
+    if ours.config_error or not re.search(entry.ends, ours.error):
+        faults = [f"does not end in training with /{entry.ends}/: {ours.error or 'it trained'}"]
+    else:
+        faults = _call_faults(ours.calls, theirs.calls, ROUNDING[mode] * _LOGS)
+    return Verdict(entry, mode, "failed" if faults else "differs", faults=faults)
+
+
+def _faults(entry: Entry, ours: Outcome, theirs: Outcome, limit: float, logs_limit: float, floor: float) -> list[str]:
+    """What is not as far as it may be; in figures. After a kill, epochs before it are not told again.
+
+    Args:
+        floor: of weights: how large the largest of a variable is taken for at least.
+    """
     faults = []
+    floors = {**_FLOORS, "weights": floor}
     for name, most in (("weights", limit), ("optimizer", logs_limit), ("predictions", logs_limit)):
-        apart = distance(getattr(ours, name), getattr(theirs, name), _FLOORS[name] if limit else 0.0)
+        apart = distance(getattr(ours, name), getattr(theirs, name), floors[name] if limit else 0.0)
         if apart > most:
             faults.append(f"{name} {apart:.1e} away")
     killed = not limit
