@@ -102,6 +102,29 @@ class LargeScale(Small):
         )
 
 
+class TwoOptimizers(Small):
+    """As Keras' guide to GANs has it: a compile of the model's own takes two, and its step applies them first."""
+
+    def model(self) -> keras.Model:
+        class Model(keras.Sequential):
+            def compile(self, head: Any, rest: Any) -> None:
+                super().compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+                self.head, self.rest = head, rest
+
+            def train_step(self, data: Any) -> Any:
+                x, y, _ = data
+                *rest, kernel, bias = self.trainable_variables
+                with tf.GradientTape(persistent=True) as tape:
+                    loss = self.compute_loss(x, y, self(x, training=True))
+                self.head.apply(tape.gradient(loss, [kernel, bias]), [kernel, bias])
+                self.rest.apply_gradients(zip(tape.gradient(loss, rest), rest, strict=True))
+                return {"loss": loss}
+
+        model = Model(super().model().layers)
+        model.compile(keras.optimizers.Adam(), keras.optimizers.SGD(0.1, momentum=0.5))
+        return model
+
+
 class NotForXla(Small):
     """Its forward pass calls Python, which XLA cannot."""
 
@@ -143,6 +166,8 @@ def trained(
     together = GlobalBatch(strategy)
     ranges = Ranges(strategy, together, "the batch of step")
     block = Block(strategy, task, model, feed, mode, together, ranges, one_epoch(feed))  # type: ignore[arg-type]
+    if unbuilt := [optimizer for optimizer in reach({"model": model}).optimizers if not optimizer.built]:
+        block.build_optimizers(0, unbuilt)
     block.learn(0)
     block.compile(0)
     assert block.mode == (expect_mode or mode)
@@ -204,6 +229,17 @@ def two_replicas_of_one_process_train_what_one_does() -> None:
             close(alone, together)
             assert one.keys() == two.keys()
             np.testing.assert_allclose([*one.values()], [*two.values()], rtol=1e-4)
+
+
+@check
+def optimizers_that_a_step_applies_first_have_their_variables_before_it() -> None:
+    alone, (one,), model = trained(TwoOptimizers())
+    found = reach({"model": model}).variables
+    assert sum("'rest'" in path and "momentum" in path for path in found) == 4, sorted(found)
+    assert sum("'head'" in path and "velocity" in path for path in found) == 2, sorted(found)
+    together, (two,), _ = trained(TwoOptimizers(), strategy=two_replicas())
+    close(alone, together)
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4)
 
 
 @check

@@ -128,7 +128,8 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     if chief:
         inputs = keras.utils.unpack_x_y_sample_weight(sample)[0]
         exporter = Exporter(model, store, record.number, form_of(model), config, inputs)
-    reached = reach({"task": task, "model": model, "callbacks": callbacks, **modules_of(task, config.task_root)})
+    roots = {"task": task, "model": model, "callbacks": callbacks, **modules_of(task, config.task_root)}
+    reached = reach(roots)
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
     global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
     first_step = record.restore.step if record.restore is not None else 0
@@ -161,6 +162,9 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         own_metrics,
         compiling=lambda: channel.within(Phase.COMPILE),
     )
+    if unbuilt := [optimizer for optimizer in reached.optimizers if not optimizer.built]:
+        block.build_optimizers(first_step, unbuilt)
+        reached = reach(roots)
     block.learn(first_step)
     adapted = Adapted(reached.adapted, model)
     state = _state(strategy, model, reached, block, blobs=lambda: hooks.state() | adapted.state())

@@ -6,7 +6,7 @@ blocks. Metrics are Keras' variables, as in its own steps_per_execution: they be
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,11 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.corrections import correct
 from trainer.data.feed import Feed
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.global_batch import GlobalBatch
 from trainer.logs import Logs, Scores, as_scores, flat
 from trainer.ranges import Ranges
+from trainer.replaced import replaced
 from trainer.task import Task, model_overrides, overrides
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,32 @@ class Block:
     def averages(self) -> list[keras.Metric]:
         """Metrics made for values that a train_step of the user's own returns."""
         return list(self._logs.averages)
+
+    def build_optimizers(self, first_step: int, unbuilt: Sequence[keras.optimizers.Optimizer]) -> None:
+        """Make the variables of optimizers that a step of the user's own uses beside the model's. Before `learn`.
+
+        As in fit, they get the variables that they are first applied to: known by tracing a step without running it.
+        """
+        wanted: dict[int, list[Any]] = {}
+
+        def noting(optimizer: Any) -> Callable[..., None]:
+            def apply(gradients: Any, trainable_variables: Any = None) -> None:
+                wanted.setdefault(id(optimizer), list(trainable_variables or ()))
+
+            return apply
+
+        arguments, _ = self._feed.block(first_step, 0)
+        with ExitStack() as stack:
+            for optimizer in unbuilt:
+                stack.enter_context(replaced(optimizer, "apply", noting(optimizer)))
+            stack.enter_context(self._global_batch.program())
+            stack.enter_context(self._ranges.program())
+            self._trace(arguments, lambda outputs: None)
+        with self._strategy.scope():
+            for optimizer in unbuilt:
+                if wanted.get(id(optimizer)):
+                    optimizer.build(wanted[id(optimizer)])
+                    correct(optimizer)
 
     def learn(self, first_step: int) -> None:
         """Learn what a train_step of the user's own returns: makes `averages`. Before `compile`."""
