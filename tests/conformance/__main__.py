@@ -41,12 +41,20 @@ def main() -> int:
         f"{len(verdicts)} runs, {len(failed)} not as they should be, {time.monotonic() - began:.0f} s, in {options.out}"
     )
     if options.write:
-        write(DOCS, verdicts, load().values())
+        write(DOCS, verdicts, load().values(), _versions())
     if options.check:
         for fault in check(DOCS, verdicts, load().values()):
             print(fault)
             failed.append(verdicts[0])
     return 1 if failed else 0
+
+
+def _versions() -> str:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    return f"Keras {keras.__version__}, TensorFlow {tf.__version__}, NumPy {np.__version__}, on a CPU."
 
 
 def _line(verdict: Verdict) -> str:

@@ -19,12 +19,12 @@ class _Called(Case):
     every_call = True
 
 
-@entry("Every call with its number and its logs", part="fast", fast=("four", "two"))
+@entry("Every call with its number and its logs", part="fast", also=("four",))
 class EveryCallOfFit(_Called):
     pass
 
 
-@entry("Every call of a job without an evaluation")
+@entry("Every call of a job without an evaluation", part="whole")
 class EveryCallWithoutEvaluation(_Called):
     def evaluation_data(self) -> Any:
         return None
@@ -52,7 +52,7 @@ class WarmUp(C.Callback):
         self.model.optimizer.learning_rate = 0.1 * min(1.0, self.seen / 9)
 
 
-@entry("A warm-up by batch that counts itself", part="fast", fast=("two",))
+@entry("A warm-up by batch that counts itself", also=("two",))
 class WarmUpByBatch(Case):
     def own_callbacks(self) -> Any:
         self.warm_up = WarmUp()
@@ -85,7 +85,7 @@ class _Stock(Case):
 SIX: dict[str, Any] = {"train": {"epochs": 4}}
 
 
-@entry("ReduceLROnPlateau", part="fast", fast=("two",), **SIX)
+@entry("ReduceLROnPlateau", also=("two",), **SIX)
 class ReduceLrOnPlateau(_Stock):
     def tested(self) -> Any:
         return [C.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=0.0)]
@@ -109,7 +109,7 @@ class EarlyStopping(_Stock):
         return {"stopped": self.stock[0].stopped_epoch, "wait": self.stock[0].wait}
 
 
-@entry("EarlyStopping that restores the best weights", part="fast", fast=("four",), **SIX)
+@entry("EarlyStopping that restores the best weights", part="fast", **SIX)
 class EarlyStoppingRestoring(_Stock):
     def tested(self) -> Any:
         return [C.EarlyStopping(patience=2, restore_best_weights=True)]
@@ -118,7 +118,7 @@ class EarlyStoppingRestoring(_Stock):
         return {"best": self.stock[0].best_epoch, "stopped": self.stock[0].stopped_epoch}
 
 
-@entry("ModelCheckpoint that keeps the best", **SIX)
+@entry("ModelCheckpoint that keeps the best", part="whole", **SIX)
 class CheckpointOfTheBest(_Stock):
     def tested(self) -> Any:
         return [C.ModelCheckpoint(self.folder / "best.weights.h5", save_best_only=True, save_weights_only=True)]
@@ -190,7 +190,7 @@ class TerminateOnNan(_Stock):
         return x, y
 
 
-@entry("LambdaCallback with hooks of batches")
+@entry("LambdaCallback with hooks of batches", part="whole")
 class LambdaCallback(_Stock):
     def tested(self) -> Any:
         self.seen: list[int] = []
@@ -200,7 +200,7 @@ class LambdaCallback(_Stock):
         return {"last": self.seen[-1]}
 
 
-@entry("History: model.history has every epoch, also after a kill")
+@entry("History: model.history has every epoch, also after a kill", part="whole")
 class History(_Stock):
     def tested(self) -> Any:
         return [C.History()]
@@ -230,7 +230,7 @@ class SwapEmaWeights(_Stock):
         return keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.8)
 
 
-@entry("BackupAndRestore: taken over by the trainer's own checkpoints")
+@entry("BackupAndRestore: taken over by the trainer's own checkpoints", part="whole")
 class BackupAndRestore(_Stock):
     def tested(self) -> Any:
         return [C.BackupAndRestore(self.folder / "backup")]

@@ -40,8 +40,8 @@ class Entry:
     """Fields of the job file's train section, over those that all tasks have."""
     part: Part = "ci"
     modes: tuple[str, ...] = MODES
-    fast: tuple[str, ...] = ()
-    """Modes of the fast part besides `one` and `killed`."""
+    also: tuple[str, ...] = ()
+    """In the parts fast and ci: modes besides `one` and `killed`; in ci all run with `four` as well."""
     random: Literal["", "layer", "step"] = ""
     """Whether it draws random numbers in training: XLA draws others than a graph, and in a layer each replica its own."""
     other_logs: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ def of_batches(data: Any, size: int) -> Iterator[Any]:
         yield x[start : start + size], y[start : start + size]
 
 
-@entry("A tf.data.Dataset of single examples, in its own order", part="fast")
+@entry("A tf.data.Dataset of single examples, in its own order", part="whole")
 class Dataset(Case):
     def train_data(self) -> Any:
         return tf.data.Dataset.from_tensor_slices(make("numbers", TRAINED, 1))
@@ -35,9 +35,7 @@ class _Ready(Case):
     ready = True
 
 
-@entry(
-    "A tf.data.Dataset of batches, the last one smaller, for training and evaluation", part="fast", fast=("four", "two")
-)
+@entry("A tf.data.Dataset of batches, the last one smaller, for training and evaluation", part="fast", also=("two",))
 class BatchedDataset(_Ready):
     def train_data(self) -> Any:
         return tf.data.Dataset.from_tensor_slices(make("numbers", TRAINED, 1)).batch(10)
@@ -75,11 +73,12 @@ class UnknownLength(_Ready):
 class Numbered(keras.utils.PyDataset):
     """Batches by number, in another order after each epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends_before: int = 0) -> None:
+        """`ends_before`: how often it is told of an epoch's end before there was one."""
         super().__init__()
         self.x, self.y = make("numbers", TRAINED, 1)
         self.order = np.arange(TRAINED)
-        self.epoch = 0
+        self.epoch = -ends_before
 
     def __len__(self) -> int:
         return 5
@@ -90,24 +89,21 @@ class Numbered(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
-        self.order = np.random.default_rng(self.epoch).permutation(TRAINED)
+        if self.epoch > 0:
+            self.order = np.random.default_rng(self.epoch).permutation(TRAINED)
 
 
 @entry(
     "A PyDataset that orders itself anew at the end of each epoch",
     other=True,
-    why="fit looks at a batch to build the model, and tells the dataset of the end of an epoch before the first one; here the "
-    "first epoch has the first order",
+    why="fit tells the dataset of an epoch's end before the first epoch; here the first epoch has the first order",
 )
 class OwnPyDataset(_Ready):
     def train_data(self) -> Any:
-        return Numbered()
-
-    def before_fit(self, model: Any) -> None:
-        model._symbolic_build(data_batch=Numbered()[0])
+        return Numbered(ends_before=1 if self.by_oracle else 0)
 
 
-@entry("A generator of single examples")
+@entry("A generator of single examples", part="whole")
 class Generator(Dataset):
     def train_data(self) -> Any:
         x, y = make("numbers", TRAINED, 1)
@@ -124,14 +120,13 @@ class _Rest(Case):
 @entry(
     "train.remainder: keep, as fit does: the last batch of an epoch is smaller",
     train={"remainder": "keep"},
-    part="fast",
-    fast=("four",),
+    also=("four",),
 )
 class RemainderKept(_Rest):
     pass
 
 
-@entry("train.remainder: drop, as fit does with drop_remainder", train={"remainder": "drop"})
+@entry("train.remainder: drop, as fit does with drop_remainder", train={"remainder": "drop"}, part="whole")
 class RemainderDropped(_Rest):
     pass
 

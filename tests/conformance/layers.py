@@ -89,7 +89,7 @@ class DropoutSeeded(_Layers):
         return [layers.Dropout(0.4, seed=5)]
 
 
-@entry("Dropout twice, seeded by train.seed", random="layer")
+@entry("Dropout twice, seeded by train.seed", random="layer", part="whole")
 class Dropout(_Layers):
     def tested(self) -> Any:
         return [layers.Dropout(0.3), layers.Dense(8, "tanh"), layers.Dropout(0.3)]
@@ -153,7 +153,7 @@ class SpectralNormalization(_Layers):
         return [layers.SpectralNormalization(layers.Dense(6, "tanh"))]
 
 
-@entry("Normalization that was adapted to the data")
+@entry("Normalization that was adapted to the data", part="whole")
 class Adapted(Case):
     def model(self) -> Any:
         adapted = layers.Normalization()
@@ -161,7 +161,7 @@ class Adapted(Case):
         return keras.Sequential([keras.Input((WIDTH,)), adapted, layers.Dense(8, "tanh"), layers.Dense(1)])
 
 
-@entry("Regularisers of kernels, biases and activities", part="fast", fast=("four",))
+@entry("Regularisers of kernels, biases and activities", also=("four",))
 class Regularised(Case):
     def layers(self) -> Any:
         return [
@@ -192,7 +192,7 @@ class Penalty(layers.Layer):
         return x
 
 
-@entry("add_loss in a layer, and a metric of the layer's own", part="fast", fast=("four", "two"))
+@entry("add_loss in a layer, and a metric of the layer's own", part="fast", also=("four",))
 class LayerWithLossAndMetric(_Layers):
     def tested(self) -> Any:
         return [Penalty()]
@@ -307,7 +307,7 @@ class Variational(Case):
         return keras.Model(x, layers.Dense(WIDTH)(code))
 
 
-@entry("A Lambda layer, and operations on symbolic tensors")
+@entry("A Lambda layer, and operations on symbolic tensors", part="whole")
 class LambdaAndOperations(Case):
     def model(self) -> Any:
         x = keras.Input((WIDTH,))

@@ -52,7 +52,7 @@ for _name in STOCK:
         f"keras.losses.{_name}" + (", which looks at the whole batch" if _of_all else ""),
         id=f"loss-{_name}",
         params={"name": _name},
-        part="ci" if _of_all else "whole",
+        part="ci" if _name in ("Circle", "Dice") else "whole",
     )(Stock)
 
 
@@ -80,10 +80,13 @@ class Ctc(Case):
         return []
 
 
-@entry("The reduction sum", id="reduction-sum", params={"reduction": "sum"}, part="fast", fast=("four",))
-@entry("The reduction mean", id="reduction-mean", params={"reduction": "mean"})
+@entry("The reduction sum", id="reduction-sum", params={"reduction": "sum"}, also=("four",))
+@entry("The reduction mean", id="reduction-mean", part="whole", params={"reduction": "mean"})
 @entry(
-    "The reduction mean_with_sample_weight", id="reduction-by-weight", params={"reduction": "mean_with_sample_weight"}
+    "The reduction mean_with_sample_weight",
+    id="reduction-by-weight",
+    part="whole",
+    params={"reduction": "mean_with_sample_weight"},
 )
 @entry(
     "The reduction mean_with_sample_weight, with weights of examples",
@@ -93,6 +96,7 @@ class Ctc(Case):
 @entry(
     "The reduction sum with weights of examples",
     id="reduction-sum-weighted",
+    part="whole",
     params={"reduction": "sum", "weighted": True},
 )
 class Reduced(Case):
@@ -133,13 +137,13 @@ def dice(y: Any, p: Any) -> Any:
     return 1.0 - (2.0 * ops.sum(y * p) + 1.0) / (ops.sum(y) + ops.sum(p) + 1.0)
 
 
-@entry("A function that gives one number a batch", part="fast", fast=("four", "two"))
+@entry("A function that gives one number a batch", part="fast", also=("four", "two"))
 class LossOfOneNumber(Case):
     def loss(self) -> Any:
         return one_number
 
 
-@entry("A function that gives one number an example")
+@entry("A function that gives one number an example", part="whole")
 class LossOfExamples(Case):
     def loss(self) -> Any:
         return one_an_example
@@ -170,7 +174,7 @@ class Focal(keras.losses.Loss):
         return -ops.mean(y * (1 - p) ** self.gamma * ops.log(p) + (1 - y) * p**self.gamma * ops.log(1 - p), axis=-1)
 
 
-@entry("A subclass of Loss")
+@entry("A subclass of Loss", part="whole")
 class OwnLossClass(Case):
     kind = "binary"
 
@@ -205,7 +209,7 @@ class Smoothed(Case):
         return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
 
 
-@entry("Weights of examples", part="fast")
+@entry("Weights of examples")
 class SampleWeights(Reduced):
     def __init__(self) -> None:
         super().__init__("sum_over_batch_size", weighted=True)

@@ -33,8 +33,7 @@ class OfPositive(Case):
 @entry(
     "Metrics of yes and no: AUC, precision, recall, counts, at thresholds",
     id="metrics-of-yes-and-no",
-    part="fast",
-    fast=("four", "two"),
+    also=("four", "two"),
 )
 class OfYesAndNo(Case):
     kind = "binary"
@@ -62,7 +61,7 @@ class OfLabels(Case):
         ]  # fmt: skip
 
 
-@entry("Metrics of classes as vectors; F1 gives one number a class", id="metrics-of-vectors", part="fast")
+@entry("Metrics of classes as vectors; F1 gives one number a class", id="metrics-of-vectors", part="whole")
 class OfVectors(Case):
     kind = "onehot"
 
@@ -170,7 +169,7 @@ class Spread(M.Metric):
 @entry(
     "A maximum whose result() gives its variable, and a minimum that starts at 1000",
     part="fast",
-    fast=("four", "two"),
+    also=("four",),
     other=True,
     why="fit shows such a variable as it is after the epoch's evaluation; here it is training's, as where result() gives a copy",
 )
@@ -190,7 +189,7 @@ def close(y: Any, p: Any) -> Any:
     return keras.ops.cast(keras.ops.abs(y - p) < 0.5, "float32")
 
 
-@entry("Functions as metrics, and texts")
+@entry("Functions as metrics, and texts", part="whole")
 class Functions(Case):
     def metrics(self) -> Any:
         return [close, "mse", keras.losses.log_cosh]

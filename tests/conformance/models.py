@@ -28,13 +28,13 @@ class SequentialWithoutInput(Case):
         return keras.Sequential([layers.Dense(8, "tanh"), layers.Dense(1)])
 
 
-@entry("A job of steps without callbacks: blocks go over the ends of epochs", part="fast")
+@entry("A job of steps without callbacks: blocks go over the ends of epochs")
 class NoCallbacks(Case):
     def callbacks(self) -> Any:
         return []
 
 
-@entry("Everything in float64", part="fast", allowed={"four": 1e-12, "two": 1e-12, "one": 1e-14, "xla": 1e-12})
+@entry("Everything in float64", allowed={"four": 1e-12, "two": 1e-12, "one": 1e-14, "xla": 1e-12})
 class Float64(Case):
     def __init__(self) -> None:
         keras.config.set_floatx("float64")
@@ -79,7 +79,7 @@ class SmallerLastBatchOfTwoOutputs(NamedInputsAndOutputs):
         return {"a": a, "b": b}, {"number": y, "sign": sign}
 
 
-@entry("Inputs and outputs as tuples, losses as a list with weights")
+@entry("Inputs and outputs as tuples, losses as a list with weights", part="whole")
 class ListedInputsAndOutputs(Case):
     def train_data(self) -> Any:
         x, y, sign = branches(TRAINED, 1)
@@ -103,7 +103,7 @@ class ListedInputsAndOutputs(Case):
         return model
 
 
-@entry("Two outputs, one of them without a loss")
+@entry("Two outputs, one of them without a loss", part="whole")
 class OutputWithoutLoss(Case):
     def model(self) -> Any:
         x = keras.Input((WIDTH,))
@@ -172,7 +172,7 @@ class Nested(Case):
         return keras.Model(x, layers.Dense(1)(inner(x)))
 
 
-@entry("One layer called on two inputs")
+@entry("One layer called on two inputs", part="whole")
 class SharedLayer(Case):
     def train_data(self) -> Any:
         x, y = make("numbers", TRAINED, 1)
@@ -188,7 +188,7 @@ class SharedLayer(Case):
         return keras.Model([a, b], layers.Dense(1)(layers.Subtract()([shared(a), shared(b)])))
 
 
-@entry("A part that is frozen before compiling")
+@entry("A part that is frozen before compiling", part="whole")
 class FrozenPart(Case):
     def layers(self) -> Any:
         return [layers.Dense(8, "tanh", trainable=False), layers.Dense(4, "tanh")]

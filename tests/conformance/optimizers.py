@@ -38,8 +38,8 @@ for _name in STOCK:
         f"keras.optimizers.{_name}",
         id=f"optimizer-{_name}",
         params={"name": _name},
-        part="fast" if _name == "Adam" else "ci" if _name in ("SGD", "AdamW", "Muon", "RMSprop") else "whole",
-        fast=("two",),
+        part="fast" if _name == "Adam" else "ci" if _name in ("SGD", "Muon") else "whole",
+        also=("two",) if _name in ("Adam", "SGD") else (),
         allowed=dict.fromkeys(("one", "xla", "four", "two"), 3e-5) if _name != "SGD" else {},
     )(Stock)
 
@@ -100,7 +100,7 @@ class Halving(S.LearningRateSchedule):
         return {}
 
 
-@entry("A schedule of one's own")
+@entry("A schedule of one's own", part="whole")
 class OwnSchedule(Case):
     def optimizer(self) -> Any:
         return stock.SGD(Halving())
@@ -115,7 +115,7 @@ class _With(Case):
         return stock.SGD(0.1, momentum=0.8, **self.arguments)
 
 
-@entry("Averages of the weights: the model ends with them, and they are exported", part="fast", fast=("two",))
+@entry("Averages of the weights: the model ends with them, and they are exported", also=("two",))
 class Ema(_With):
     arguments = {"use_ema": True, "ema_momentum": 0.8}
 
@@ -125,7 +125,7 @@ class EmaOverwriting(_With):
     arguments = {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 5}
 
 
-@entry("Gradients accumulated over 3 steps", part="fast", fast=("two",))
+@entry("Gradients accumulated over 3 steps", part="fast", also=("two",))
 class Accumulation(_With):
     arguments = {"gradient_accumulation_steps": 3}
 
@@ -168,12 +168,12 @@ class AccumulationAndSchedule(_Accumulating):
         return stock.SGD(S.CosineDecay(0.2, 6), **self.accumulated())
 
 
-@entry("Clipping of each variable's norm", part="fast", fast=("four",))
+@entry("Clipping of each variable's norm", part="fast", also=("four",))
 class ClipNorm(_With):
     arguments = {"clipnorm": 0.05}
 
 
-@entry("Clipping by the norm of all gradients")
+@entry("Clipping by the norm of all gradients", part="whole")
 class ClipGlobalNorm(_With):
     arguments = {"global_clipnorm": 0.05}
 
@@ -211,7 +211,7 @@ class MixedFloat16(_Mixed):
     policy = "mixed_float16"
 
 
-@entry("mixed_bfloat16", allowed=dict.fromkeys(_COARSE, 0.03), why=HALF)
+@entry("mixed_bfloat16", allowed=dict.fromkeys(_COARSE, 0.03), why=HALF, part="whole")
 class MixedBfloat16(_Mixed):
     policy = "mixed_bfloat16"
 

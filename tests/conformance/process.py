@@ -101,7 +101,7 @@ def run(entry: Entry, mode: str, folder: Path, strategy: Any, *, index: int = 0,
     except BaseException as error:
         told = origin(error)
         folder.joinpath(f"traceback-{index}").write_text("".join(traceback.format_exception(error)))
-        message = f"{told.message} {told.remedy}" if isinstance(told, ConfigError) else str(told)
+        message = f"{told.message.rstrip('.')}. {told.remedy}" if isinstance(told, ConfigError) else str(told)
         early = isinstance(told, ConfigError) and not base.stepped
         calls = [list(call) for call in base.heard] if base.built and base.built[0].every_call else []
         return Outcome(error=f"{type(told).__name__}: {message}", config_error=early, calls=calls)
@@ -147,7 +147,8 @@ def _trained(
             assert training.loop.run()
             training.finish()
         task = base.built[0]
-        outcome = oracle.outcome_of(task, room.model_of(training))
+        with training.loop.state.mean_unsynchronised():
+            outcome = oracle.outcome_of(task, room.model_of(training))
         outcome.compiled = training.loop.block.mode
         outcome.evaluations = [base.plain(one.metrics) for one in messages if isinstance(one, Evaluated)]
         for result in [one for one in messages if isinstance(one, Result)]:

@@ -102,7 +102,7 @@ class _Tokens(Case):
         raise NotImplementedError
 
 
-@entry("Embedding and a mean over time", part="fast", fast=("two",))
+@entry("Embedding and a mean over time", also=("two",))
 class Embedding(_Tokens):
     def tested(self) -> Any:
         return [layers.Embedding(20, 5), layers.GlobalAveragePooling1D()]

@@ -20,7 +20,7 @@ from trainer.cluster import tf_config
 from trainer.rundir.attempts import Member
 
 START_S = 120.0
-TASK_S = 120.0
+TASK_S = 240.0
 PEER_S = 10.0
 """How long a worker may take after the other has failed."""
 

@@ -49,7 +49,7 @@ class WithComputeLoss(Body):
         return ops.mean(ops.square(y - y_pred)) + 0.1 * code
 
 
-@entry("compute_loss of the model, with a metric of its own", part="fast", fast=("four", "two"))
+@entry("compute_loss of the model, with a metric of its own", also=("four", "two"))
 class ComputeLoss(_Of):
     body = WithComputeLoss
 
@@ -123,7 +123,7 @@ class _Compiled(_Of):
         return model
 
 
-@entry("train_step and test_step of the model, with trackers", part="fast", fast=("four", "two"))
+@entry("train_step and test_step of the model, with trackers", part="fast", also=("four",))
 class TrainStep(_Compiled):
     body = WithTrainStep
 
@@ -164,7 +164,7 @@ class WithTestStep(Body):
         return {"off": 100.0 * ops.mean(ops.abs(y - self(x, training=False)))}
 
 
-@entry("test_step of the model that gives another number, on batches of one size")
+@entry("test_step of the model that gives another number, on batches of one size", part="whole")
 class TestStep(_Of):
     body = WithTestStep
 
@@ -172,7 +172,7 @@ class TestStep(_Of):
         return make("numbers", 8, 2)
 
 
-@entry("train_step of the task: a tape of one's own", part="fast", fast=("four", "two"))
+@entry("train_step of the task: a tape of one's own", part="fast", also=("two",))
 class TaskTrainStep(Case):
     def loss(self) -> Any:
         return None
@@ -195,7 +195,7 @@ class TaskTrainStep(Case):
         return {"off": tf.reduce_mean(error), "loss": tf.reduce_mean(tf.square(error))}
 
 
-@entry("train_step of the task without self.share: a mean of the batch")
+@entry("train_step of the task without self.share: a mean of the batch", part="whole")
 class TaskTrainStepWithoutShare(TaskTrainStep):
     def share(self, mean: Any) -> Any:
         return mean
@@ -203,7 +203,6 @@ class TaskTrainStepWithoutShare(TaskTrainStep):
 
 @entry(
     "Class weights in the job file",
-    part="fast",
     train={"class_weight": {0: 1.0, 1: 3.0}},
     other=True,
     why="fit ends with an error where a class of the data is not named; here it counts 1, as Keras documents it",

@@ -41,7 +41,7 @@ def planned(
 
 def _in(one: Entry, mode: str, part: Part) -> bool:
     """Two workers take what replicas of one process take, and XLA the same program: parts have them of a few tasks."""
-    if part == "whole" or mode in ("one", "killed") or mode in one.fast:
+    if part == "whole" or mode in ("one", "killed") or mode in one.also:
         return True
     of_ci = mode == "four" or (mode == "xla" and one.part == "fast") or one.modes == (mode,)
     return part == "ci" and of_ci

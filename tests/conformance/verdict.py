@@ -27,6 +27,8 @@ class Verdict:
     figure: float = 0.0
     """The largest distance of weights from the oracle."""
     faults: list[str] = field(default_factory=list)
+    drawn: bool = False
+    """Whether random numbers are others than the oracle's, so that only sizes are compared."""
     said: str = ""
     """What a refusal says."""
 
@@ -73,7 +75,7 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
         if drawn or (entry.why and (mode in entry.allowed or entry.other_logs or entry.other))
         else "equal"
     )
-    return Verdict(entry, mode, kind, figure, faults)
+    return Verdict(entry, mode, kind, figure, faults, drawn)
 
 
 def _ended(entry: Entry, mode: str, ours: Outcome, theirs: Outcome) -> Verdict:
