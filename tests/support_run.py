@@ -275,7 +275,7 @@ def children_of(parent: int, module: str, index: int | None, *, spare: bool = Fa
         if its_parent == parent
         and command_of(pid).rstrip().endswith(module)
         and (index is None or environment_of(pid).get("ORCH_INDEX") == str(index))
-        and (name_of(pid) == "orch-spare") == spare
+        and name_of(pid).startswith("orch-spare") == spare
     ]
     # A process that was just started has no name yet, and may be a spare.
     return min(found, key=lambda pid: name_of(pid) != "orch-train", default=None)

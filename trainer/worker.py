@@ -11,11 +11,12 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 from trainer import faults
-from trainer.agent.protocol import LOG_ONLY, Failure, Phase, Prepare, Start
+from trainer.agent.protocol import IMPORTING, LOG_ONLY, SPARE, Failure, Phase, Prepare, Start
 from trainer.channel import Channel
 from trainer.config import TrainConfig
 from trainer.errors import DamagedCheckpoint, OrchError
@@ -58,18 +59,35 @@ def main() -> None:
 
 def import_tensorflow(channel: Channel, prepare: Prepare) -> TrainConfig:
     """All that can be done before an attempt is known, and takes longest."""
-    name_process("orch-spare" if prepare.spare else "orch-train")
+    name_process(IMPORTING if prepare.beside_training else SPARE if prepare.spare else "orch-train")
     channel.enter(Phase.IMPORT)
     config = TrainConfig.load(prepare.config)
     from trainer.strategy import set_deterministic_environment
 
     if config.train.deterministic:
         set_deterministic_environment()
+    if not prepare.beside_training:
+        _import()
+        return config
+    import numpy  # noqa: F401  (the threads that it starts keep the priority of the one that imports it)
+
+    # A thread without privileges cannot raise its priority again; so one that ends has the low one.
+    with ThreadPoolExecutor(1, "import", initializer=_give_way) as importing:
+        importing.submit(_import).result()
+    name_process(SPARE)
+    return config
+
+
+def _import() -> None:
     import tensorflow  # noqa: F401  (its import is what this phase is about)
 
     import trainer.setup  # noqa: F401
 
-    return config
+
+def _give_way() -> None:
+    """From here on this thread runs where nothing else wants the core. Linux only."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:

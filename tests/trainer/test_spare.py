@@ -1,5 +1,6 @@
 """The process that imports TensorFlow before it is needed: when there is one, and when it has to go."""
 
+import contextlib
 import os
 import signal
 import time
@@ -61,18 +62,63 @@ def test_a_spare_is_started_while_an_attempt_trains_and_taken_once(make: Callabl
     assert not scratch.exists()
 
 
+def policies(pid: int) -> list[int]:
+    """Of every thread."""
+    found = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(ProcessLookupError):
+            found.append(os.sched_getscheduler(int(thread)))
+    return found
+
+
+def policies_until_imported(process: Prepared) -> list[int]:
+    seen, deadline = [], time.monotonic() + 120
+    name = Path(f"/proc/{process.child.pid}/comm")
+    while name.read_text().strip() != "orch-spare":
+        assert time.monotonic() < deadline
+        seen += policies(process.child.pid)
+        time.sleep(0.05)
+    return seen
+
+
+def test_one_that_still_imports_gives_way_to_one_at_full_speed(make: Callable[..., Spare]) -> None:
+    spare = make()
+    train(spare)
+    slow = spare._process
+    assert slow is not None
+    spare.needed()
+    os.waitpid(slow.child.pid, 0)
+    fast = spare.take()
+    assert fast is not None
+    assert fast is not slow
+    assert os.SCHED_IDLE not in policies_until_imported(fast)
+    end(fast)
+
+
+def test_one_that_has_imported_is_taken_as_it_is(make: Callable[..., Spare]) -> None:
+    spare = make()
+    train(spare)
+    process = spare._process
+    assert process is not None
+    policies_until_imported(process)
+    spare.needed()
+    assert spare.take() is process
+    end(process)
+
+
 def test_it_waits_with_tensorflow_imported_and_under_a_name_of_its_own(make: Callable[..., Spare]) -> None:
     spare = make(index=1)
     train(spare)
     taken = spare.take()
     assert taken is not None
     assert taken.memory_fd is None
-    deadline = time.monotonic() + 60
-    maps, name = Path(f"/proc/{taken.child.pid}/maps"), Path(f"/proc/{taken.child.pid}/comm")
-    while "libtensorflow" not in maps.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert name.read_text().strip() == "orch-spare"
+    assert taken.imports_beside_training()
+    give_way = [thread for thread in policies_until_imported(taken) if thread == os.SCHED_IDLE]
+    assert give_way, "it imports where nothing else wants the core"
+    assert not taken.imports_beside_training()
+    pid = taken.child.pid
+    assert "libtensorflow" in Path(f"/proc/{pid}/maps").read_text()
+    assert os.SCHED_IDLE not in policies(pid), "what it does as a training process it does at the usual priority"
     end(taken)
 
 

@@ -36,6 +36,10 @@ WITHIN = (Phase.DATA, Phase.CALLBACK)
 # --- from the agent to the training process
 
 
+IMPORTING, SPARE = "orch-spare-new", "orch-spare"
+"""What a spare calls itself while it imports beside training, and once it has."""
+
+
 class Prepare(Wire):
     """The first line a process reads: it imports TensorFlow, and waits for its Start."""
 
@@ -44,6 +48,8 @@ class Prepare(Wire):
     """Path of the TrainConfig's JSON."""
     spare: bool = False
     """No attempt waits for it yet."""
+    beside_training: bool = False
+    """Training goes on beside it, which its import must not slow down."""
 
 
 class Start(Wire):

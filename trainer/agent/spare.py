@@ -1,17 +1,20 @@
 """Training processes on their way to TensorFlow, one of them before it is needed.
 
 TensorFlow's import takes longer than all else in a recovery. So where memory allows, a second process imports it while
-training goes on, and waits; the next attempt begins with that one. It is no part of any attempt until it is told which.
+training goes on, and waits; the next attempt begins with that one. It is no part of any attempt until it is told which. Beside
+training it imports at the lowest priority: on idle cores as fast as ever, on busy ones later. One that has not imported it by the
+time it is needed gives way to one that does at full speed.
 """
 
 import logging
 import os
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from trainer.agent import memory
 from trainer.agent.child import Child
-from trainer.agent.protocol import Prepare
+from trainer.agent.protocol import SPARE, Prepare
 from trainer.agent.stillness import STOPPED_S
 from trainer.config import TrainConfig
 
@@ -34,13 +37,21 @@ class Prepared:
     will share with a writer."""
 
     def __init__(
-        self, config: TrainConfig, config_path: str, index: int, environment: Mapping[str, str], *, spare: bool = False
+        self,
+        config: TrainConfig,
+        config_path: str,
+        index: int,
+        environment: Mapping[str, str],
+        *,
+        spare: bool = False,
+        beside_training: bool = False,
     ) -> None:
-        """Start it.
+        """Start it. `beside_training`: it imports TensorFlow where nothing else wants the core.
 
         Raises:
             OSError: no process can be started now: no memory, no file, no space in the temporary folder.
         """
+        self._beside_training = beside_training
         self.memory_fd: int | None = None
         # Gone with it, whatever it leaves there when it is killed.
         self.scratch = tempfile.TemporaryDirectory(prefix="orch-attempt-", ignore_cleanup_errors=True)
@@ -53,7 +64,16 @@ class Prepared:
         except OSError:
             self._give_back()
             raise
-        self.child.send(Prepare(config=config_path, spare=spare))
+        self.child.send(Prepare(config=config_path, spare=spare, beside_training=beside_training))
+
+    def imports_beside_training(self) -> bool:
+        """Whether it still imports, at a priority that it cannot raise again."""
+        if not self._beside_training:
+            return False
+        try:
+            return Path(f"/proc/{self.child.pid}/comm").read_text().strip() != SPARE
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Kill it where it still runs, give the files and the memory back."""
@@ -100,18 +120,21 @@ class Spare:
             if self._since is not None and now - self._since > AFTER_S:
                 self._since = None  # one try in an attempt
                 if self._has_room(peak_bytes):
-                    self._start()
+                    self._start(beside_training=True)
                 else:
                     log.info("no spare process: memory is short; a recovery has to import TensorFlow")
 
     def needed(self) -> None:
         """The training process has ended, and another attempt is likely: the import need not wait for its record."""
+        if self._process is not None and self._process.imports_beside_training():
+            log.info("the spare process has not imported TensorFlow yet: another one does it at full speed")
+            self.close()
         if self._possible and self._process is None:
-            self._start()
+            self._start(beside_training=False)
 
-    def _start(self) -> None:
+    def _start(self, *, beside_training: bool) -> None:
         try:
-            self._process = Prepared(*self._arguments, spare=True)
+            self._process = Prepared(*self._arguments, spare=True, beside_training=beside_training)
         except OSError as error:
             log.info("no spare process: %s", error)
 
