@@ -349,7 +349,9 @@ def the_mode_follows_from_the_model_alone() -> None:
     dense = keras.layers.Dense(3)
     assert mode(dense) == "xla"
     assert mode(dense, replicas=2) == mode(dense, asked="xla", replicas=2) == "graph"
-    assert mode(keras.layers.Conv2D(3, 3)) == mode(keras.layers.LSTM(3)) == "graph"
+    assert mode(keras.layers.Conv2D(3, 3)) == mode(keras.layers.ConvLSTM1D(3, 3)) == "graph"
+    assert mode(keras.layers.Bidirectional(keras.layers.LSTM(3)), keras.layers.GRU(3)) == "xla"
+    assert mode(keras.layers.LSTM(3, unroll=True)) == "graph"
     assert mode(keras.Sequential([keras.layers.Conv1D(3, 3)])) == "graph"
     assert mode(keras.layers.Conv2D(3, 3), asked="xla") == "xla"
     assert mode(dense, batch=np.array(["text"])) == mode(dense, asked="graph") == "graph"

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["xla", "graph", "eager"]
 
-# On CPUs XLA's convolutions are slower than oneDNN's; it cannot compile strings, and unrolls or refuses recurrent layers.
+# On CPUs XLA's convolutions are slower than oneDNN's, and it cannot compile strings.
 _NOT_FOR_XLA = (
-    "BaseConv", "BaseConvTranspose", "BaseDepthwiseConv", "BaseSeparableConv", "RNN", "Bidirectional",
+    "BaseConv", "BaseConvTranspose", "BaseDepthwiseConv", "BaseSeparableConv", "ConvLSTM",
     "TextVectorization", "StringLookup", "IndexLookup", "Hashing", "HashedCrossing", "Discretization",
 )  # fmt: skip
 
@@ -37,9 +37,10 @@ _NOT_FOR_XLA = (
 def choose_mode(asked: str, model: keras.Model, batch: Any, replicas: int, *, tpu: bool = False) -> Mode:
     """How steps are compiled. A function of model and job alone, never of timing: the choice may show in the last bits.
 
-    auto: eager where the model was compiled with run_eagerly; xla for one replica and a model without convolutional, recurrent
-    or text layers; else graph. On a TPU always graph: what strategy.run compiles there is XLA's already, and jit_compile asks for
-    a device that image does not have.
+    auto: eager where the model was compiled with run_eagerly; xla for one replica and a model without convolutional or text
+    layers; else graph. A recurrent layer is one loop for XLA, and a step several times faster by it; an unrolled one would take
+    long to compile, and a GPU has kernels of its own for it, which XLA cannot call: these are graph. On a TPU always graph: what
+    strategy.run compiles there is XLA's already, and jit_compile asks for a device that image does not have.
     """
     if tpu:
         return "graph"
@@ -54,7 +55,11 @@ def choose_mode(asked: str, model: keras.Model, batch: Any, replicas: int, *, tp
         return "graph"
     if asked == "xla":
         return "xla"
-    kinds = {kind.__name__ for layer in model._flatten_layers() for kind in type(layer).__mro__}
+    layers = list(model._flatten_layers())
+    kinds = {kind.__name__ for layer in layers for kind in type(layer).__mro__}
+    recurrent = [layer for layer in layers if isinstance(layer, keras.layers.RNN)]
+    if any(layer.unroll for layer in recurrent) or (recurrent and tf.config.list_logical_devices("GPU")):
+        return "graph"
     return "graph" if kinds.intersection(_NOT_FOR_XLA) else "xla"
 
 
