@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 
 from tests.conformance.catalogue import load
-from tests.conformance.report import check, write
+from tests.conformance.report import DOCS, check, write
 from tests.conformance.suite import run
 from tests.conformance.verdict import Verdict
-
-DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
 def main() -> int:

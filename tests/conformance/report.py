@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.conformance.catalogue import MODES, Entry
 from tests.conformance.verdict import Verdict
 
+DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 _HEAD = """# Does orch train my model as `fit` does?
 
 Written by `make conformance`; do not edit. {count} small tasks of all kinds, each trained for a dozen steps by Keras' own `fit`
