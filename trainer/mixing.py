@@ -109,11 +109,13 @@ class _Trial:
             return call(args, kwargs)
         size = leaves[0].shape[0]
         kept = list(layer.non_trainable_weights)
-        before = [tf.identity(variable) for variable in self._changing]
+        # Seeds, which are integers, go on: what is drawn is told by its being another number in each call.
+        changing = [variable for variable in self._changing if variable.dtype.is_floating]
+        before = [tf.identity(variable) for variable in changing]
 
         def tried(args: Any, kwargs: Any) -> tuple[Any, list[Any], list[Any]]:
             """A call from the same state as any other: what it gives, adds to the loss, and makes of the state."""
-            for variable, value in zip(self._changing, before, strict=True):
+            for variable, value in zip(changing, before, strict=True):
                 variable.assign(value)
             outputs = call(args, kwargs)
             return outputs, list(layer.losses), [tf.identity(variable.value) for variable in kept]

@@ -5,13 +5,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 from tests.conformance.catalogue import load
-from tests.conformance.report import check, write
+from tests.conformance.report import DOCS, check, write
 from tests.conformance.suite import run
 from tests.conformance.verdict import Verdict
-
-DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
 def main() -> int:
@@ -21,20 +20,22 @@ def main() -> int:
     parser.add_argument("--modes", nargs="*", help="one, xla, killed, four, two")
     parser.add_argument("--out", type=Path, default=Path("/tmp") / f"conformance-{os.getpid()}")
     parser.add_argument("--python", default=sys.executable, help="the interpreter of the tasks' processes")
+    parser.add_argument("--rest", action="store_true", help="run what has no outcome in --out yet")
     parser.add_argument("--judge", action="store_true", help="run nothing: say what the outcomes in --out are")
     parser.add_argument("--write", action="store_true", help="write docs/conformance.md (of the whole)")
     parser.add_argument("--check", action="store_true", help="docs/conformance.md must say the same, but for digits")
     options = parser.parse_args()
     began = time.monotonic()
+    which: Literal["all", "rest", "none"] = "none" if options.judge else "rest" if options.rest else "all"
     verdicts = run(
         options.out,
         options.part,
         only=options.only,
         modes=options.modes,
         python=options.python,
-        again=not options.judge,
+        which=which,
     )
-    failed = [verdict for verdict in verdicts if verdict.kind == "failed"]
+    failed = [verdict for verdict in verdicts if verdict.kind in ("failed", "missing")]
     for verdict in failed:
         print(_line(verdict))
     print(

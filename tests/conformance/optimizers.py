@@ -47,8 +47,7 @@ for _name in STOCK:
 @entry(
     "ScheduleFreeAdamW",
     other=True,
-    why="In plain fit its first step throws the initial weights away, unless it is built before: the trainer builds it, and so "
-    "does the oracle here",
+    why="the first step of fit throws the initial weights away, unless the optimizer is built before; here it is built before",
 )
 class ScheduleFree(Case):
     def optimizer(self) -> Any:
@@ -191,7 +190,7 @@ class WeightDecay(Case):
         return optimizer
 
 
-HALF = "Half precision rounds a sum of parts and a sum of all differently, at 3 digits (float16) or 2 (bfloat16)"
+HALF = "half precision rounds a sum of parts and a sum of all differently, at 3 digits (float16) or 2 (bfloat16)"
 _COARSE = {"xla": 3e-3, "four": 3e-3, "two": 3e-3}
 
 

@@ -111,8 +111,8 @@ def _clear() -> None:
     keras.utils.clear_session()
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
-    if next(_runs) % 20 == 0:
-        gc.collect()  # it takes a second
+    if next(_runs) % 5 == 0:
+        gc.collect()
     base.heard.clear()
 
 

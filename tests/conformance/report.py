@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.conformance.catalogue import MODES, Entry
 from tests.conformance.verdict import Verdict
 
+DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 _HEAD = """# Does orch train my model as `fit` does?
 
 Written by `make conformance`; do not edit. {count} small tasks of all kinds, each trained for a dozen steps by Keras' own `fit`
@@ -74,7 +75,7 @@ def check(path: Path, verdicts: Sequence[Verdict], entries: Iterable[Entry]) -> 
     faults += [f"{path.name} has {id}, which is no task any more" for id in sorted(set(rows) - ids)]
     for verdict in verdicts:
         said = rows.get(verdict.entry.id)
-        if said and verdict.kind != "failed":
+        if said and verdict.kind not in ("failed", "missing"):
             cell = said[1 + MODES.index(verdict.mode)]
             if _kind(cell) != _kind(_cell(verdict)):
                 faults.append(f"{verdict.entry.id} [{verdict.mode}]: {path.name} says {cell!r}, it is {verdict.kind}")
@@ -90,7 +91,14 @@ def _counts(verdicts: Sequence[Verdict], families: Iterable[str]) -> list[str]:
     return [*lines, f"| **all** | {' | '.join(totals)} |"]
 
 
-_NAMES = {"equal": "as fit", "identical": "identical", "differs": "other", "refused": "refused", "failed": "FAIL"}
+_NAMES = {
+    "equal": "as fit",
+    "identical": "identical",
+    "differs": "other",
+    "refused": "refused",
+    "failed": "FAIL",
+    "missing": "not run",
+}
 
 
 def _count(verdicts: Sequence[Verdict]) -> str:
@@ -140,6 +148,8 @@ def _cell(verdict: Verdict) -> str:
         return _figure(verdict.figure)
     if verdict.kind == "differs":
         return "other draws" if verdict.drawn else f"other {_figure(verdict.figure)}"
+    if verdict.kind == "missing":
+        return ""
     return _NAMES[verdict.kind]
 
 

@@ -107,6 +107,11 @@ class _Workers:
             os.close(fd)
 
 
+def has(out: Path, job: Job) -> bool:
+    """Whether a job's outcome is there."""
+    return (out / job[0] / job[1]).with_suffix(".json").exists()
+
+
 def run_all(jobs: Sequence[Job], kind: str, out: Path, python: str = sys.executable) -> None:
     """All jobs of one kind, in their order. Outcomes are files in `out`."""
     workers: _Workers | None = None

@@ -4,9 +4,10 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from tests.conformance.catalogue import Entry, Part, load, of_part
-from tests.conformance.runner import Job, run_lanes
+from tests.conformance.runner import Job, has, run_lanes
 from tests.conformance.verdict import Verdict, judge
 
 
@@ -17,12 +18,18 @@ def run(
     only: Sequence[str] | None = None,
     modes: Sequence[str] | None = None,
     python: str = sys.executable,
-    again: bool = True,
+    which: Literal["all", "rest", "none"] = "all",
 ) -> list[Verdict]:
-    """Run what is asked for, or with `again` false look at what is in `out`; the verdicts in the catalogue's order."""
+    """Run what is asked for: the verdicts in the catalogue's order.
+
+    Args:
+        which: run all of it, what has no outcome in `out` yet, or nothing; the outcomes in `out` are judged.
+    """
     chosen = planned(part, only=only, modes=modes)
-    if again:
-        run_lanes(_lanes(chosen), out, python)
+    lanes = _lanes(chosen) if which != "none" else []
+    if which == "rest":
+        lanes = [[(kind, [job for job in jobs if not has(out, job)]) for kind, jobs in lane] for lane in lanes]
+    run_lanes(lanes, out, python)
     return [judge(one, mode, out) for one, mode in chosen]
 
 

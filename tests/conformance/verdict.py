@@ -23,7 +23,7 @@ class Verdict:
     entry: Entry
     mode: str
     kind: str
-    """equal, identical, refused, differs (with the entry's reason), failed."""
+    """equal, identical, refused, differs (with the entry's reason), failed, missing."""
     figure: float = 0.0
     """The largest distance of weights from the oracle."""
     faults: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
         compared = "one" if mode == "killed" else "oracle-xla" if by_xla else "oracle"
         theirs = None if mode in entry.refused else Outcome.load(out / entry.id / compared)
     except OSError as error:
-        return Verdict(entry, mode, "failed", faults=[f"there is no outcome: {error}"])
+        return Verdict(entry, mode, "missing", faults=[f"there is no outcome: {error}"])
     if mode in entry.refused:
         if ours.config_error and re.search(entry.refused[mode], ours.error):
             return Verdict(entry, mode, "refused", said=ours.error.partition(": ")[2])

@@ -186,4 +186,13 @@ def test_a_number_drawn_in_each_call_is_no_mixing() -> None:
         def call(self, x: Any) -> Any:
             return x + keras.random.normal(tf.shape(x))
 
+    class OwnSeeds(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seeds = keras.random.SeedGenerator(7)
+
+        def call(self, x: Any) -> Any:
+            return x + keras.random.normal(tf.shape(x), seed=self.seeds)
+
     assert check(Trains(Noisy()))
+    assert check(Trains(OwnSeeds()))
