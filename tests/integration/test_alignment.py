@@ -88,7 +88,9 @@ def test_a_reader_that_stops_reading_never_stops_training(tmp_path: Path) -> Non
     (tmp_path / "job.yaml").write_text(
         JOB.replace("support_tasks.py:Paced\n  params: {pause_s: 0.4}", "chatty.py:Chatty")
     )
-    run = OrchRun(tmp_path / "job.yaml", "--set", "train.evaluate.every=5", cwd=tmp_path, read=False)
+    run = OrchRun(
+        tmp_path / "job.yaml", "--set", "train.evaluate.every=50", "--set", "train.steps=200", cwd=tmp_path, read=False
+    )
     try:
         end = tmp_path / "runs/aligned/attempts/2.json"
         deadline = time.monotonic() + 90

@@ -114,8 +114,6 @@ def test_a_finished_run_of_another_job_says_what_changed_and_what_to_do(folder: 
     assert "train_data has 65 examples, and had 64" in again()[0]["reason"]
     records = sorted(path.name for path in (folder / "runs/line/attempts").iterdir())
     assert records == ["1.json", "2.json"], "none of them left a trace"
-    fresh, _ = again("--fresh")
-    assert (fresh["code"], fresh["step"], fresh["finished_before"]) == (0, 20, False)
 
 
 def _rates(run: OrchRun) -> dict[int, float]:
@@ -124,7 +122,9 @@ def _rates(run: OrchRun) -> dict[int, float]:
 
 @pytest.mark.soak
 @pytest.mark.soak_ci
-def test_a_rate_that_is_asked_for_is_used_and_one_that_training_came_to_stays(folder: Path, again: Again) -> None:
+def test_a_rate_that_is_asked_for_is_used_one_that_training_came_to_stays_and_fresh_is_from_nothing(
+    folder: Path, again: Again
+) -> None:
     lowered = ["--set", "train.params.lower_at=10"]
     _, first = again(*lowered)
     assert {_rates(first)[5], _rates(first)[20]} == {0.01, 0.0025}
@@ -140,6 +140,9 @@ def test_a_rate_that_is_asked_for_is_used_and_one_that_training_came_to_stays(fo
     assert "learning rate 0.01 -> 0.05, as the task says now (the checkpoint had come to 0.0025)" in asked.log
     assert "was made by another job, and training goes on from it: " in asked.log
     assert "widths.py has changed" in asked.log
+
+    fresh, _ = again("--fresh", "--set", "train.global_batch_size=32")
+    assert (fresh["code"], fresh["step"], fresh["finished_before"]) == (0, 20, False)
 
 
 @pytest.mark.soak

@@ -115,6 +115,8 @@ def test_damaged_commit_falls_back_too(run_once: Callable[..., OrchRun], undistu
     assert run_once(600).result()["weights_sha256"] == undisturbed
 
 
+@pytest.mark.soak
+@pytest.mark.soak_ci
 def test_all_damaged_ends_with_78_and_overwrites_nothing(run_once: Callable[..., OrchRun], trained: Path) -> None:
     files = sorted((trained / "checkpoints").rglob("*.*"))
     for path in files:

@@ -157,9 +157,10 @@ def test_the_line_that_is_printed_loads_what_was_trained(
         assert "get_config()" in warned[0]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "hold_at",
-    [pytest.param(28, marks=[pytest.mark.soak, pytest.mark.soak_ci]), 20],
+    [28, pytest.param(20, marks=pytest.mark.soak_ci)],
     ids=["it is in a checkpoint", "it is taken back"],
 )
 def test_the_best_model_survives_a_kill_and_is_forgotten_with_what_is_taken_back(

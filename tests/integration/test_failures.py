@@ -131,6 +131,8 @@ def test_whatever_worker_1_says_the_job_ends_with_it(tmp_path: Path, kind: str) 
     assert b"line\n" * 5000 in log.replace(b"\r", b"") if kind == "long" else said[kind].encode() in log
 
 
+@pytest.mark.soak
+@pytest.mark.soak_ci
 def test_a_terminal_of_few_characters_gets_the_others_written_out(tmp_path: Path) -> None:
     done = _run(tmp_path, PYTHONIOENCODING="latin-1", PYTHONUTF8="0", LC_ALL="C", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 70
@@ -143,7 +145,7 @@ def test_a_terminal_of_few_characters_gets_the_others_written_out(tmp_path: Path
     ("kind", "task", "said", "frame"),
     [
         ("labels", "Odd", "3 is out of range in the training batch of step 1, row", ""),
-        ("graph", "Odd", "x is too large", "in call"),
+        pytest.param("graph", "Odd", "x is too large", "in call", marks=[pytest.mark.soak, pytest.mark.soak_ci]),
         ("shapes", "Odd", "Dimensions must be equal, but are 4 and 7", "in call"),
         pytest.param("objects", "Odd", "", "", marks=pytest.mark.soak),
         pytest.param("step", "OwnStep", "no such thing", "in inner", marks=[pytest.mark.soak, pytest.mark.soak_ci]),

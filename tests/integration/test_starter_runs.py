@@ -11,7 +11,8 @@ ORCH = str(Path(sys.executable).with_name("orch"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.soak_ci), "2"])
 def test_what_init_writes_trains_as_it_is(tmp_path: Path, workers: str) -> None:
     folder = tmp_path / "2nd Try"
     folder.mkdir()

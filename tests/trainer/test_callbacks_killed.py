@@ -16,7 +16,7 @@ from trainer.rundir.attempts import CommitRef
 
 HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 def job(folder: Path, attempt: int = 1, **options: Any) -> Any:
@@ -68,8 +68,8 @@ def lines(finished: Run, worker: int = 0) -> list[str]:
     ("workers", "params"),
     [
         (1, {}),
-        pytest.param(1, {"by_batch": True}, marks=pytest.mark.soak),
-        pytest.param(2, {}, marks=[pytest.mark.soak, pytest.mark.soak_ci]),
+        (1, {"by_batch": True}),
+        pytest.param(2, {}, marks=pytest.mark.soak_ci),
     ],
     ids=["alone", "by batch", "two workers"],
 )

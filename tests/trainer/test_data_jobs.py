@@ -79,9 +79,8 @@ def test_arrays_with_remainder_and_class_weight_train_as_in_fit(
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "form", ["shuffled", *(pytest.param(form, marks=pytest.mark.soak) for form in ("generator", "arrays"))]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("form", [pytest.param("shuffled", marks=pytest.mark.soak_ci), "generator", "arrays"])
 def test_a_killed_job_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, form: str) -> None:
     train = {"epochs": 20, "remainder": "keep"}
 

@@ -186,8 +186,14 @@ def test_two_undisturbed_trainings_end_alike(tmp_path: Path) -> None:
     assert all(np.array_equal(first, second) for first, second in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["a file that went on", "a file that is gone"])
-@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize(
+    ("append", "lost"),
+    [
+        (False, False),
+        (True, True),
+        *(pytest.param(append, not append, marks=pytest.mark.soak) for append in (False, True)),
+    ],
+)
 def test_a_table_has_every_line_once(tmp_path: Path, append: bool, lost: bool) -> None:
     def make(folder: Path) -> list[Any]:
         return [C.CSVLogger(str(folder / "log.csv"), append=append)]
@@ -226,7 +232,7 @@ def test_tensorboard_has_one_curve(tmp_path: Path, options: Any) -> None:
     assert ("epoch_loss", 1) not in {key[:2] for key in events(tmp_path / "other")}
 
 
-@pytest.mark.parametrize("swap_on_epoch", [False, True])
+@pytest.mark.parametrize("swap_on_epoch", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_swapped_averages_survive(tmp_path: Path, swap_on_epoch: bool) -> None:
     def make(folder: Path) -> list[Any]:
         return [C.SwapEMAWeights(swap_on_epoch)]

@@ -130,6 +130,7 @@ def test_one_save_is_in_flight_and_others_that_are_due_are_skipped(tmp_path: Pat
         assert [snapshot.step for snapshot in worker.of(Snapshot)] == [40, 120]
 
 
+@pytest.mark.soak
 def test_stop_when_ends_at_an_evaluation_and_callbacks_at_an_epoch(tmp_path: Path) -> None:
     early = {
         **DIGITS,
