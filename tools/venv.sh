@@ -41,6 +41,12 @@ if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
         "then run make again."
 fi
 
+# To clear a link is to empty the environment of another tree, which may be in use.
+if [ -L "$folder" ]; then
+    fail "$(pwd -P)/$folder is a link to $(readlink "$folder"): an environment of its own is made in a folder alone." \
+        "Remove the link and run make again, or call the Python of that environment itself."
+fi
+
 # A folder that was copied, moved or left half made has a Python that does not know where it is: start over.
 here=$(pwd -P)/$folder
 if ! [ "$("$folder/bin/python" -c 'import sys; print(sys.prefix)' 2>/dev/null)" = "$here" ] ||
