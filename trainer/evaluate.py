@@ -5,17 +5,17 @@ metrics are those of one device. They are Keras' own variables, lent by training
 and then the workers agree to go on, by which all learn that one of them is to stop.
 """
 
-import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainer.checkpoint.replicas import Replicas
+from trainer.checkpoint.replicas import Replicas, put_back
 from trainer.collective import Collective, Decision
 from trainer.data import kinds
 from trainer.data.feed import may_vary, on_replicas
@@ -169,21 +169,10 @@ class Evaluator:
 
         self._logs.learn(trace, "evaluate_step" if self._own_step else "test_step")
 
-    @contextlib.contextmanager
-    def _lent_metrics(self) -> Iterator[None]:
+    def _lent_metrics(self) -> AbstractContextManager[None]:
         metrics = [*self._model.metrics, *self._others]
-        components = [
-            component
-            for metric in metrics
-            for variable in metric.variables
-            for component in self._replicas.components(variable)
-        ]
-        before = [tf.identity(component) for component in components]
-        try:
-            yield
-        finally:
-            for component, value in zip(components, before, strict=True):
-                component.assign(value)
+        variables = [variable for metric in metrics for variable in metric.variables]
+        return put_back([component for variable in variables for component in self._replicas.components(variable)])
 
     def _peek(self, batches: Iterator[Batch] | None, done: int) -> tuple[bool, Iterator[Batch] | None]:
         """Whether there is a batch after `done` examples, and the batches as they were."""

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from trainer.checkpoint.replicas import Replicas
+from trainer.checkpoint.replicas import Replicas, put_back
 from trainer.data.sources import ArraySource, Batch, Source
 from trainer.errors import ConfigError
 from trainer.reach import Reached
@@ -53,7 +53,7 @@ def check_rows(
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
-        with _put_back(changing), trial.program():
+        with put_back(changing), trial.program():
             if step is not None:
                 step(model, model.optimizer, batch)
             else:
@@ -245,13 +245,3 @@ def _changing(replicas: Replicas, model: keras.Model, reached: Reached) -> list[
         if id(variable.value if isinstance(variable, keras.Variable) else variable) not in later
         for component in replicas.components(variable)
     ]
-
-
-@contextlib.contextmanager
-def _put_back(changing: Sequence[tf.Variable]) -> Iterator[None]:
-    before = [tf.identity(variable) for variable in changing]
-    try:
-        yield
-    finally:
-        for variable, value in zip(changing, before, strict=True):
-            variable.assign(value)

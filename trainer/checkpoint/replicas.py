@@ -1,11 +1,12 @@
 """What each replica holds: reading the copies of a variable, and gathering values over all replicas of all workers.
 
 Imports TensorFlow. Gathering is a collective wherever replicas live in several processes: then all workers must call it, in
-the same order. Nothing here writes to a variable.
+the same order. Nothing here writes to a variable, but for `put_back`.
 """
 
+import contextlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import google_crc32c
@@ -90,6 +91,17 @@ class Replicas:
             gathered.append([part.view(sample.dtype).reshape(sample.shape) for part in parts])
             at += length
         return gathered
+
+
+@contextlib.contextmanager
+def put_back(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Within it, these plain variables may be changed; afterwards they are as before. Takes a copy of each."""
+    before = [tf.identity(variable) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
 
 
 def value_of(variable: tf.Variable) -> np.ndarray:
