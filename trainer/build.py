@@ -135,10 +135,14 @@ def _check_state(model: keras.Model, replicas: int) -> None:
             )
 
 
+def fixed_inputs(model: keras.Model) -> list[Any]:
+    """The symbolic inputs of a model that take one number of examples alone, their first dimension, as for stateful layers."""
+    return [tensor for tensor in getattr(model, "inputs", None) or [] if tensor.shape and tensor.shape[0] is not None]
+
+
 def _check_inputs(model: keras.Model, replicas: int) -> None:
-    for tensor in getattr(model, "inputs", None) or []:
-        if replicas > 1 and tensor.shape and tensor.shape[0] is not None:
-            raise ConfigError(
-                f"the model's input {tensor.name} has a fixed batch of {tensor.shape[0]}, which {replicas} replicas divide",
-                remedy="Use keras.Input(shape) without batch_size or batch_shape.",
-            )
+    if replicas > 1 and (fixed := fixed_inputs(model)):
+        raise ConfigError(
+            f"the model's input {fixed[0].name} has a fixed batch of {fixed[0].shape[0]}, which {replicas} replicas divide",
+            remedy="Use keras.Input(shape) without batch_size or batch_shape.",
+        )

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.build import fixed_inputs
 from trainer.checkpoint.replicas import Replicas, put_back
 from trainer.collective import Collective, Decision
 from trainer.data import kinds
@@ -66,7 +67,8 @@ class Evaluator:
         self._batch_size = batch_size
         self._own_step = overrides(task, "evaluate_step")
         _check(task, model, own_step=self._own_step)
-        self._fixed = _fixed_batch(model)
+        fixed = fixed_inputs(model)
+        self._fixed: int | None = fixed[0].shape[0] if fixed else None
         if self._fixed is not None and isinstance(source, ArraySource | StreamSource):
             self._check_size(batch_size)
             known = source.examples if isinstance(source, ArraySource) else source.elements.known
@@ -263,12 +265,6 @@ class Evaluator:
             return
         for start in range(0, self._source.examples, self._batch_size):
             yield self._source.rows(slice(start, min(start + self._batch_size, self._source.examples)))
-
-
-def _fixed_batch(model: keras.Model) -> int | None:
-    """The only number of examples that the inputs of a model take at a time, as for stateful layers."""
-    sizes = [tensor.shape[0] for tensor in getattr(model, "inputs", None) or [] if tensor.shape]
-    return next((size for size in sizes if size is not None), None)
 
 
 def _check(task: Task, model: keras.Model, *, own_step: bool) -> None:
