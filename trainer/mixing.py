@@ -61,8 +61,8 @@ def check_rows(
     except _Seen:
         pass
     except Exception as error:
-        # Whatever it is, the step itself will say it, where it can be explained.
-        log.debug("the step could not be tried without compiling it: %s", error)
+        # If the step cannot be run at all, it will say so itself, where it can be explained.
+        log.info("whether a layer mixes the rows of a batch could not be tried: %s", str(error).split("\n", 1)[0][:200])
     finally:
         tf.config.run_functions_eagerly(eagerly)
     if trial.found is not None:
