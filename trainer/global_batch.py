@@ -162,9 +162,11 @@ class GlobalBatch:
 
     def _call(self, call: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
         replica = self._replica()
-        if replica is None or replica.depth:
-            return call(layer, *args, **kwargs)
         size = _batch_size((args, kwargs))
+        if replica is None or replica.depth:
+            outputs = call(layer, *args, **kwargs)
+            # A gradient of a known number of rows stays what it is on one device: a row for each lookup (_differs_in_rows).
+            return _with_known_rows(outputs, size) if replica and isinstance(layer, _KEEP_ROWS) else outputs
         replica.depth, replica.split, replica.added = 1, size is not None and size % self._replicas == 0, []
         try:
             if not replica.split:
@@ -308,6 +310,23 @@ def _batch_size(arguments: Any) -> int | None:
     """The first dimension of the first tensor that has one, where those of all are known."""
     sizes = [leaf.shape[0] for leaf in keras.tree.flatten(arguments) if _is_tensor(leaf) and leaf.shape.rank != 0]
     return None if None in sizes or not sizes else sizes[0]
+
+
+_KEEP_ROWS = (
+    keras.layers.TextVectorization,
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+    keras.layers.Hashing,
+)
+"""Layers with a row of output for each of input that lose its number."""
+
+
+def _with_known_rows(output: Any, size: int | None) -> Any:
+    """The output of such a layer, with the number of rows in its shape where the other dimensions are known."""
+    unknown = isinstance(output, tf.Tensor) and output.shape.rank and output.shape[0] is None
+    if size is None or not unknown or None in output.shape[1:]:
+        return output
+    return tf.ensure_shape(output, (size, *output.shape[1:]))
 
 
 def _with_rows(layer: Any, output: Any, size: int) -> Any:

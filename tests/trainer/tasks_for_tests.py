@@ -232,7 +232,8 @@ class Sentences(Task):
                 keras.layers.Dense(1, "sigmoid"),
             ]
         )
-        model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy", metrics=["accuracy"])
+        # Looks at each lookup of a word by itself: their number must not get lost on the way over replicas.
+        model.compile(keras.optimizers.Adagrad(0.1), "binary_crossentropy", metrics=["accuracy"])
         return model
 
 
