@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.agent.link import CoordinatorClient
-from trainer.agent.protocol import JobState
+from trainer.agent.protocol import SPARE, JobState
 
 DEADLINE_S = 150.0
 
@@ -90,8 +90,13 @@ class OrchRun:
         return self._find(lambda: self.look("trainer", index))
 
     def spare(self, index: int) -> int:
-        """Process id of the spare process of a worker; waits for it."""
-        return self._find(lambda: self.look("spare", index))
+        """Process id of the spare process of a worker; waits until it has imported TensorFlow."""
+
+        def ready() -> int | None:
+            pid = self.look("spare", index)
+            return pid if pid is not None and name_of(pid) == SPARE else None
+
+        return self._find(ready)
 
     def writer(self) -> int:
         """Process id of the chief's writer; waits for it."""
@@ -275,7 +280,7 @@ def children_of(parent: int, module: str, index: int | None, *, spare: bool = Fa
         if its_parent == parent
         and command_of(pid).rstrip().endswith(module)
         and (index is None or environment_of(pid).get("ORCH_INDEX") == str(index))
-        and name_of(pid).startswith("orch-spare") == spare
+        and name_of(pid).startswith(SPARE) == spare
     ]
     # A process that was just started has no name yet, and may be a spare.
     return min(found, key=lambda pid: name_of(pid) != "orch-train", default=None)
