@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +22,7 @@ from trainer.errors import DamagedCheckpoint, OrchError
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.lifeline import die_with_parent
 from trainer.tracebacks import full_traceback, message_of, origin, user_traceback
+from trainer.unhurried import run_beside_training
 
 log = logging.getLogger("trainer.worker")
 
@@ -69,11 +69,7 @@ def import_tensorflow(channel: Channel, prepare: Prepare) -> TrainConfig:
     if not prepare.beside_training:
         _import()
         return config
-    import numpy  # noqa: F401  (the threads that it starts keep the priority of the one that imports it)
-
-    # A thread without privileges cannot raise its priority again; so one that ends has the low one.
-    with ThreadPoolExecutor(1, "import", initializer=_give_way) as importing:
-        importing.submit(_import).result()
+    run_beside_training(_import)
     name_process(SPARE)
     return config
 
@@ -82,12 +78,6 @@ def _import() -> None:
     import tensorflow  # noqa: F401  (its import is what this phase is about)
 
     import trainer.setup  # noqa: F401
-
-
-def _give_way() -> None:
-    """From here on this thread runs where nothing else wants the core. Linux only."""
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:

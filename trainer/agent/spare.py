@@ -2,8 +2,8 @@
 
 TensorFlow's import takes longer than all else in a recovery. So where memory allows, a second process imports it while
 training goes on, and waits; the next attempt begins with that one. It is no part of any attempt until it is told which. Beside
-training it imports at the lowest priority: on idle cores as fast as ever, on busy ones later. One that has not imported it by the
-time it is needed gives way to one that does at full speed.
+training it imports without hurry (unhurried.py): with a core idle within seconds, with none in half a minute. One that has not
+imported it by the time it is needed gives way to one that does at full speed.
 """
 
 import logging
