@@ -13,10 +13,10 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops import random_ops_util
 
 from trainer.corrections import correct
 from trainer.data.feed import Feed
+from trainer.draws import as_a_graph_draws
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.global_batch import GlobalBatch
 from trainer.logs import Logs, Scores, as_scores, flat
@@ -27,8 +27,6 @@ from trainer.task import Task, model_overrides, overrides
 log = logging.getLogger(__name__)
 
 Mode = Literal["xla", "graph", "eager"]
-
-_PHILOX, _AUTO_SELECT = tf.random.Algorithm.PHILOX.value, tf.random.Algorithm.AUTO_SELECT.value
 
 # On CPUs XLA's convolutions are slower than oneDNN's, and it cannot compile strings.
 _NOT_FOR_XLA = (
@@ -197,7 +195,8 @@ class Block:
     @contextmanager
     def _context(self) -> Iterator[None]:
         """In it the program is traced, and so run."""
-        with self._global_batch.program(), self._ranges.program(), _philox() if self.mode == "xla" else nullcontext():
+        draws = as_a_graph_draws() if self.mode == "xla" else nullcontext()
+        with self._global_batch.program(), self._ranges.program(), draws:
             yield
 
     def _shapes(self, arguments: Any) -> tuple[str, ...]:
@@ -266,23 +265,6 @@ class Block:
 
         traced = tf.function(lambda: self._strategy.run(step, (arguments,)), autograph=self._own_step)
         traced.get_concrete_function()
-
-
-@contextmanager
-def _philox() -> Iterator[None]:
-    """What draws random numbers without naming an algorithm draws by Philox, as a graph does on CPU and GPU.
-
-    XLA would take ThreeFry, which its CPU compiler computes anew in each use of a mask: a step of two Dropouts takes 20 times as
-    long (2.2 ms, by Philox 0.11).
-    """
-    key_counter_alg = random_ops_util.get_key_counter_alg
-
-    def by_philox(seed: Any, alg: Any) -> Any:
-        automatic = alg is None or random_ops_util.convert_alg_to_int(alg) == _AUTO_SELECT
-        return key_counter_alg(seed, _PHILOX if automatic else alg)
-
-    with replaced(random_ops_util, "get_key_counter_alg", by_philox):
-        yield
 
 
 def examples_of(batch: Any) -> Any:

@@ -43,7 +43,9 @@ class Entry:
     also: tuple[str, ...] = ()
     """In the parts fast and ci: modes besides `one` and `killed`; in ci all run with `four` as well."""
     random: Literal["", "layer", "step"] = ""
-    """Whether it draws random numbers in training: XLA draws others than a graph, and in a layer each replica its own."""
+    """Whether it draws random numbers in training: in a layer each replica draws its own."""
+    normal: bool = False
+    """Whether they are normal: XLA makes others of the same bits than a graph does."""
     other_logs: tuple[str, ...] = ()
     """Names of logs that are not compared with fit's, for the reason in `why`."""
     other: bool = False

@@ -95,7 +95,7 @@ class Dropout(_Layers):
         return [layers.Dropout(0.3), layers.Dense(8, "tanh"), layers.Dropout(0.3)]
 
 
-@entry("Noise: GaussianNoise, GaussianDropout, AlphaDropout", random="layer")
+@entry("Noise: GaussianNoise, GaussianDropout, AlphaDropout", random="layer", normal=True)
 class Noise(_Layers):
     def tested(self) -> Any:
         return [layers.GaussianNoise(0.2), layers.GaussianDropout(0.2), layers.AlphaDropout(0.1)]
@@ -290,7 +290,7 @@ class Sampling(layers.Layer):
         return mean + ops.exp(0.5 * log_var) * noise if training else mean
 
 
-@entry("A variational autoencoder: random numbers and a loss within a layer", random="layer")
+@entry("A variational autoencoder: random numbers and a loss within a layer", random="layer", normal=True)
 class Variational(Case):
     def train_data(self) -> Any:
         x = make("numbers", TRAINED, 1)[0]

@@ -54,6 +54,7 @@ GAN = {"allowed": dict.fromkeys(("one", "xla", "four", "two"), 3e-4)}
 @entry(
     "Two networks and two optimizers in the task's train_step; noise from a generator of the task",
     random="step",
+    normal=True,
     part="fast",
     **GAN,
 )
@@ -115,7 +116,10 @@ class KerasGan(Pair):
 
 
 @entry(
-    "A GAN as Keras' guide writes it: train_step of the model, two optimizers of its own compile", random="step", **GAN
+    "A GAN as Keras' guide writes it: train_step of the model, two optimizers of its own compile",
+    random="step",
+    normal=True,
+    **GAN,
 )
 class GanOfTheGuide(_Gan):
     def model(self) -> Any:

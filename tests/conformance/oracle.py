@@ -1,5 +1,6 @@
 """Keras' own `fit` on the batches that the trainer takes: the numbers that all others are compared with."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tests.conformance import base
 from tests.conformance.outcome import Outcome
 from trainer.data.order import Order
+from trainer.draws import as_a_graph_draws
 from trainer.task import Task, overrides
 
 
@@ -16,7 +18,7 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
     """Train as a script with `fit` would: one process, no strategy.
 
     Args:
-        jit: compile by XLA, which draws other random numbers than a graph does.
+        jit: compile by XLA, drawing as the trainer does there.
         train: the job file's train section.
     """
     seed, batch = train["seed"], train["global_batch_size"]
@@ -45,16 +47,17 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
         last = _Weights()
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*callbacks, last]
-        model.fit(
-            batches,
-            epochs=epochs,
-            steps_per_epoch=per_epoch,
-            validation_data=evaluation,
-            callbacks=callbacks,
-            class_weight=task.oracle_class_weight or train.get("class_weight"),
-            shuffle=False,
-            verbose=0,
-        )
+        with as_a_graph_draws() if jit else nullcontext():
+            model.fit(
+                batches,
+                epochs=epochs,
+                steps_per_epoch=per_epoch,
+                validation_data=evaluation,
+                callbacks=callbacks,
+                class_weight=task.oracle_class_weight or train.get("class_weight"),
+                shuffle=False,
+                verbose=0,
+            )
     heard = list(base.heard)
     task.after_fit(model)
     outcome = outcome_of(task, model)

@@ -29,7 +29,8 @@ get. A task whose number is another one than `fit`'s is compared with the right 
 
 _DRAWS = """Tasks that draw random numbers in layers (Dropout, noise, augmentation) are the same training with other draws when
 there are several replicas: each replica draws for its own part of the batch, where one device draws for all of it. They are
-compared by size alone there: {ids}. XLA draws other numbers than a graph, so that xla is compared with `fit` compiled by XLA.
+compared by size alone there: {ids}. XLA makes other normal numbers of the same
+bits than a graph does: what draws these is compared with `fit` compiled by XLA.
 """
 
 _TABLES = """A number is the largest difference of any variable of the model from that of `fit`, relative to the largest value

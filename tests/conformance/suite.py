@@ -71,6 +71,6 @@ def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job
     for own, kind in kinds.items():
         jobs = [(one.id, mode) for one, mode in chosen if mode == own]
         if own == "xla":
-            jobs += [(one.id, "oracle-xla") for one, mode in chosen if mode == own and one.random]
+            jobs += [(one.id, "oracle-xla") for one, mode in chosen if mode == own and one.normal]
         many.append((kind, jobs))
     return [[("one", alone)], [(kind, jobs) for kind, jobs in many if jobs]]

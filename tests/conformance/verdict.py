@@ -37,7 +37,7 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
     """From the files in `out`."""
     try:
         ours = Outcome.load(out / entry.id / mode)
-        by_xla = ours.compiled == "xla" and entry.random
+        by_xla = ours.compiled == "xla" and entry.normal
         compared = "one" if mode == "killed" else "oracle-xla" if by_xla else "oracle"
         theirs = None if mode in entry.refused else Outcome.load(out / entry.id / compared)
     except OSError as error:
