@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context  # the coordination service has no public name
 
+from trainer.errors import ConfigError
+
 _LEAVE_S = 5.0
 
 
@@ -23,6 +25,10 @@ class Decision:
     evaluate: bool = False
     finish: bool = False
     """Training has reached its end before its last step (stop_when, a callback)."""
+    labels: int = 0
+    """A checksum (data/checksum.py) of the labels that this worker read for the block or batches before."""
+    same_labels: bool = True
+    """Of what was decided: whether those of all workers are equal."""
 
 
 class Collective:
@@ -45,8 +51,11 @@ class Collective:
     def agree(self, mine: Decision, *, chief: bool) -> Decision:
         """The decision of all: the stop flag of any worker, everything else from the chief."""
         fields = [mine.next_steps, mine.save, mine.evaluate, mine.finish] if chief else [0, 0, 0, 0]
-        stop, steps, save, evaluate, finish = self.sum(np.array([mine.stop, *fields], np.float64))
-        return Decision(stop > 0, round(float(steps)), save > 0, evaluate > 0, finish > 0)
+        labels = [1, mine.labels, mine.labels**2]
+        stop, steps, save, evaluate, finish, *sums = self.sum(np.array([mine.stop, *fields, *labels], np.float64))
+        workers, total, squares = (round(float(value)) for value in sums)
+        same = workers * squares == total**2
+        return Decision(stop > 0, round(float(steps)), save > 0, evaluate > 0, finish > 0, same_labels=same)
 
     def leave(self, index: int, workers: int) -> None:
         """Wait until all workers are here, and have noticed that all are. Its return means that they may exit."""
@@ -61,6 +70,16 @@ class Collective:
 
     def _sum_over_replicas(self, values: tf.Tensor) -> Any:
         return self._strategy.run(sum_over_replicas, (values,))
+
+
+def data_differ(what: str, where: str) -> ConfigError:
+    """The error of workers that their task's `what` gave different data."""
+    return ConfigError(
+        f"{what}() gave one worker other examples than another, or in another order{where}: several workers train on the same "
+        "batches, and each computes its part of them",
+        remedy="Let it give the same each time: seed the random generators it uses (numpy.random.default_rng(seed)), and go "
+        "through sets and folders in sorted order.",
+    )
 
 
 def sum_over_replicas(value: Any) -> Any:

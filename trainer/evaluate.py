@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from trainer.build import fixed_inputs
 from trainer.checkpoint.replicas import Replicas, put_back
-from trainer.collective import Collective, Decision
+from trainer.collective import Collective, Decision, data_differ
 from trainer.data import kinds
+from trainer.data.checksum import label_checksum
 from trainer.data.feed import may_vary, on_replicas
 from trainer.data.sources import ArraySource, Batch, BatchSource, Source, StreamSource
 from trainer.data.stacking import pick_batch, stack_batches
@@ -118,10 +119,12 @@ class Evaluator:
         with self._lent_metrics():
             self._begin()
             batches = self._batches() if self._resident is None else None
-            pace, done, examples = Pace(_BATCHES_MAX, slice_s), 0, 0
+            pace, done, examples, labels = Pace(_BATCHES_MAX, slice_s), 0, 0, 0
             while True:
                 wanted = 1 if every_batch else pace.next_steps(_BATCHES_MAX)
-                turn = self._collective.agree(Decision(stop=stopped(), next_steps=wanted), chief=chief)
+                turn = self._collective.agree(Decision(stop=stopped(), next_steps=wanted, labels=labels), chief=chief)
+                if not turn.same_labels:
+                    raise data_differ("evaluation_data", f" up to example {examples}")
                 if turn.stop:
                     return None
                 began = time.monotonic()
@@ -132,7 +135,7 @@ class Evaluator:
                 if batches is None:
                     taken, count = self._take_resident(examples, turn.next_steps)
                 else:
-                    taken, count = self._take_read(batches, done, turn.next_steps)
+                    taken, count, labels = self._take_read(batches, done, turn.next_steps)
                 if not count:
                     break
                 self._ranges.check(0)
@@ -196,14 +199,16 @@ class Evaluator:
         self._scores()  # waits for the device
         return count * size, count
 
-    def _take_read(self, batches: Iterator[Batch], first: int, wanted: int) -> tuple[int, int]:
-        examples = count = 0
+    def _take_read(self, batches: Iterator[Batch], first: int, wanted: int) -> tuple[int, int, int]:
+        """Examples and batches that were there, and the checksum of their labels."""
+        examples = count = labels = 0
         for batch in itertools.islice(batches, wanted):
             self._one(self._table(batch), tf.constant(first + count))
             examples += kinds.examples_of(batch)
             count += 1
+            labels = label_checksum(batch, labels)
         self._scores()
-        return examples, count
+        return examples, count, labels
 
     def _table(self, batch: Batch) -> Any:
         """A table of one batch, as blocks of training have it."""
@@ -260,11 +265,11 @@ class Evaluator:
         return self._model.test_step(batch)
 
     def _batches(self) -> Iterator[Batch]:
-        if not isinstance(self._source, ArraySource):
-            yield from self._source.part(0, 1, self._batch_size)
-            return
-        for start in range(0, self._source.examples, self._batch_size):
-            yield self._source.rows(slice(start, min(start + self._batch_size, self._source.examples)))
+        source, size = self._source, self._batch_size
+        if not isinstance(source, ArraySource):
+            return source.part(0, 1, size)
+        starts = range(0, source.examples, size)
+        return (source.rows(slice(start, min(start + size, source.examples))) for start in starts)
 
 
 def _check(task: Task, model: keras.Model, *, own_step: bool) -> None:

@@ -3,21 +3,19 @@
 What is found out costs training nothing: random states are put back, and the model is left as it was.
 """
 
-import contextlib
 import json
 import logging
-import random
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
-from tensorflow.python.eager import context as eager_context
+
+from trainer.data.random_state import random_states_kept
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ class Form:
 
 def form_of(model: keras.Model) -> Form:
     """How this model can be exported. One warning where only its weights can be."""
-    with _random_states_kept(), warnings.catch_warnings():
+    with random_states_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             form = _try(model)
@@ -120,18 +118,3 @@ def _sentence(error: BaseException) -> str:
     """The first sentence of a message that may go over lines."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.partition(". ")[0].partition(", and therefore")[0].rstrip(".:")[:300]
-
-
-@contextlib.contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """What is made within draws random numbers, and is not to change those of training."""
-    own, numpys = random.getstate(), np.random.get_state()
-    tensorflows = getattr(eager_context.context(), "_rng", None)
-    state = tensorflows.getstate() if tensorflows is not None else None
-    try:
-        yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(numpys)
-        if tensorflows is not None:
-            tensorflows.setstate(state)

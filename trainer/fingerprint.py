@@ -1,13 +1,16 @@
 """Data and optimizer of a task as made_with.py compares them, and the rate that a resumed job trains with. Imports Keras."""
 
 import logging
+import zlib
 from typing import Any
 
 import keras
 import numpy as np
-from typing_extensions import Buffer
 
+from trainer.checkpoint.replicas import Replicas
+from trainer.collective import data_differ
 from trainer.config import TrainConfig
+from trainer.data.checksum import array_of, bytes_of
 from trainer.data.sources import ArraySource, Source
 from trainer.made_with import DataMark, MadeWith, changes, flat, of_host_state, of_job
 from trainer.rundir.checksum import crc32c
@@ -40,13 +43,28 @@ def mark_of(source: Source) -> DataMark:
         leaves = keras.tree.flatten(source.arrays)
     else:
         leaves = keras.tree.flatten(source.rows(_rows(source.examples, source.size_bytes)))
-    arrays = [_array(leaf) for leaf in leaves]
+    arrays = [array_of(leaf) for leaf in leaves]
     known = None if isinstance(source, ArraySource) else source.known
     return DataMark(
         examples=source.examples if isinstance(source, ArraySource) else known,
         shapes=[f"{array.dtype}{list(array.shape[1:])}" if array.dtype.kind in "biufc" else "text" for array in arrays],
-        checksum=crc32c([_bytes(array) for array in arrays]),
+        checksum=crc32c([bytes_of(array) for array in arrays]),
     )
+
+
+def check_equal(made: MadeWith, train: Source, evaluation: Source | None, replicas: Replicas) -> None:
+    """A collective: all workers call it, with what each was given by its task.
+
+    Raises:
+        ConfigError: the arrays of one worker are not those of another, or not as many. Streams are compared as they are read.
+    """
+    marks = [(made.train_data, train), (made.evaluation_data, evaluation)]
+    told = [mark.model_dump_json() if mark and isinstance(source, ArraySource) else "" for mark, source in marks]
+    row = np.array([zlib.crc32(one.encode()) for one in told], np.int64)
+    table = replicas.all_gather([row] * len(replicas.local_ids))
+    for name, column in zip(("train_data", "evaluation_data"), table.T, strict=True):
+        if (column != column[0]).any():
+            raise data_differ(name, "")
 
 
 def optimizer_config(optimizer: Any) -> dict[str, Any]:
@@ -110,23 +128,6 @@ def _rows(length: int, size_bytes: int) -> np.ndarray:
     row_bytes = max(1, size_bytes // max(length, 1))
     count = max(2, min(length, ROWS, (16 << 20) // row_bytes))
     return np.unique(np.linspace(0, length - 1, count).astype(np.int64))
-
-
-def _array(leaf: Any) -> np.ndarray:
-    """The values of a leaf; a sparse one as a row of its places and values, a ragged one as text."""
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    if hasattr(leaf, "indices") and hasattr(leaf, "values"):
-        return np.concatenate([np.asarray(part).astype(np.float64).ravel() for part in (leaf.indices, leaf.values)])
-    return np.array([repr(leaf.to_list())]) if hasattr(leaf, "to_list") else np.asarray(leaf)
-
-
-def _bytes(array: np.ndarray) -> Buffer:
-    if array.dtype.hasobject or array.dtype.kind in "OSU":
-        return repr(array.tolist() if array.size <= 100_000 else array.ravel()[:100_000].tolist()).encode(
-            errors="replace"
-        )
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _plain(value: Any) -> Any:

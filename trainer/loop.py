@@ -14,7 +14,7 @@ from trainer.agent.protocol import Evaluated, Phase
 from trainer.best import Best
 from trainer.channel import Channel
 from trainer.checkpoint.state import TrainingState
-from trainer.collective import Collective, Decision
+from trainer.collective import Collective, Decision, data_differ
 from trainer.errors import TaskError
 from trainer.evaluate import Evaluator
 from trainer.hooks import Hooks
@@ -50,6 +50,8 @@ class Loop:
     stop_at_nan: bool = True
 
     _warned: bool = False
+    _labels: int = 0
+    """Checksum of the labels of the last block."""
 
     def run(self) -> bool:
         """True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer."""
@@ -57,6 +59,8 @@ class Loop:
         self.hooks.begin()
         while True:
             turn = self.collective.agree(self._proposal(), chief=self.chief)
+            if not turn.same_labels:
+                raise data_differ("train_data", f" up to step {at.step}")
             if turn.finish and at.step < self.plan.total_steps and not at.finished:
                 at.finished = self.hooks.stop_reason or _CHIEFS_CALLBACK
             if turn.evaluate:
@@ -81,12 +85,13 @@ class Loop:
         done = at.step >= plan.total_steps or bool(at.finished or self.hooks.stop_reason)
         evaluation_due = self.evaluator is not None and (done or plan.evaluate_at(at.step)) and at.validation is None
         if not self.chief or done:
-            return Decision(stop=stop, evaluate=evaluation_due, finish=done)
+            return Decision(stop=stop, evaluate=evaluation_due, finish=done, labels=self._labels)
         return Decision(
             stop=stop,
             next_steps=1 if self.hooks.every_batch else self.pace.next_steps(plan.steps_until_cut(at.step)),
             save=self.saves.due(at.step, by_steps=plan.save_at(at.step)),
             evaluate=evaluation_due,
+            labels=self._labels,
         )
 
     def _train(self, steps: int) -> None:
@@ -100,6 +105,7 @@ class Loop:
             self._not_finite(at.step + trained.not_finite_after + 1)
         at.step += trained.steps
         at.scores = trained.scores
+        self._labels = trained.labels
         self.pace.observe(trained.steps, seconds)
         numbers = as_numbers(at.scores)
         done = BlockDone(

@@ -34,7 +34,7 @@ from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
 from trainer.export import Exporter, load_line
 from trainer.exportable import form_of
-from trainer.fingerprint import go_on_from, made_with
+from trainer.fingerprint import check_equal, go_on_from, made_with
 from trainer.global_batch import GlobalBatch
 from trainer.hooks import Hooks, as_list
 from trainer.logs import Scores, as_numbers
@@ -195,6 +195,7 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     if record.world_size > 1:
         state.check_equal()
         adapted.check_equal(Replicas(strategy))
+        check_equal(made, data.source, data.evaluation, Replicas(strategy))
     faults.reach("process.restored")
 
     channel.enter(Phase.COMPILE, progress.step)

@@ -73,6 +73,8 @@ class Trained:
     """Of the running epoch up to the block's end."""
     not_finite_after: int | None
     """Steps of the block before the first one after which the loss was not finite."""
+    labels: int = 0
+    """The feed's checksum of its labels."""
 
 
 class Block:
@@ -190,7 +192,7 @@ class Block:
         self._compiled_for.add(shapes)
         self._ranges.check(first_step)
         at = int(bad)
-        return Trained(taken, as_scores(results), at if at >= 0 else None)
+        return Trained(taken, as_scores(results), at if at >= 0 else None, self._feed.labels)
 
     @contextmanager
     def _context(self) -> Iterator[None]:

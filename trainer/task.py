@@ -41,7 +41,8 @@ class Task:
         - arrays: (x, y), (x, y, sample_weight), or a dict or an array when there is no y; x and y may be dicts, tuples or
           lists of arrays. Shuffled by orch from train.seed; the first dimension of each counts examples. NumPy arrays,
           tensors, sparse and ragged ones, pandas columns and frames, and texts are taken as Keras' fit takes them.
-        - a tf.data.Dataset in its own order. Shuffling in it needs a seed.
+        - a tf.data.Dataset in its own order. One that shuffles is made anew by this method for each reading, seeded by
+          train.seed, so that its order is that of a fresh dataset on every worker and after a restart.
         - a function that returns a generator, or this method as a generator itself. Called once an epoch; it must yield the
           same each time. numpy.random and random are seeded for it.
         - a keras.utils.PyDataset, taken batch by batch in the order of its numbers. Its on_epoch_end is called at the end of

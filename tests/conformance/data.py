@@ -44,6 +44,22 @@ class BatchedDataset(_Ready):
         return tf.data.Dataset.from_tensor_slices(make("numbers", HELD_OUT, 2)).batch(12)
 
 
+@entry("A shuffled tf.data.Dataset, of training and of evaluation", part="fast", also=("two",))
+class Shuffled(Case):
+    seed: int | None = None
+
+    def train_data(self) -> Any:
+        return tf.data.Dataset.from_tensor_slices(make("numbers", TRAINED, 1)).shuffle(30, self.seed)
+
+    def evaluation_data(self) -> Any:
+        return tf.data.Dataset.from_tensor_slices(make("numbers", HELD_OUT, 2)).cache().shuffle(30)
+
+
+@entry("A tf.data.Dataset shuffled with a seed", part="whole")
+class ShuffledWithASeed(Shuffled):
+    seed = 11
+
+
 @entry("A generator of batches, which says nothing of its length")
 class GeneratorOfBatches(_Ready):
     """The oracle gets the same as a dataset of known length: of an unknown one, fit runs half a step more in each epoch."""

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from trainer.task import Task
 
-RANDOM = np.random.default_rng(3)
+RANDOM, OWN = np.random.default_rng(3), np.random.default_rng()
+"""The same in each process, and not."""
 X = np.maximum(RANDOM.normal(size=(52, 5)).astype("float32"), 0)
 Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
 WORDS = [RANDOM.integers(0, 5, 1 + number % 4).tolist() for number in range(52)]
@@ -72,6 +73,9 @@ class Forms(Task):
             "pydataset": Batches(),
             "shuffled": Batches(shuffled=True),
             "sparse": (tf.sparse.from_dense(X), Y),
+            "reshuffled": slices.cache().shuffle(len(X)).batch(BATCH),
+            "unlike": slices.shuffle(len(X), seed=int(OWN.integers(1 << 30)), reshuffle_each_iteration=False),
+            "unlike arrays": tuple(part[OWN.permutation(len(X))] for part in (X, Y)),
             "ragged": (tf.ragged.constant(WORDS, dtype=tf.int32), Y),
         }[self.form]
 

@@ -80,7 +80,10 @@ def test_arrays_with_remainder_and_class_weight_train_as_in_fit(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("form", [pytest.param("shuffled", marks=pytest.mark.soak_ci), "generator", "arrays"])
+@pytest.mark.parametrize(
+    "form",
+    ["shuffled", pytest.param("reshuffled", marks=pytest.mark.soak_ci), "generator", "arrays"],
+)
 def test_a_killed_job_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path, form: str) -> None:
     train = {"epochs": 20, "remainder": "keep"}
 
@@ -109,7 +112,8 @@ def test_a_killed_job_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path
     "form",
     [
         pytest.param("dataset", marks=pytest.mark.soak),
-        "sparse",
+        "reshuffled",
+        pytest.param("sparse", marks=pytest.mark.soak),
         pytest.param("ragged", marks=pytest.mark.soak),
     ],
 )
@@ -119,3 +123,13 @@ def test_two_workers_train_as_one_does(tmp_path: Path, form: str) -> None:
         assert two.wait() == [0, 0], two.workers[0].output() + two.workers[1].output()
         for ours, theirs in zip(weights_of(one), weights_of(two), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["unlike", pytest.param("unlike arrays", marks=pytest.mark.soak)])
+def test_workers_that_are_given_different_data_say_so(tmp_path: Path, form: str) -> None:
+    with job(tmp_path, form, workers=2) as done:
+        ends = done.wait()
+        assert 78 in ends
+        failure = done.workers[ends.index(78)].failure
+        assert "train_data() gave one worker other examples than another" in failure.message
+        assert "default_rng(seed)" in failure.message

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainer.collective import Collective, Decision
 from trainer.data import counting
+from trainer.data.checksum import LABEL_BITS, label_checksum
 from trainer.data.sources import ArraySource, BatchSource, StreamSource, source_of
 from trainer.errors import ConfigError, OrchError
 
 tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
 X = np.arange(10, dtype="float64").reshape(5, 2)
 Y = np.arange(5)
 
@@ -169,3 +172,56 @@ def test_a_generators_draws_do_not_depend_on_what_else_draws() -> None:
         np.random.seed(1)
         assert whole[5:] == drawn(5, remainder)
         assert whole[0] != whole[3]
+
+
+@pytest.mark.parametrize("seed", [7, None])
+def test_a_dataset_that_shuffles_has_the_order_of_a_fresh_one_however_often_it_was_read(seed: int | None) -> None:
+    def shuffled() -> Any:
+        return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(5, seed=seed).map(lambda x, y: (x, y))
+
+    keras.utils.set_random_seed(3)
+    expected = [int(y) for _, y in shuffled().repeat(3)]
+    assert expected[:5] != expected[5:10]
+    keras.utils.set_random_seed(3)
+    found = source_of(shuffled(), shuffled, "train_data", seed=3)
+    found.sample(2), found.count_examples()
+    state, drawn = np.random.get_state()[1].tolist(), random.getstate()
+    for first in (0, 2, 1):
+        row = itertools.islice(found.batches(3, first), 5 - first)
+        assert [*itertools.chain(*(y.tolist() for _, y in row))] == expected[3 * first : 15]
+    for _ in range(2):
+        assert [*itertools.chain(*(y.tolist() for _, y in found.part(0, 1, 2)))] == expected[:5]
+    assert np.random.get_state()[1].tolist() == state
+    assert random.getstate() == drawn
+    once = tf.random.uniform(()).numpy()
+    keras.utils.set_random_seed(3)
+    shuffled()  # draws its seed, as the first one above did
+    assert tf.random.uniform(()).numpy() == once
+
+
+def test_labels_that_differ_are_told_by_their_checksum() -> None:
+    one = label_checksum((X, Y))
+    assert one == label_checksum((X + 1, Y)) == label_checksum((X, Y, None))
+    assert one != label_checksum((X, Y[::-1]))
+    assert label_checksum(X) != label_checksum(X + 1)
+    assert label_checksum((X, Y), before=1) != one
+    assert 0 <= one < 1 << LABEL_BITS
+    texts = np.array(["a", "b"])
+    assert label_checksum((X, texts)) != label_checksum((X, texts[::-1]))
+
+
+@pytest.mark.parametrize("others", [[5, 5], [4, 6], [5, 6]])
+def test_workers_agree_on_whether_their_labels_are_the_same(others: list[int]) -> None:
+    class Three(Collective):
+        """The sums of three workers, of which this one has checksum 5."""
+
+        def __init__(self) -> None:
+            pass
+
+        def sum(self, values: np.ndarray) -> np.ndarray:
+            rest = np.array([[0, 0, 0, 0, 0, 1, other, other**2] for other in others], np.float64)
+            return values + rest.sum(axis=0)
+
+    turn = Three().agree(Decision(next_steps=3, labels=5), chief=True)
+    assert turn.same_labels == (others == [5, 5])
+    assert turn.next_steps == 3

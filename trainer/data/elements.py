@@ -4,14 +4,21 @@ Whether an element is an example or a batch is not known here.
 """
 
 import itertools
+import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from trainer.data.kinds import Level, named_leaves, standard
-from trainer.data.random_state import PrivateRandom
+from trainer.data.random_state import PrivateRandom, seeded_anew
 from trainer.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+SLOW_S = 1.0
+"""Longer calls of a task's method are told."""
 
 Wait = Callable[[int], None]
 """Called with a number of elements of the endless row: returns when training has asked for so many."""
@@ -42,16 +49,21 @@ class Elements(Protocol):
 
 
 class DatasetElements:
-    """A tf.data.Dataset, with float64 as Keras' floatx. Elements are NumPy arrays, tf.SparseTensor or tf.RaggedTensor."""
+    """A tf.data.Dataset, with float64 as Keras' floatx. Elements are NumPy arrays, tf.SparseTensor or tf.RaggedTensor.
 
-    def __init__(self, dataset: Any, what: str) -> None:
+    One that shuffles has another order each time that it is read, and its length, its first element and a compiler's example are
+    readings too. So each reading that counts is of a dataset made anew, as the first one was: the order is that of a fresh
+    dataset, on every worker, after a restart, and in each evaluation.
+    """
+
+    def __init__(self, dataset: Any, what: str, again: Callable[[], Any] | None = None, seed: int = 0) -> None:
+        """`again` makes the dataset anew; `seed` is what was set before it was made."""
         import tensorflow as tf
 
         self.what = what
-        options = tf.data.Options()
-        options.deterministic = True
-        # No map here, not even one that changes nothing: after it, ragged examples would no longer make ragged batches.
-        self.dataset = dataset.with_options(options)
+        self._again = again if shuffles(dataset) else None
+        self._seed = seed
+        self.dataset = _in_order(dataset)
         cardinality = int(self.dataset.cardinality())
         if cardinality == 0:
             raise ConfigError(f"the dataset of {what}() is empty")
@@ -67,10 +79,24 @@ class DatasetElements:
         return self._first
 
     def row(self, start: int, wait: Wait = never_wait) -> Iterator[Any]:
-        return self.read(self.dataset.repeat().skip(start).prefetch(4))
+        return self.read(self.fresh().repeat().skip(start).prefetch(4))
 
     def one_pass(self, index: int = 0, parts: int = 1) -> Iterator[Any]:
-        return self.read((self.dataset if parts == 1 else self.dataset.shard(parts, index)).prefetch(2))
+        dataset = self.fresh()
+        return self.read((dataset if parts == 1 else dataset.shard(parts, index)).prefetch(2))
+
+    def fresh(self) -> Any:
+        """The dataset for one reading of it."""
+        if self._again is None:
+            return self.dataset
+        began = time.monotonic()
+        with seeded_anew(self._seed):
+            made = self._again()
+        if (seconds := time.monotonic() - began) > SLOW_S:
+            log.info(
+                "%s is called for each reading of its data, since they are shuffled seconds=%.1f", self.what, seconds
+            )
+        return _in_order(made)
 
     def read(self, dataset: Any) -> Iterator[Any]:
         """The elements of `dataset`, which was made from this one."""
@@ -85,6 +111,24 @@ class DatasetElements:
             if said is None or "Cannot batch tensors" not in str(error):
                 raise
             raise uneven(self.what, said[0][0].lower() + said[0][1:]) from None
+
+
+def _in_order(dataset: Any) -> Any:
+    # No map here, not even one that changes nothing: after it, ragged examples would no longer make ragged batches.
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options)
+
+
+def shuffles(dataset: Any) -> bool:
+    """Whether the order of a tf.data.Dataset changes from reading to reading, as far as its transformations tell."""
+    kind = type(dataset).__name__
+    if any(name in kind for name in ("Shuffle", "Random", "DirectedInterleave")):
+        return True
+    inputs = dataset._inputs() if hasattr(dataset, "_inputs") else []
+    return any(shuffles(each) for each in inputs)
 
 
 class GeneratorElements:

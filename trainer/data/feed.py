@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trainer.data.checksum import label_checksum
 from trainer.data.elements import PyDatasetElements
 from trainer.data.kinds import size_bytes
 from trainer.data.order import Calendar, Order
@@ -40,6 +41,8 @@ class Feed(Protocol):
 
     capacity: int
     """The most steps of one block."""
+    labels: int
+    """The checksum of what the last block read besides inputs; 0 of arrays, which are compared at the start."""
     shapes_vary: bool
     """Whether batches may differ in more than their size, so that a program should be made for any shape."""
 
@@ -64,6 +67,7 @@ class ResidentFeed:
     """Arrays on each device; a block is a table of example numbers, int32 [capacity, batch size]."""
 
     shapes_vary = False
+    labels = 0
 
     def __init__(self, strategy: Any, source: ArraySource, order: Order) -> None:
 
@@ -143,10 +147,13 @@ class StreamFeed:
         self.capacity = max(1, min(most, _STREAM_BYTES // step_bytes))
         self._next_step = self._pulled = first_step
         self._asked = threading.Condition()
+        self.labels = 0
         self._held: Batch | None = None
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(max(2, min(2 * self.capacity, 1024)))
         self._closed = threading.Event()
-        threading.Thread(target=self._assemble, args=(first_step,), name="data", daemon=True).start()
+        # Opened here: to make a dataset anew changes global random states for a moment.
+        batches = self._batches(first_step)
+        threading.Thread(target=self._assemble, args=(batches,), name="data", daemon=True).start()
 
     def block(self, first_step: int, steps: int) -> tuple[Any, int]:
         if not steps:
@@ -162,6 +169,10 @@ class StreamFeed:
                 break
             batches.append(batch)
         self._next_step += len(batches)
+        self.labels = 0
+        if self._order is None:
+            for batch in batches:
+                self.labels = label_checksum(batch, self.labels)
         return self._arguments(batches), len(batches)
 
     def blank_blocks(self, first_step: int) -> list[Any]:
@@ -201,9 +212,9 @@ class StreamFeed:
             raise item
         return item
 
-    def _assemble(self, first_step: int) -> None:
+    def _assemble(self, batches: Iterator[Batch]) -> None:
         try:
-            for batch in self._batches(first_step):
+            for batch in batches:
                 if not self._put(batch):
                     return
             self._put(ConfigError("the training data ended", remedy="A dataset that ends must not be empty."))
@@ -215,25 +226,16 @@ class StreamFeed:
     def _batches(self, first_step: int) -> Iterator[Batch]:
         source = self._source
         if isinstance(source, ArraySource):
-            assert self._order is not None
-            while True:
-                yield source.rows(self._order.rows(first_step, 1)[0])
-                first_step += 1
+            order = self._order
+            assert order is not None
+            return (source.rows(order.rows(step, 1)[0]) for step in itertools.count(first_step))
         if isinstance(source, BatchSource):
             batches = source.batches(first_step, self._until_asked)
             read_again = not isinstance(source.elements, PyDatasetElements)
         else:
             batches = source.batches(self._batch_size, first_step, self._calendar.remainder)
             read_again = True
-        if not first_step or not read_again:
-            yield from batches
-            return
-        log.info("reading the data up to where training was steps=%d", first_step)
-        started = time.monotonic()
-        for number, batch in enumerate(batches):
-            if number == 0:
-                log.info("read up to where training was steps=%d seconds=%.1f", first_step, time.monotonic() - started)
-            yield batch
+        return _told(batches, first_step) if first_step and read_again else batches
 
     def _until_asked(self, steps: int) -> None:
         with self._asked:
@@ -253,6 +255,16 @@ class StreamFeed:
 
 class _Closed(Exception):
     """Nobody waits for batches any more."""
+
+
+def _told(batches: Iterator[Batch], first_step: int) -> Iterator[Batch]:
+    """The same batches; how long the first one takes is told, since all before it are read again."""
+    log.info("reading the data up to where training was steps=%d", first_step)
+    started = time.monotonic()
+    for number, batch in enumerate(batches):
+        if number == 0:
+            log.info("read up to where training was steps=%d seconds=%.1f", first_step, time.monotonic() - started)
+        yield batch
 
 
 def on_replicas(strategy: Any, structure: Any) -> Any:

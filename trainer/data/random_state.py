@@ -1,14 +1,58 @@
-"""A state of Python's and NumPy's global random generators that belongs to a task's data alone.
+"""States of the global random generators that belong to a task's data alone.
 
 Generators and datasets of the user's own shuffle and augment with numpy.random and random. Their draws must not depend on
 what else draws in this process, nor on where training began.
 """
 
+import contextlib
 import random
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """What draws within does not change what is drawn after: the states of random, numpy.random and TensorFlow are put back."""
+    from tensorflow.python.eager import context
+
+    own, numpys, tensorflows = random.getstate(), np.random.get_state(), context.context()
+    seed, generator = tensorflows._seed, getattr(tensorflows, "_rng", None)
+    state = generator.getstate() if generator is not None else None
+    try:
+        yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(numpys)
+        tensorflows._seed = seed
+        if generator is not None:
+            generator.setstate(state)
+            tensorflows._rng = generator
+
+
+@contextlib.contextmanager
+def seeded_anew(seed: int) -> Iterator[None]:
+    """Within, all draws are as after keras.utils.set_random_seed(seed); after it, as if there had been none.
+
+    That function itself would throw away the state of Keras' global generator, and every kernel that TensorFlow keeps.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+    from tensorflow.python.eager import context
+
+    with random_states_kept():
+        random.seed(seed)
+        np.random.seed(seed)
+        context.context()._seed = seed
+        context.context()._rng = random.Random(seed)
+        generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
+        try:
+            yield
+        finally:
+            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
 
 
 class PrivateRandom:

@@ -116,12 +116,15 @@ class StreamSource(_InItsOwnOrder):
         elements = self.elements
         if isinstance(elements, DatasetElements):
             if remainder == "carry":
-                row = elements.dataset.repeat().skip(first_step * size).batch(size, drop_remainder=True)
+                row = elements.fresh().repeat().skip(first_step * size).batch(size, drop_remainder=True)
             else:
-                row = elements.dataset.batch(size, drop_remainder=remainder == "drop").repeat().skip(first_step)
-            yield from elements.read(row.prefetch(4))
-            return
+                row = elements.fresh().batch(size, drop_remainder=remainder == "drop").repeat().skip(first_step)
+            return elements.read(row.prefetch(4))
         assert isinstance(elements, GeneratorElements)
+        return self._generated(elements, size, first_step, remainder)
+
+    @staticmethod
+    def _generated(elements: GeneratorElements, size: int, first_step: int, remainder: Remainder) -> Iterator[Batch]:
         if remainder == "carry":
             for examples in elements.chunks(elements.passes(), size, first_step * size):
                 if len(examples) == size:
@@ -137,11 +140,9 @@ class StreamSource(_InItsOwnOrder):
     def _part(self, index: int, parts: int, size: int) -> Iterator[Batch]:
         elements = self.elements
         if isinstance(elements, DatasetElements):
-            yield from elements.read(elements.dataset.shard(parts, index).batch(size).prefetch(2))
-            return
+            return elements.read(elements.fresh().shard(parts, index).batch(size).prefetch(2))
         assert isinstance(elements, GeneratorElements)
-        for examples in elements.chunks(elements.every(index, parts), size, 0):
-            yield stack(examples, elements.what)
+        return (stack(examples, elements.what) for examples in elements.chunks(elements.every(index, parts), size, 0))
 
     def _weighed(self, batch: Batch) -> Batch:
         return self.weigh(batch) if self.weigh else batch
@@ -214,11 +215,11 @@ def source_of(
 
     Args:
         data: the returned value.
-        again: the method itself; called once more for each epoch when it is a generator.
+        again: the method itself; called once more for each epoch when it is a generator, for each reading when it shuffles.
         what: the method's name, for errors.
         model: the model, whose inputs tell whether elements are examples or batches.
         batched: what the task says to that.
-        seed: for what generators and PyDatasets draw from numpy.random and random.
+        seed: for what generators and PyDatasets draw from numpy.random and random; what was set before `data` was made.
 
     Raises:
         ConfigError: nothing that orch can train on; arrays of different lengths; no examples.
@@ -237,7 +238,7 @@ def source_of(
             log.info("%s: its workers=%d are threads, not processes", what, data.workers)
         return BatchSource(PyDatasetElements(data, what, seed))
     if isinstance(data, tf.data.Dataset):
-        elements = DatasetElements(data, what)
+        elements = DatasetElements(data, what, again, seed)
     elif inspect.isgenerator(data) or hasattr(data, "__next__"):
         elements = GeneratorElements(again, what, seed)
     elif callable(data) and not hasattr(data, "__array__"):
