@@ -50,6 +50,10 @@ class _Replica:
     """Where in `losses` the present outermost call put something."""
 
 
+class TraceAnew(Exception):
+    """Parts of the batch cannot be put together as this program would; another trace computes it whole."""
+
+
 class GlobalBatch:
     """For a strategy of several replicas; does nothing for one."""
 
@@ -57,6 +61,8 @@ class GlobalBatch:
         """`same_masks`: random layers draw alike on every replica, each for its own slice."""
         self._replicas: int = strategy.num_replicas_in_sync
         self._same_masks = same_masks
+        self.whole = False
+        """Whether every replica computes all of the batch: set while a program is traced, which is then to be traced anew."""
         if self._replicas > 1:
             _read_as_numbers()
         self._threads = threading.local()
@@ -165,9 +171,10 @@ class GlobalBatch:
         size = _batch_size((args, kwargs))
         if replica is None or replica.depth:
             outputs = call(layer, *args, **kwargs)
-            # A gradient of a known number of rows stays what it is on one device: a row for each lookup (_differs_in_rows).
+            # A gradient of a known number of rows stays what it is on one device: a row for each lookup (_rows_change).
             return _with_known_rows(outputs, size) if replica and isinstance(layer, _KEEP_ROWS) else outputs
-        replica.depth, replica.split, replica.added = 1, size is not None and size % self._replicas == 0, []
+        split = size is not None and size % self._replicas == 0 and not self.whole
+        replica.depth, replica.split, replica.added = 1, split, []
         try:
             if not replica.split:
                 # The same on every replica, hence right, at the price of doing it all.
@@ -249,6 +256,11 @@ class GlobalBatch:
             for index, (source, leaf) in enumerate(zip(tf.nest.flatten(sources), leaves, strict=True))
             if leaf is not None and isinstance(source, tf.Variable | keras.Variable)
         ]
+        if any(_rows_change(leaves[index]) for index in chosen) and not self.whole:
+            self.whole = True
+            raise TraceAnew
+        # Computed whole, such a gradient is the same on every replica.
+        chosen = [index for index in chosen if not _rows_change(leaves[index])]
         for index, mean in zip(chosen, _mean_over_replicas([leaves[at] for at in chosen], self._replicas), strict=True):
             leaves[index] = mean
         return tf.nest.pack_sequence_as(gradients, leaves)
@@ -444,7 +456,6 @@ def _summed(values: list[Any], kinds: list[_Kind], travels: tf.DType, replicas: 
 
 def _mean_over_replicas(gradients: list[Any], replicas: int) -> list[Any]:
     """The mean of each; small dense ones travel as one."""
-    gradients = [tf.convert_to_tensor(each) if _differs_in_rows(each) else each for each in gradients]
     packs: dict[tf.DType, list[int]] = {}
     alone: list[int] = []
     for index, gradient in enumerate(gradients):
@@ -469,8 +480,9 @@ def _mean_over_replicas(gradients: list[Any], replicas: int) -> list[Any]:
     return means
 
 
-def _differs_in_rows(gradient: Any) -> bool:
-    """Whether replicas may have it of several numbers of rows, as of sparse or ragged inputs, which no collective gathers."""
+def _rows_change(gradient: Any) -> bool:
+    """Whether replicas may have it of several numbers of rows, as of ragged inputs to an Embedding, which no collective gathers.
+    To add up the rows of each id is no way out: optimizers such as Adam take them one by one."""
     return isinstance(gradient, tf.IndexedSlices) and gradient.values.shape[0] is None
 
 

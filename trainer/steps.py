@@ -137,8 +137,7 @@ class Block:
         with ExitStack() as stack:
             for optimizer in unbuilt:
                 stack.enter_context(replaced(optimizer, "apply", noting(optimizer)))
-            stack.enter_context(self._context())
-            self._trace(arguments, lambda outputs: None)
+            self._traced(lambda: self._trace(arguments, lambda outputs: None))
         with self._strategy.scope():
             for optimizer in unbuilt:
                 if wanted.get(id(optimizer)):
@@ -149,25 +148,26 @@ class Block:
         """Learn what a train_step of the user's own returns: makes `averages`. Before `compile`."""
         if self._own_step or model_overrides(self._model, "train_step", "compute_metrics"):
             arguments, _ = self._feed.block(first_step, 0)
-            with self._context():
-                self._logs.learn(lambda take: self._trace(arguments, take), "train_step")
+            self._traced(lambda: self._logs.learn(lambda take: self._trace(arguments, take), "train_step"))
 
     def compile(self, first_step: int) -> None:
         """Compile by running a block of no steps; falls back from xla to graph where XLA refuses the model."""
         begins = tf.zeros(self._feed.capacity, tf.bool)
         blank = self._feed.blank_blocks(first_step)
-        with self._context():
-            try:
-                for arguments in blank:
-                    self._program(arguments, begins, tf.constant(0))
-            except (tf.errors.OpError, ValueError, NotImplementedError) as error:
-                if self.mode != "xla" or code_of_exception(error) == ExitCode.LOST_PEER:
-                    raise
-                log.warning("XLA cannot compile this model, going on with graph: %s", _first_line(error))
-                self.mode = "graph"
-                self._program = self._compiled()
-                for arguments in blank:
-                    self._program(arguments, begins, tf.constant(0))
+
+        def run_blank() -> None:
+            for arguments in blank:
+                self._program(arguments, begins, tf.constant(0))
+
+        try:
+            self._traced(run_blank)
+        except (tf.errors.OpError, ValueError, NotImplementedError) as error:
+            if self.mode != "xla" or code_of_exception(error) == ExitCode.LOST_PEER:
+                raise
+            log.warning("XLA cannot compile this model, going on with graph: %s", _first_line(error))
+            self.mode = "graph"
+            self._program = self._compiled()
+            self._traced(run_blank)
         self._compiled_for.update(self._shapes(arguments) for arguments in blank)
 
     def variables(self) -> list[tf.Variable]:
@@ -193,6 +193,23 @@ class Block:
         self._ranges.check(first_step)
         at = int(bad)
         return Trained(taken, as_scores(results), at if at >= 0 else None, self._feed.labels)
+
+    def _traced(self, trace: Callable[[], None]) -> None:
+        """Run what traces a step; again, where it finds that every replica has to compute the whole batch."""
+        in_parts = not self._global_batch.whole
+        try:
+            with self._context():
+                trace()
+        except Exception:  # of a task's own train_step AutoGraph makes another one
+            if not (in_parts and self._global_batch.whole):
+                raise
+            log.warning(
+                "every replica computes the whole batch: the gradient of an Embedding has other rows in each step, as ragged "
+                "inputs and texts without output_sequence_length have. Padded to a fixed length each would compute its part."
+            )
+            self._program = self._compiled()
+            with self._context():
+                trace()
 
     @contextmanager
     def _context(self) -> Iterator[None]:

@@ -177,6 +177,28 @@ class Texts(Case):
         return keras.Model(text, layers.Dense(1)(layers.Embedding(4, 3)(number)))
 
 
+@entry(
+    "Texts of several words: the model makes rows of no fixed length of them; with Adam, which takes each word by itself"
+)
+class Words(Texts):
+    def _data(self, count: int, seed: int) -> Any:
+        x, y = make("numbers", count, seed)
+        lengths = 1 + np.abs(x[:, 1] * 3).astype(int)
+        texts = [
+            " ".join(["no", "so", "yes"][(at + n) % 3] for n in range(length)) for at, length in enumerate(lengths)
+        ]
+        return np.array(texts, object), y
+
+    def model(self) -> Any:
+        text = keras.Input((), dtype="string")
+        tokens = layers.TextVectorization(vocabulary=["no", "so", "yes"])(text)
+        words = layers.Embedding(5, 3, mask_zero=True)(tokens)
+        return keras.Model(text, layers.Dense(1)(layers.GlobalAveragePooling1D()(words)))
+
+    def optimizer(self) -> Any:
+        return keras.optimizers.Adam(0.05)
+
+
 @entry("A sparse tensor as x: the numbers are those of the same values, not sparse")
 class Sparse(Case):
     def _data(self, count: int, seed: int) -> Any:
