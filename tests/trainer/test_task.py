@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,15 @@ class Stranger:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    # Modules are kept by name: a name of its own for each test.
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})
     (tmp_path / "task.py").write_text(TASK)
-    return tmp_path
+    before = dict(sys.modules)
+    yield tmp_path
+    # Modules are kept by name: the next test's are others. Libraries stay, which cannot be imported twice.
+    for name, module in list(sys.modules.items()):
+        if name not in before and str(getattr(module, "__file__", None) or tmp_path).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def test_a_task_is_loaded_by_file_with_its_params(folder: Path) -> None:
