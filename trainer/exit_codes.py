@@ -82,6 +82,8 @@ _LOST_PEER_TEXTS = (
     "coordination service",
     "Coordination service",
     "heartbeat",
+    # No space for what was compiled: no fault of the task's, and the next attempt keeps nothing.
+    "xla_compile_cache",
     # Its port was taken since the record was written: the next attempt has another one.
     "Could not start gRPC server",
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support_faults import Disturbed
+from support_run import environment_of
 
 from trainer.faults import arm
 
@@ -103,6 +104,27 @@ def test_an_attempt_begins_with_the_processes_that_have_imported_tensorflow_befo
     result = run.result()
     assert result["weights_sha256"] == undisturbed(2)
     assert result["attempts"] == 3
+
+
+@pytest.mark.soak_ci
+def test_an_attempt_takes_what_the_one_before_it_compiled(start: Callable[..., Disturbed], tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    run = start("Paced", workers=1, steps=STEPS, params={"hold_at": 20, "go": str(go)})
+    run.wait_until(lambda: run.figure("orch_step") >= 20, "the first steps")
+
+    def kept() -> dict[str, int]:
+        folder = Path(environment_of(run.trainer(0))["ORCH_COMPILED"])
+        return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+    before = kept()
+    assert before, "the block's program"
+    os.kill(run.trainer(0), signal.SIGKILL)
+    run.wait_until(
+        lambda: run.figure("orch_attempt") == 2 and run.figure("orch_step") >= 20, "steps of the next attempt"
+    )
+    assert kept().items() >= before.items(), "what is compiled anew is written anew"
+    go.touch()
+    assert run.result()["attempts"] == 2
 
 
 @pytest.mark.soak_ci

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from trainer import faults
-from trainer.agent import grace
+from trainer.agent import compiled, grace
 from trainer.agent.attempt import Attempt
 from trainer.agent.bucket_notes import say_in_the_background
 from trainer.agent.coordinator import Job
@@ -100,6 +100,8 @@ class Agent:
         # Whoever reads the environment of a process finds no token of ours in it.
         self._of_processes = {name: value for name, value in environment.items() if name != "ORCH_TOKEN_FILE"}
         self._of_processes["ORCH_INDEX"] = str(identity.index)
+        self._compiled = compiled.new_folder()
+        self._of_processes |= compiled.named(self._compiled.name)
         self._spare = Spare(config, config_path, identity.index, self._of_processes, self._memory_limit_bytes)
         self._report = self._make_report(time.monotonic())
         self._pipe = LossyPipe(1)
@@ -141,6 +143,7 @@ class Agent:
             self._spare.close()
             if self._attempt is not None:
                 self._attempt.close()
+            self._compiled.cleanup()
         self._link.close(self._at_most(REQUEST_S))
         self._terminal(reason, code=code)
         if self._terminating_until is not None:

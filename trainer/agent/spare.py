@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.agent import memory
+from trainer.agent import compiled, memory
 from trainer.agent.child import Child
 from trainer.agent.protocol import SPARE, Prepare
 from trainer.agent.stillness import STOPPED_S
@@ -59,7 +59,7 @@ class Prepared:
             if index == 0:
                 self.memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
             inherit = [self.memory_fd] if self.memory_fd is not None else []
-            environment = {**environment, "TMPDIR": self.scratch.name}
+            environment = {**environment, **compiled.flags(environment), "TMPDIR": self.scratch.name}
             self.child = Child.module("trainer.worker", environment, inherit=inherit)
         except OSError:
             self._give_back()
