@@ -41,11 +41,11 @@ test: setup ## Format, lint, types, and the tests that need no cluster, but soak
 	$(PY) -m pytest -m "not e2e and not soak" $(ON_TWO_CORES)
 
 .PHONY: conformance
-conformance: setup ## Every task of tests/conformance against Keras' fit (about half an hour); writes docs/conformance.md
+conformance: setup ## Every task of tests/conformance against Keras' fit (about 40 minutes); writes docs/conformance.md
 	$(PY) -m tests.conformance --part whole --write
 
 .PHONY: conformance-ci
-conformance-ci: setup ## Half of it within 10 minutes, and that docs/conformance.md says so; PYTHON=.venv-tf219/bin/python
+conformance-ci: setup ## A third of it within 10 minutes, and that docs/conformance.md says so; PYTHON=.venv-tf219/bin/python
 	$(PY) -m tests.conformance --part ci --check $(if $(PYTHON),--python $(PYTHON))
 
 .PHONY: soak

@@ -137,7 +137,7 @@ class CheckpointByBatch(_Stock):
         return {"files": sorted(path.name for path in Path(self.folder).glob("*.h5"))}
 
 
-@entry("CSVLogger: no line is missing or twice after a kill")
+@entry("CSVLogger: no line is missing or twice after a kill", part="whole")
 class CsvLogger(_Stock):
     def tested(self) -> Any:
         return [C.CSVLogger(self.folder / "log.csv")]
@@ -160,7 +160,7 @@ class TensorBoardByBatch(_Stock):
         return [C.TensorBoard(self.folder / "events", update_freq=2)]
 
 
-@entry("LearningRateScheduler", part="ci")
+@entry("LearningRateScheduler", part="whole")
 class LearningRateScheduler(_Stock):
     def tested(self) -> Any:
         return [C.LearningRateScheduler(lambda epoch, rate: 0.1 * 0.5**epoch)]

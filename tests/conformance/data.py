@@ -152,6 +152,7 @@ class RemainderDropped(_Rest):
     train={"steps": 11, "evaluate": {}},
     other_logs=("loss", "mae"),
     why="fit is given the same 11 batches as one epoch; here the sixth belongs to the first epoch",
+    part="whole",
 )
 class RemainderCarried(_Rest):
     def callbacks(self) -> Any:
@@ -217,7 +218,7 @@ class Sparse(Case):
         return keras.Model(x, layers.Dense(1)(layers.Dense(8, "tanh")(x)))
 
 
-@entry("A frame of columns, by name", needs="pandas")
+@entry("A frame of columns, by name", needs="pandas", part="whole")
 class Columns(Case):
     def _data(self, count: int, seed: int) -> Any:
         import pandas as pd

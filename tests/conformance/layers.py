@@ -118,7 +118,7 @@ class ImagesAugmented(Case):
         )
 
 
-@entry("Convolutions of all kinds, pooling, normalisation of channels")
+@entry("Convolutions of all kinds, pooling, normalisation of channels", part="whole")
 class Convolutions(Case):
     kind = "images"
 
@@ -141,7 +141,7 @@ class Convolutions(Case):
         )
 
 
-@entry("LayerNormalization, RMSNormalization, UnitNormalization, PReLU")
+@entry("LayerNormalization, RMSNormalization, UnitNormalization, PReLU", part="whole")
 class Normalisations(_Layers):
     def tested(self) -> Any:
         return [layers.LayerNormalization(), layers.PReLU(), layers.RMSNormalization(), layers.UnitNormalization()]
@@ -161,7 +161,7 @@ class Adapted(Case):
         return keras.Sequential([keras.Input((WIDTH,)), adapted, layers.Dense(8, "tanh"), layers.Dense(1)])
 
 
-@entry("Regularisers of kernels, biases and activities", also=("four",))
+@entry("Regularisers of kernels, biases and activities", also=("four",), part="whole")
 class Regularised(Case):
     def layers(self) -> Any:
         return [
@@ -171,7 +171,7 @@ class Regularised(Case):
         ]
 
 
-@entry("Constraints, which are applied after each update")
+@entry("Constraints, which are applied after each update", part="whole")
 class Constrained(Case):
     def layers(self) -> Any:
         return [layers.Dense(8, "tanh", kernel_constraint="max_norm"), layers.Dense(8, kernel_constraint="unit_norm")]

@@ -52,7 +52,7 @@ for _name in STOCK:
         f"keras.losses.{_name}" + (", which looks at the whole batch" if _of_all else ""),
         id=f"loss-{_name}",
         params={"name": _name},
-        part="ci" if _name in ("Circle", "Dice") else "whole",
+        part="ci" if _name == "Dice" else "whole",
     )(Stock)
 
 

@@ -22,7 +22,7 @@ class Sequential(Case):
     pass
 
 
-@entry("A Sequential model without an Input: it is built by its first batch")
+@entry("A Sequential model without an Input: it is built by its first batch", part="whole")
 class SequentialWithoutInput(Case):
     def model(self) -> Any:
         return keras.Sequential([layers.Dense(8, "tanh"), layers.Dense(1)])
@@ -194,7 +194,7 @@ class FrozenPart(Case):
         return [layers.Dense(8, "tanh", trainable=False), layers.Dense(4, "tanh")]
 
 
-@entry("A frozen model with BatchNormalization below a new head, as in transfer learning")
+@entry("A frozen model with BatchNormalization below a new head, as in transfer learning", part="whole")
 class FrozenBase(Case):
     def model(self) -> Any:
         below = keras.Sequential([keras.Input((WIDTH,)), layers.Dense(8), layers.BatchNormalization()], name="below")

@@ -38,7 +38,7 @@ for _name in STOCK:
         f"keras.optimizers.{_name}",
         id=f"optimizer-{_name}",
         params={"name": _name},
-        part="fast" if _name == "Adam" else "ci" if _name in ("SGD", "Muon") else "whole",
+        part="fast" if _name == "Adam" else "ci" if _name == "Muon" else "whole",
         also=("two",) if _name in ("Adam", "SGD") else (),
         allowed=dict.fromkeys(("one", "xla", "four", "two"), 3e-5) if _name != "SGD" else {},
     )(Stock)
@@ -177,7 +177,7 @@ class ClipGlobalNorm(_With):
     arguments = {"global_clipnorm": 0.05}
 
 
-@entry("Clipping of values")
+@entry("Clipping of values", part="whole")
 class ClipValue(_With):
     arguments = {"clipvalue": 0.02}
 

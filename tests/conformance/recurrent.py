@@ -41,7 +41,7 @@ class RecurrentDropout(_Series):
         return [layers.LSTM(6, recurrent_dropout=0.2, dropout=0.2, seed=3)]
 
 
-@entry("Bidirectional GRU and TimeDistributed")
+@entry("Bidirectional GRU and TimeDistributed", part="whole")
 class Bidirectional(_Series):
     def tested(self) -> Any:
         hidden = layers.TimeDistributed(layers.Dense(4, "tanh"))

@@ -47,11 +47,14 @@ def planned(
 
 
 def _in(one: Entry, mode: str, part: Part) -> bool:
-    """Two workers take what replicas of one process take, and XLA the same program: parts have them of a few tasks."""
+    """Two workers take what replicas of one process take, and XLA the same program: parts have them of a few tasks. Of replicas
+    CI has what replicas could change: another number than fit's, draws, refusals; and the most telling of the rest."""
     if part == "whole" or mode in ("one", "killed") or mode in one.also:
         return True
-    of_ci = mode == "four" or (mode == "xla" and one.part == "fast") or one.modes == (mode,)
-    return part == "ci" and of_ci
+    if part == "fast":
+        return False
+    changed = mode == "four" and bool(one.why or one.random or one.refused)
+    return changed or one.modes == (mode,) or (mode in ("xla", "four") and one.part == "fast")
 
 
 def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job]]]]:
