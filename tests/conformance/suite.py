@@ -57,23 +57,29 @@ def _in(one: Entry, mode: str, part: Part) -> bool:
     return changed or one.modes == (mode,) or (mode in ("xla", "four") and one.part == "fast")
 
 
+_SECONDS = {"oracle": 1.7, "oracle-xla": 2.8, "one": 2.2, "killed": 4.2, "xla": 3.3, "four": 5.9, "two": 5.9}
+"""What a task takes about, by mode."""
+
+
 def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job]]]]:
-    """Two of about the same length: the oracle and one worker with a kill; XLA, replicas and workers."""
-    alone: list[Job] = []
-    seen: set[str] = set()
+    """Two of about the same length: the oracle and one worker, by the task; replicas and workers, and the rest of the former."""
+    single: list[Job] = []
     for one, mode in chosen:
-        if one.id not in seen:
-            seen.add(one.id)
-            alone.append((one.id, "oracle"))
-        if mode == "killed" and (one.id, "one") not in alone:
-            alone.append((one.id, "one"))
-        if mode in ("one", "killed") and (one.id, mode) not in alone:
-            alone.append((one.id, mode))
-    kinds = {"xla": "one", "four": "four", "two": "two"}
-    many = []
-    for own, kind in kinds.items():
-        jobs = [(one.id, mode) for one, mode in chosen if mode == own]
-        if own == "xla":
-            jobs += [(one.id, "oracle-xla") for one, mode in chosen if mode == own and one.normal]
-        many.append((kind, jobs))
-    return [[("one", alone)], [(kind, jobs) for kind, jobs in many if jobs]]
+        needed = {
+            "killed": ["oracle", "one", "killed"],
+            "xla": ["oracle", *(["oracle-xla"] if one.normal else []), "xla"],
+        }
+        for job in ((one.id, each) for each in needed.get(mode, ["oracle", mode])):
+            if job not in single and job[1] not in ("four", "two"):
+                single.append(job)
+    several = [(kind, [(one.id, mode) for one, mode in chosen if mode == kind]) for kind in ("four", "two")]
+    rest: list[Job] = []
+    behind = _length(single) - sum(_length(jobs) for _, jobs in several)
+    while single and behind > 0:
+        rest.append(single.pop())
+        behind -= 2 * _length(rest[-1:])
+    return [[("one", single)], [(kind, jobs) for kind, jobs in (*several, ("one", rest[::-1])) if jobs]]
+
+
+def _length(jobs: Sequence[Job]) -> float:
+    return sum(_SECONDS[mode] for _, mode in jobs)
