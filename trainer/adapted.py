@@ -79,8 +79,7 @@ class Adapted:
             ConfigError: workers adapted a layer to different data.
         """
         row = np.array([checksum(array) for array in self.state().values()], np.int64)
-        table = replicas.all_gather([row] * len(replicas.local_ids))
-        for column in np.flatnonzero((table != table[0]).any(axis=0))[:1]:
+        for column in replicas.differing(row)[:1]:
             path, layer = list(self._layers.items())[column]
             raise ConfigError(
                 f"{path} ({layer.name}) was adapted to other data, or in another order, on one worker than on another",

@@ -194,8 +194,9 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
         _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
     if record.world_size > 1:
         state.check_equal()
-        adapted.check_equal(Replicas(strategy))
-        check_equal(made, data.source, data.evaluation, Replicas(strategy))
+        replicas_of_all = Replicas(strategy)
+        adapted.check_equal(replicas_of_all)
+        check_equal(made, data.source, data.evaluation, replicas_of_all)
     faults.reach("process.restored")
 
     channel.enter(Phase.COMPILE, progress.step)

@@ -41,7 +41,7 @@ class Entry:
     part: Part = "ci"
     modes: tuple[str, ...] = MODES
     also: tuple[str, ...] = ()
-    """In the parts fast and ci: modes besides `one` and `killed`; in ci all run with `four` as well."""
+    """In the parts fast and ci: modes besides `one`, `killed`, and those that suite.py gives to a kind of task in ci."""
     random: Literal["", "layer", "step"] = ""
     """Whether it draws random numbers in training: in a layer each replica draws its own."""
     normal: bool = False

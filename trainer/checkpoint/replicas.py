@@ -39,6 +39,11 @@ class Replicas:
         values = [value_of(component) for component in components]
         return values if len(values) == len(self.local_ids) else [values[0]] * len(self.local_ids)
 
+    def differing(self, row: np.ndarray) -> np.ndarray:
+        """Where int64 `row` [n] of this process is not that of all others, on every worker the same. A collective."""
+        table = self.all_gather([row] * len(self.local_ids))
+        return np.flatnonzero((table != table[0]).any(axis=0))
+
     def all_gather(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """int64 [local replicas, n] from every worker -> int64 [all replicas, n] on every worker, in order of replica.
 

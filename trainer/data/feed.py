@@ -42,7 +42,8 @@ class Feed(Protocol):
     capacity: int
     """The most steps of one block."""
     labels: int
-    """The checksum of what the last block read besides inputs; 0 of arrays, which are compared at the start."""
+    """The checksum of what the last block read besides inputs; 0 of arrays, which are compared at the start,
+    and of one replica."""
     shapes_vary: bool
     """Whether batches may differ in more than their size, so that a program should be made for any shape."""
 
@@ -170,7 +171,7 @@ class StreamFeed:
             batches.append(batch)
         self._next_step += len(batches)
         self.labels = 0
-        if self._order is None:
+        if self._order is None and self._strategy.num_replicas_in_sync > 1:  # else there is nobody to compare them with
             for batch in batches:
                 self.labels = label_checksum(batch, self.labels)
         return self._arguments(batches), len(batches)
