@@ -5,32 +5,20 @@ A JobSet is read through a view that has the shape of a Job, so that status, log
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.kube_names import JOB_UID_LABEL, JOBSET_LABEL, JOBSET_UID_LABEL
+from orchestrator.kube_objects import Manifest, condition, conditions, labels
 
 if TYPE_CHECKING:
     from orchestrator.spec import JobSpec
 
-Manifest = dict[str, Any]
 CarrierKind = Literal["Job", "JobSet"]
 
 CARRIERS: tuple[CarrierKind, ...] = ("Job", "JobSet")
 API_VERSIONS: dict[CarrierKind, str] = {"Job": "batch/v1", "JobSet": "jobset.x-k8s.io/v1alpha2"}
 REPLICATED_JOB = "worker"
 """The one replicatedJob of a JobSet; its Jobs are NAME-worker-0, NAME-worker-1, ..."""
-GROUP_LABEL = "jobset.sigs.k8s.io/job-index"
-"""Of a pod: the Job, and so the group of workers, that it belongs to. Set by JobSet."""
-JOBSET_UID_LABEL = "jobset.sigs.k8s.io/jobset-uid"
-"""Of a pod: the UID of the JobSet, which tells a launch from the next. Set by JobSet."""
-JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
-"""Of a Job: the JobSet that it belongs to. Set by JobSet."""
-JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
-"""Of a pod: the UID of its Job. Set by the Job controller."""
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-"""Of a carrier: the queue in which it waits for Kueue."""
-WORKLOAD_OF_LABEL = "kueue.x-k8s.io/job-uid"
-"""Of a Workload: the UID of the carrier. Set by Kueue."""
-GROUP_WORKERS = "orch/workers-per-group"
-"""The annotation of a pod that says how many workers a group has."""
 
 
 def kind_of(spec: "JobSpec") -> CarrierKind:
@@ -69,8 +57,7 @@ def child_selector(name: str) -> str:
 
 def launch_of(item: Manifest) -> str:
     """The UID of the Job or JobSet that a pod, or a Job of a JobSet, belongs to; empty where nothing says it."""
-    labels = item["metadata"].get("labels") or {}
-    return str(labels.get(JOBSET_UID_LABEL) or labels.get(JOB_UID_LABEL) or "")
+    return str(labels(item).get(JOBSET_UID_LABEL) or labels(item).get(JOB_UID_LABEL) or "")
 
 
 def as_job(carrier: Manifest, children: Sequence[Manifest] = ()) -> Manifest:
@@ -106,7 +93,7 @@ def as_job(carrier: Manifest, children: Sequence[Manifest] = ()) -> Manifest:
         },
         "status": {
             "active": active,
-            "conditions": [_condition(entry, children) for entry in status.get("conditions") or []],
+            "conditions": [_condition(entry, children) for entry in conditions(carrier)],
         },
     }
 
@@ -123,14 +110,12 @@ def _condition(entry: Manifest, children: Sequence[Manifest]) -> Manifest:
 
 
 def _failures(children: Sequence[Manifest]) -> list[Manifest]:
-    conditions = [entry for child in children for entry in child.get("status", {}).get("conditions") or []]
-    return [entry for entry in conditions if entry["type"] == "Failed" and entry["status"] == "True"]
+    return [entry for child in children if (entry := condition(child, "Failed", "True"))]
 
 
 def failed(carrier: Manifest) -> bool:
     """Whether the carrier has ended as failed."""
-    conditions = carrier.get("status", {}).get("conditions") or []
-    return any(entry["type"] == "Failed" and entry["status"] == "True" for entry in conditions)
+    return bool(condition(carrier, "Failed", "True"))
 
 
 def event_sources(job: Manifest) -> list[tuple[str, str]]:

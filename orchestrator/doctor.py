@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.accelerators import from_labels
-from orchestrator.kube import KINDS, Cluster, Forbidden, Manifest, NotFound, quantity
+from orchestrator.kube import KINDS, Cluster, Forbidden, NotFound
+from orchestrator.kube_objects import Manifest, annotations, answers, condition, labels, quantity, takes_pods
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import access, addons, capacity, pod
 from orchestrator.preflight.access import Permission
@@ -183,10 +184,9 @@ def queues_in_words(queues: list[Manifest], version: str, namespace: str) -> Che
             "kueue", f"{addons.KUEUE} {version}; namespace {namespace} has no LocalQueue", "k8s/setup shows one"
         )
     stuck = [
-        f"{queue['metadata']['name']}: {condition.get('message', condition.get('reason', 'not active'))}"
+        f"{queue['metadata']['name']}: {active.get('message', active.get('reason', 'not active'))}"
         for queue in queues
-        for condition in queue.get("status", {}).get("conditions") or []
-        if condition["type"] == "Active" and condition["status"] != "True"
+        if (active := condition(queue, "Active")) and active["status"] != "True"
     ]
     if stuck:
         return warning("kueue", f"queues that admit nothing: {'; '.join(stuck)}", "see kubectl describe localqueue")
@@ -234,9 +234,8 @@ def _answers(cluster: Cluster, namespace: str, service: str) -> bool:
 
 
 def has_ready_endpoint(slices: Sequence[Manifest]) -> bool:
-    """Whether somebody is ready behind a Service. A condition that is not told counts as ready, as Kubernetes has it."""
-    endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
-    return any((endpoint.get("conditions") or {}).get("ready") is not False for endpoint in endpoints)
+    """Whether somebody is ready behind a Service."""
+    return any(answers(endpoint) for item in slices for endpoint in item.get("endpoints") or [])
 
 
 def _dns(cluster: Cluster) -> Check:
@@ -250,7 +249,7 @@ def _dns(cluster: Cluster) -> Check:
 
 def dns_in_words(slices: list[Manifest]) -> Check:
     """Whether a DNS service that is known by its name has somebody who answers."""
-    own = [item for item in slices if (item["metadata"].get("labels") or {}).get("kubernetes.io/service-name") in _DNS]
+    own = [item for item in slices if labels(item).get("kubernetes.io/service-name") in _DNS]
     if not own:
         return warning(
             "dns",
@@ -276,13 +275,13 @@ def groups(found: list[Manifest] | Unknown) -> list[NodeGroup]:
         return []
     alike: dict[NodeGroup, list[bool]] = {}
     for node in found:
-        alike.setdefault(_group_of(node), []).append(is_ready(node))
+        alike.setdefault(_group_of(node), []).append(takes_pods(node))
     counted = [replace(group, nodes=len(ready), ready=sum(ready)) for group, ready in alike.items()]
     return sorted(counted, key=lambda group: (not group.accelerator, group.accelerator, group.capacity, group.cpu))
 
 
 def _group_of(node: Manifest) -> NodeGroup:
-    labels = node["metadata"].get("labels") or {}
+    given = labels(node)
     has = node.get("status", {}).get("allocatable") or {}
     taints = [
         f"{taint['key']}:{taint['effect']}"
@@ -290,34 +289,27 @@ def _group_of(node: Manifest) -> NodeGroup:
         if not taint["key"].startswith("node.kubernetes.io/")
     ]
     return NodeGroup(
-        accelerator=_accelerator(labels, has),
-        capacity=next((word for label, word in _CAPACITY.items() if label in labels), "on-demand"),
+        accelerator=_accelerator(given, has),
+        capacity=next((word for label, word in _CAPACITY.items() if label in given), "on-demand"),
         cpu=capacity.shown(quantity(has.get("cpu", "0")), "cpu"),
         memory=capacity.shown(quantity(has.get("memory", "0")), "memory"),
-        architecture=labels.get("kubernetes.io/arch", "?"),
+        architecture=given.get("kubernetes.io/arch", "?"),
         taints=", ".join(sorted(taints)),
     )
 
 
-def _accelerator(labels: dict[str, str], has: dict[str, str]) -> str:
+def _accelerator(given: dict[str, str], has: dict[str, str]) -> str:
     chips = int(has.get("google.com/tpu", "0"))
     gpus = int(has.get("nvidia.com/gpu", "0"))
-    known = from_labels(labels, chips or gpus or None)
+    known = from_labels(given, chips or gpus or None)
     if known is not None:
         return known.name
-    product = labels.get("cloud.google.com/gke-accelerator") or labels.get("nvidia.com/gpu.product")
+    product = given.get("cloud.google.com/gke-accelerator") or given.get("nvidia.com/gpu.product")
     if gpus:
         return f"gpu:{gpus}" + (f" ({product})" if product else "")
     if chips:
-        return f"{labels.get('cloud.google.com/gke-tpu-accelerator', 'tpu')} ({chips} chips)"
+        return f"{given.get('cloud.google.com/gke-tpu-accelerator', 'tpu')} ({chips} chips)"
     return ""
-
-
-def is_ready(node: Manifest) -> bool:
-    """Whether a node takes pods: Ready, and not cordoned."""
-    conditions = node.get("status", {}).get("conditions") or []
-    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-    return ready and not (node.get("spec") or {}).get("unschedulable")
 
 
 def nodes(found: list[Manifest] | Unknown) -> Check:
@@ -326,7 +318,7 @@ def nodes(found: list[Manifest] | Unknown) -> Check:
         return warning("nodes", "you may not look at nodes", "the ClusterRole orch-reader (k8s/setup) allows it")
     if not found:
         return warning("nodes", "there are none: jobs wait until some are added")
-    out = [node["metadata"]["name"] for node in found if not is_ready(node)]
+    out = [node["metadata"]["name"] for node in found if not takes_pods(node)]
     text = f"{len(found)}, of which {len(found) - len(out)} take pods"
     if out:
         shown = ", ".join(out[:5]) + (f" and {len(out) - 5} more" if len(out) > 5 else "")
@@ -341,7 +333,7 @@ def kinds_of_capacity(found: list[Manifest] | Unknown) -> Check:
     there = dict.fromkeys(_CAPACITY.values(), 0)
     for node in found:
         for label, kind in _CAPACITY.items():
-            there[kind] += label in (node["metadata"].get("labels") or {})
+            there[kind] += label in labels(node)
     if not any(there.values()):
         return ok(
             "capacity",
@@ -409,9 +401,7 @@ def _storage(cluster: Cluster) -> Check:
     except Forbidden:
         return ok("storage", "you may not look at storage classes; only claims need them")
     mark = "storageclass.kubernetes.io/is-default-class"
-    default = [
-        item["metadata"]["name"] for item in found if (item["metadata"].get("annotations") or {}).get(mark) == "true"
-    ]
+    default = [item["metadata"]["name"] for item in found if annotations(item).get(mark) == "true"]
     if not default:
         return ok("storage", "no default StorageClass: claims must name one; a run directory in a bucket needs none")
     return ok("storage", f"default StorageClass {', '.join(default)}; a run directory on a claim needs ReadWriteMany")

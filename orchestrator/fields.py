@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from orchestrator.kube_objects import quantity
+
 NAME_LENGTH_MAX = 40
 """Objects of a job are called NAME-config-<10 hex>, its pods NAME-w-0-9999 and NAME-0-abcde: with such a suffix each is
 still a DNS label, which has at most 63 characters."""
@@ -17,14 +19,8 @@ still a DNS label, which has at most 63 characters."""
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?")
-_UNIT_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-    "Pi": 2**50,
-}
+_MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?")
+"""Of all quantities of Kubernetes, those that a person writes for a memory."""
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
@@ -85,12 +81,11 @@ def memory_bytes(text: str) -> int:
     Raises:
         ValueError: no quantity, or zero.
     """
-    match = _MEMORY.fullmatch(text)
-    if not match:
+    if not _MEMORY.fullmatch(text):
         slip = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgtp])(i?)(b?)", text.strip(), re.IGNORECASE)
         hint = f'; did you mean "{slip[1]}{slip[2].upper()}i"?' if slip else ""
         raise ValueError(f'"{text}" is no size; write a number and a unit, such as 512Mi, 4Gi or 1Ti{hint}')
-    size = int(float(match[1]) * _UNIT_BYTES[match[2] or ""])
+    size = int(quantity(text))
     if size <= 0:
         raise ValueError(f'"{text}" is nothing; give a size above zero')
     return size

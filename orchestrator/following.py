@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from orchestrator.carrier import as_job, child_selector, failed
 from orchestrator.happenings import Happening, concerns, merged, of_events, of_restarts
-from orchestrator.kube import Cluster, ClusterUnreachable, Manifest, NotFound
-from orchestrator.manifests import selector_of
+from orchestrator.kube import Cluster, ClusterUnreachable, NotFound
+from orchestrator.kube_names import selector_of
+from orchestrator.kube_objects import Manifest, conditions, newest_pods
 from orchestrator.observe import find_job, look_around
-from orchestrator.status import JobStatus, Observation, judge, newest_pods
+from orchestrator.status import JobStatus, Observation, judge
 from orchestrator.watching import View, Watch
 
 ASK_S = 4.0
@@ -137,11 +138,10 @@ class _Asked:
 
 
 def _marks(job: Manifest, pods: list[Manifest]) -> tuple[object, ...]:
-    conditions = [(item["type"], item["status"]) for item in job.get("status", {}).get("conditions") or []]
     chief = newest_pods(pods).get(0)
     status = chief.get("status", {}).get("containerStatuses") if chief else None
     return (
-        conditions,
+        [(entry["type"], entry["status"]) for entry in conditions(job)],
         job["spec"].get("suspend"),
         chief["metadata"]["uid"] if chief else "",
         list(status[0].get("state", {})) if status else [],

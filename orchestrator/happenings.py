@@ -10,10 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.carrier import REPLICATED_JOB
-from orchestrator.diagnose import time_of
+from orchestrator.kube_objects import Manifest, time_of
 from trainer.rundir.history import Restart, lost_in_words
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)

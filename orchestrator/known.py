@@ -5,9 +5,9 @@ What a list and a watch of the API server say goes in, and each object is kept o
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-Manifest = dict[str, Any]
+from orchestrator.kube_objects import Manifest
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from orchestrator.known import Change, trim
+from orchestrator.kube_objects import Manifest
 from trainer.errors import OrchError
 
-Manifest = dict[str, Any]
 log = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
@@ -614,14 +613,6 @@ class Cluster:
                 f"cannot {what}: the API server answers {status}: {message}", remedy="try again in a moment"
             )
         return Rejected(f"cannot {what}: {message}")
-
-
-def quantity(value: Any) -> Decimal:
-    """A Kubernetes quantity as a number: 1500m is 1.5, 2Gi is 2147483648."""
-    from kubernetes.utils import quantity as quantities
-
-    library: Any = quantities  # its functions carry no types
-    return Decimal(library.parse_quantity(str(value)))
 
 
 def _called(item: Manifest) -> str:

@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
-from orchestrator.carrier import QUEUE_LABEL, WORKLOAD_OF_LABEL
-from orchestrator.diagnose import condition, container_status
 from orchestrator.diagnose.admission import stopped
 from orchestrator.kube import Cluster, Forbidden, NotFound
-from orchestrator.manifests import run_directory_of
+from orchestrator.kube_names import JOB_LABEL, OURS, QUEUE_LABEL, WORKLOAD_OF_LABEL
+from orchestrator.kube_objects import (
+    Manifest,
+    condition,
+    container_status,
+    failure,
+    labels,
+    newest_pods,
+    run_directory_of,
+)
 from orchestrator.observe import ask_coordinator, list_jobs
 from orchestrator.progress import duration
-from orchestrator.status import State, newest_pods
+from orchestrator.status import State
 from trainer.agent.protocol import JobState
-
-Manifest = dict[str, Any]
 
 _ASKED = 16
 """So many running jobs are asked for their step: each answer is one exec."""
@@ -51,9 +55,9 @@ def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = T
     """
     found = list_jobs(cluster, all_namespaces=all_namespaces)
     pods: dict[tuple[str, str], list[Manifest]] = {}
-    for pod in cluster.select("Pod", labels="app.kubernetes.io/managed-by=orch", all_namespaces=all_namespaces):
+    for pod in cluster.select("Pod", labels=OURS, all_namespaces=all_namespaces):
         metadata = pod["metadata"]
-        key = (metadata["namespace"], metadata["labels"]["app.kubernetes.io/instance"])
+        key = (metadata["namespace"], metadata["labels"][JOB_LABEL])
         pods.setdefault(key, []).append(pod)
     workloads = _workloads(cluster, found, all_namespaces)
     rows = sorted(
@@ -75,7 +79,7 @@ def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = T
 
 def _workloads(cluster: Cluster, jobs: Sequence[Manifest], all_namespaces: bool) -> dict[str, Manifest]:
     """UID of a job -> what Kueue made of it, where there are jobs that may wait for it."""
-    if not any(job["spec"].get("suspend") and QUEUE_LABEL in (job["metadata"].get("labels") or {}) for job in jobs):
+    if not any(job["spec"].get("suspend") and QUEUE_LABEL in labels(job) for job in jobs):
         return {}
     with contextlib.suppress(NotFound, Forbidden):
         found = cluster.select("Workload", labels=WORKLOAD_OF_LABEL, all_namespaces=all_namespaces)
@@ -86,13 +90,13 @@ def _workloads(cluster: Cluster, jobs: Sequence[Manifest], all_namespaces: bool)
 def row(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = None) -> Row:
     """A job as Kubernetes, and Kueue by its Workload, know it."""
     metadata, spec = job["metadata"], job["spec"]
-    queue = (metadata.get("labels") or {}).get(QUEUE_LABEL, "")
+    queue = labels(job).get(QUEUE_LABEL, "")
     workers = int(spec.get("parallelism", 1))
     ready = sum(bool(container_status(pod).get("ready")) for pod in newest_pods(list(pods)).values())
     state: State = "running" if ready >= workers else "waiting"
-    if condition(job, "Complete"):
+    if condition(job, "Complete", "True"):
         state = "succeeded"
-    elif condition(job, "Failed") or condition(job, "FailureTarget"):
+    elif failure(job):
         state = "failed"
     elif spec.get("suspend"):
         state = "stopped" if stopped(job, workload) else "waiting"

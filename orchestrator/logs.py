@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from orchestrator.diagnose import container_status, index_of, workers_text
-from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Manifest, NotFound, Rejected
+from orchestrator.diagnose import workers_text
+from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, NotFound, Rejected
+from orchestrator.kube_names import CONTAINER, selector_of
+from orchestrator.kube_objects import Manifest, container_status, index_of, is_over, run_directory_of
 from orchestrator.loglines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
-from orchestrator.manifests import CONTAINER, run_directory_of, selector_of
 from orchestrator.observe import find_job, status_of
 from orchestrator.runlogs import of_gone_pods
-from orchestrator.waiting import ended
 from orchestrator.watching import View, Watch
 from trainer.errors import OrchError
 
@@ -288,7 +288,7 @@ def _watch(job: Manifest, shared: _Shared) -> None:
                     if _started(pod, wanted):
                         shared.read_on(_Pod(pod))
                 carriers = [item for item in watch.items(job["kind"]) if item["metadata"]["uid"] == uid]
-                if not carriers or ended(carriers[0]):
+                if not carriers or is_over(carriers[0]):
                     break
                 idle = not any(reader.is_alive() for reader in shared.readers.values())
                 if idle and (changed or time.monotonic() - told_s > _EXPLAIN_AGAIN_S):

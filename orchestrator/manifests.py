@@ -10,53 +10,30 @@ import hashlib
 import json
 import math
 from importlib import resources
-from typing import Any
 
 import yaml
 
 from orchestrator.accelerators import Accelerator
 from orchestrator.capacity import Capacity, capacity_of
-from orchestrator.carrier import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, REPLICATED_JOB, kind_of
+from orchestrator.carrier import REPLICATED_JOB, kind_of
+from orchestrator.kube_names import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, RUN_DIRECTORY, labels_of
+from orchestrator.kube_objects import Manifest
 from orchestrator.patches import apply_patches
 from orchestrator.spec import JobSpec, Toleration
 from orchestrator.volumes import check_run_directory, secret_volume, volume_source
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
-Manifest = dict[str, Any]
-
-CONTAINER = "trainer"
 AGENT_PORT = 8471
 # libtpu's own server takes 8471 in a TPU pod.
 AGENT_PORT_TPU = 8491
 TOKEN_PLACEHOLDER = "drawn-at-submit"
-RUN_DIRECTORY = "orch/run-directory"
-"""The annotation of the Job or JobSet that says where the job keeps what it leaves behind."""
 EXCLUSIVE_TOPOLOGY = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 """The annotation of a JobSet that gives each group a node pool, a rack, ... of its own: by which label of the nodes."""
 NODE_POOL = "cloud.google.com/gke-nodepool"
 """A slice of several hosts is a node pool of GKE."""
 JOB_FILE = "job.json"
 """The key of the ConfigMap that holds the job file itself, so that `orch resume` can make the objects anew."""
-
-
-def labels_of(name: str) -> dict[str, str]:
-    """The labels of every object of a job, and the selector of its pods."""
-    return {
-        "app.kubernetes.io/name": "trainer",
-        "app.kubernetes.io/instance": name,
-        "app.kubernetes.io/managed-by": "orch",
-    }
-
-
-def selector_of(name: str) -> str:
-    """The same as a label selector."""
-    return ",".join(f"{key}={value}" for key, value in labels_of(name).items())
-
-
-def run_directory_of(carrier: Manifest) -> str:
-    """The run directory of a Job or JobSet as it is on the cluster; empty where nothing says it."""
-    return str((carrier["metadata"].get("annotations") or {}).get(RUN_DIRECTORY, ""))
 
 
 def token_name(name: str) -> str:

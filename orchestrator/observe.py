@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from orchestrator import surroundings
 from orchestrator.carrier import CARRIERS, as_job, child_selector, event_sources, failed
-from orchestrator.diagnose import container_status
 from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
-from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import CONTAINER, run_directory_of, selector_of
-from orchestrator.status import JobStatus, Observation, judge, newest_pods
+from orchestrator.kube import Cluster, ClusterError, Forbidden, NotFound
+from orchestrator.kube_names import CONTAINER, OURS, selector_of
+from orchestrator.kube_objects import Manifest, is_ours, newest_pods, run_directory_of, running
+from orchestrator.silent import doubtful
+from orchestrator.status import JobStatus, Observation, judge
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
@@ -79,6 +80,7 @@ def look_around(
         records_error=kept.error,
         saved_step=kept.step,
         nodes=surroundings.node_rooms(cluster, list(newest.values())),
+        hosts=surroundings.hosts(cluster, [pod for pod in newest.values() if doubtful(pod)]),
         workload=workload,
         ahead=ahead,
         said=surroundings.unheard(cluster, list(newest.values()), live),
@@ -111,7 +113,7 @@ def list_jobs(cluster: Cluster, *, all_namespaces: bool = False) -> list[Manifes
     found: list[Manifest] = []
     for kind in CARRIERS:
         with suppress(*_NO_SUCH_KIND) if kind == "JobSet" else nullcontext():
-            found += cluster.select(kind, labels="app.kubernetes.io/managed-by=orch", all_namespaces=all_namespaces)
+            found += cluster.select(kind, labels=OURS, all_namespaces=all_namespaces)
     return [as_job(carrier) for carrier in found]
 
 
@@ -125,14 +127,9 @@ def find_carriers(cluster: Cluster, name: str) -> Iterator[Manifest]:
             yield carrier
 
 
-def is_ours(item: Manifest) -> bool:
-    """Whether orch made an object."""
-    return (item["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "orch"
-
-
 def ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState | None, str]:
     """What the coordinator in worker 0's pod says, by one exec; else why it could not be asked."""
-    if chief is None or "running" not in container_status(chief).get("state", {}):
+    if chief is None or not running(chief):
         return None, ""
     try:
         answer = cluster.exec(
@@ -195,7 +192,7 @@ class _Ledger:
 
 
 def _events(cluster: Cluster, job: Manifest, pods: list[Manifest]) -> list[Manifest]:
-    troubled = [pod["metadata"]["name"] for pod in pods if "running" not in container_status(pod).get("state", {})]
+    troubled = [pod["metadata"]["name"] for pod in pods if not running(pod)]
     sources = event_sources(job)[: _GROUPS + 1] + [("Pod", pod) for pod in troubled[:_TROUBLED]]
     events: list[Manifest] = []
     try:

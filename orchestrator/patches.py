@@ -3,10 +3,9 @@
 import copy
 from typing import Any
 
+from orchestrator.kube_objects import Manifest
 from orchestrator.spec import KubernetesSection
 from trainer.errors import ConfigError
-
-Manifest = dict[str, Any]
 
 _CONTAINER = "trainer"
 _REPEAT = "repeat the container trainer as `orch render` shows it, and add to it"

@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable, Collection
 
 from orchestrator.carrier import child_selector, launch_of
-from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, NotFound
-from orchestrator.manifests import selector_of, token_name
-from orchestrator.observe import find_carriers, is_ours
-from orchestrator.silent import OVER, hint
+from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Forbidden, NotFound
+from orchestrator.kube_names import selector_of
+from orchestrator.kube_objects import Manifest, is_ours, is_over, pod_is_over
+from orchestrator.manifests import token_name
+from orchestrator.observe import find_carriers
+from orchestrator.silent import hint, silent_since
+from orchestrator.surroundings import hosts
 from orchestrator.suspending import suspend
-from orchestrator.waiting import ended
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
 """What belongs to a job besides its Job or JobSet and its pods."""
@@ -73,7 +75,7 @@ def _uids(items: list[Manifest]) -> set[str]:
 
 def _stops(cluster: Cluster, carrier: Manifest) -> bool:
     """Have its pods end, if there are any. Whether they will: where that is refused, or nobody sees to it, all goes at once."""
-    if ended(carrier) or "deletionTimestamp" in carrier["metadata"]:
+    if is_over(carrier) or "deletionTimestamp" in carrier["metadata"]:
         return True
     try:
         suspend(cluster, carrier, True)
@@ -120,7 +122,7 @@ def wait_for_pods(
             pods = [
                 pod
                 for pod in cluster.select("Pod", labels=selector_of(name))
-                if launch_of(pod) in launches and (ended_too or pod.get("status", {}).get("phase") not in OVER)
+                if launch_of(pod) in launches and (ended_too or not pod_is_over(pod))
             ]
             if not pods and and_then():
                 return
@@ -129,7 +131,7 @@ def wait_for_pods(
             if not away:
                 away = error.message
                 say(f"{away}; trying again")
-        text = _waiting(name, pods)
+        text = _waiting(cluster, name, pods)
         if pods and not away and text != told:
             told = text
             say(text)
@@ -139,16 +141,22 @@ def wait_for_pods(
                 f"pods of job {name} are still there after {timeout_s:.0f} s: {places}"
                 if pods
                 else away or f"the pods of job {name} are gone, but not yet the rest of it, after {timeout_s:.0f} s",
-                remedy=hint(name, pods) or f"orch status {name} and kubectl describe pod say more; then try again",
+                remedy=_hint(cluster, name, pods)
+                or f"orch status {name} and kubectl describe pod say more; then try again",
             )
         time.sleep(0.5)
 
 
-def _waiting(name: str, pods: list[Manifest]) -> str:
+def _waiting(cluster: Cluster, name: str, pods: list[Manifest]) -> str:
     names = sorted(pod["metadata"]["name"] for pod in pods)
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     text = f"waiting for {len(names)} pod{'s' if len(names) > 1 else ''} to stop: {', '.join(names[:4])}{more}"
-    return "\n".join(filter(None, [text, hint(name, pods)]))
+    return "\n".join(filter(None, [text, _hint(cluster, name, pods)]))
+
+
+def _hint(cluster: Cluster, name: str, pods: list[Manifest]) -> str:
+    silent = [pod for pod in pods if silent_since(pod)]
+    return hint(name, silent, hosts(cluster, silent))
 
 
 def _remove(cluster: Cluster, items: list[Manifest]) -> list[str]:

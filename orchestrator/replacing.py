@@ -3,12 +3,13 @@
 import time
 from dataclasses import dataclass
 
-from orchestrator.diagnose import index_of
-from orchestrator.kube import AlreadyExists, Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import selector_of
+from orchestrator.kube import AlreadyExists, Cluster, ClusterError, NotFound
+from orchestrator.kube_names import selector_of
+from orchestrator.kube_objects import Manifest, index_of, pod_is_over
 from orchestrator.observe import find_job
 from orchestrator.removing import Say
-from orchestrator.silent import OVER, freed, why_not
+from orchestrator.silent import freed, why_not
+from orchestrator.surroundings import hosts
 from trainer.errors import ConfigError
 from trainer.rundir.attempts import now
 
@@ -41,7 +42,7 @@ def replace(
         Forbidden: the user may not patch pods/status.
     """
     pods = [pod for pod in cluster.select("Pod", labels=selector_of(name)) if index_of(pod) == worker]
-    alive = [pod for pod in pods if pod.get("status", {}).get("phase") not in OVER]
+    alive = [pod for pod in pods if not pod_is_over(pod)]
     if not alive:
         find_job(cluster, name)
         ended = f"its pod {pods[0]['metadata']['name']} has ended" if pods else "there is none"
@@ -51,8 +52,7 @@ def replace(
         )
     # A pod that is already on its way out before one that took its place.
     pod = min(alive, key=lambda pod: not pod["metadata"].get("deletionTimestamp"))
-    node = _node(cluster, pod)
-    reason = why_not(pod, node)
+    reason = why_not(pod, hosts(cluster, [pod]).get(pod["spec"].get("nodeName", "")))
     if reason and not force:
         raise ConfigError(
             f"worker {worker} is not replaced: {reason}", remedy="--force takes the pod away all the same"
@@ -72,16 +72,6 @@ def replace(
     )
 
 
-def _node(cluster: Cluster, pod: Manifest) -> Manifest | None:
-    """The pod's Node, where the user may see it. One that is gone is as silent as can be."""
-    try:
-        return cluster.get("Node", pod["spec"]["nodeName"])
-    except (Forbidden, KeyError):
-        return None
-    except NotFound:
-        return {"status": {"conditions": []}}
-
-
 def _take_away(cluster: Cluster, pod: Manifest) -> None:
     name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
     for tries_left in reversed(range(_CONFLICTS)):
@@ -89,7 +79,7 @@ def _take_away(cluster: Cluster, pod: Manifest) -> None:
             present = cluster.get("Pod", name)
             if present["metadata"]["uid"] != uid:
                 return
-            if present.get("status", {}).get("phase") not in OVER:
+            if not pod_is_over(present):
                 cluster.patch("Pod", name, freed(present, now().strftime("%Y-%m-%dT%H:%M:%SZ")), subresource="status")
             cluster.delete("Pod", name, uid=uid, grace_s=0)
             return

@@ -4,51 +4,64 @@ Such a pod stays, nobody can end it, and its container may still run. Kubernetes
 not; orch need not be sure (docs/fault-tolerance.md, Old processes that wake up).
 """
 
-from typing import Any
+from collections.abc import Mapping
 
-from orchestrator.diagnose import condition, index_of
+from orchestrator.kube_objects import Manifest, condition, conditions, container_status, index_of, pod_is_over
 
-Manifest = dict[str, Any]
-
-OVER = ("Succeeded", "Failed")
+_SOME_TIME = "some time"
 
 
 def silent_since(pod: Manifest, node: Manifest | None = None) -> str:
-    """Since when the node of a pod has not been heard of; empty for a node that answers.
+    """Since when the node of a pod has not been heard of; empty for a node that answers. What status says, what replace does
+    and what delete advises all follow from this.
 
     Args:
         node: the Node, where it was asked for and the user may see it. Without it the pod alone must tell.
     """
-    if not pod["spec"].get("nodeName") or pod.get("status", {}).get("phase") in OVER:
+    if not pod["spec"].get("nodeName") or pod_is_over(pod):
         return ""
     if node is not None:
-        ready = _condition(node, "Ready")
-        return "" if ready.get("status") == "True" else str(ready.get("lastTransitionTime") or "some time")
-    disruption = condition(pod, "DisruptionTarget")
+        told = condition(node, "Ready")
+        return "" if told.get("status") == "True" else str(told.get("lastTransitionTime") or _SOME_TIME)
+    if _taken_back(pod):
+        return str(condition(pod, "Ready").get("lastTransitionTime") or _SOME_TIME)
+    disruption = condition(pod, "DisruptionTarget", "True")
     if pod["metadata"].get("deletionTimestamp") and disruption.get("reason") == "DeletionByTaintManager":
-        return str(disruption.get("lastTransitionTime") or "some time")
-    # The kubelet sets both from the same facts; of a node that is silent, the node controller takes back Ready alone.
-    ready, containers = _condition(pod, "Ready"), _condition(pod, "ContainersReady")
-    if ready.get("status") == "False" and containers.get("status") == "True" and not pod["spec"].get("readinessGates"):
-        return str(ready.get("lastTransitionTime") or "some time")
+        return str(disruption.get("lastTransitionTime") or _SOME_TIME)
     return ""
 
 
-def silent_pods(pods: list[Manifest]) -> list[Manifest]:
-    """Those whose node is silent, by what the pods say."""
-    return [pod for pod in pods if silent_since(pod)]
+def _taken_back(pod: Manifest) -> bool:
+    """Whether the node controller said Ready=False of a pod, as it does where it does not hear the node. It leaves all else as
+    the kubelet said it last, and a kubelet would take ContainersReady back too. With a readiness gate one cannot tell."""
+    if not condition(pod, "Ready", "False") or pod["spec"].get("readinessGates"):
+        return False
+    containers = condition(pod, "ContainersReady")
+    return containers["status"] == "True" if containers else bool(container_status(pod).get("ready"))
 
 
-def hint(job: str, pods: list[Manifest]) -> str:
-    """What keeps pods that are to go, and what to do about it; empty when no node is silent."""
-    silent = silent_pods(pods)
+def doubtful(pod: Manifest) -> bool:
+    """Whether a pod's Node should be asked for: it seems to be silent, or the pod is to go and only the Node says if it can."""
+    return bool(silent_since(pod)) or bool(pod["metadata"].get("deletionTimestamp") and not pod_is_over(pod))
+
+
+def hint(job: str, pods: list[Manifest], nodes: Mapping[str, Manifest] | None = None) -> str:
+    """What keeps pods that are to go, and what to do about it; empty when no node is silent.
+
+    Args:
+        nodes: those of the pods' Nodes that were asked for, by name.
+    """
+    nodes = nodes or {}
+    silent = [pod for pod in pods if silent_since(pod, nodes.get(pod["spec"].get("nodeName", "")))]
     if not silent:
         return ""
-    nodes = ", ".join(sorted({pod["spec"]["nodeName"] for pod in silent}))
+    first = silent[0]
+    names = ", ".join(sorted({pod["spec"]["nodeName"] for pod in silent}))
     workers = sorted(index_of(pod) for pod in silent)
     replace = " ".join(f"--worker {index}" for index in workers[:8])
     return (
-        f"node {nodes} is silent since {silent_since(silent[0])}: its pod{'s' if len(silent) > 1 else ''} cannot be ended there. "
+        f"node {names} is silent since {silent_since(first, nodes.get(first['spec']['nodeName']))}: "
+        f"its pod{'s' if len(silent) > 1 else ''} cannot be ended there. "
         f"orch replace {job} {replace} takes {'them' if len(silent) > 1 else 'it'} away"
     )
 
@@ -76,7 +89,6 @@ def freed(pod: Manifest, now: str) -> Manifest:
     Args:
         now: RFC 3339.
     """
-    status = pod.get("status", {})
     disruption = {
         "type": "DisruptionTarget",
         "status": "True",
@@ -84,11 +96,6 @@ def freed(pod: Manifest, now: str) -> Manifest:
         "message": f"orch replace: node {pod['spec'].get('nodeName', '?')} is silent, and its user takes the pod away",
         "lastTransitionTime": now,
     }
-    others = [entry for entry in status.get("conditions") or [] if entry["type"] != "DisruptionTarget"]
+    others = [entry for entry in conditions(pod) if entry["type"] != "DisruptionTarget"]
     metadata = {key: pod["metadata"][key] for key in ("uid", "resourceVersion")}
     return {"metadata": metadata, "status": {"phase": "Failed", "conditions": [*others, disruption]}}
-
-
-def _condition(item: Manifest, kind: str) -> Manifest:
-    entries = item.get("status", {}).get("conditions") or []
-    return next((dict(entry) for entry in entries if entry["type"] == kind), {})

@@ -8,21 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator.diagnose import (
-    NodeRoom,
-    Surroundings,
-    Trouble,
-    condition,
-    container_status,
-    diagnose,
-    index_of,
-    last_words,
-    time_of,
-)
+from orchestrator.diagnose import NodeRoom, Surroundings, Trouble, diagnose
 from orchestrator.diagnose.admission import stopped
 from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
 from orchestrator.diagnose.training import of_end
-from orchestrator.manifests import run_directory_of
+from orchestrator.kube_objects import (
+    Manifest,
+    condition,
+    container_status,
+    failure,
+    index_of,
+    last_words,
+    newest_pods,
+    pod_is_over,
+    run_directory_of,
+    running,
+    time_of,
+)
 from trainer.agent.last_words import SAVE_REMEDY, LastWords, general_remedy
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
@@ -30,7 +32,6 @@ from trainer.rundir.attempts import AttemptRecord, EndRecord
 from trainer.rundir.history import Restart, restarts_of
 from trainer.rundir.ledger import Ledger
 
-Manifest = dict[str, Any]
 State = Literal["waiting", "running", "restarting", "succeeded", "failed", "stopped"]
 
 
@@ -53,6 +54,8 @@ class Observation:
     """Where the time went, where the run directory could tell it in time."""
     nodes: Sequence[NodeRoom] = ()
     """What the nodes offer, where a pod finds none and the user may look."""
+    hosts: Mapping[str, Manifest] = field(default_factory=dict)
+    """Name -> the Node of pods that may be out of reach, where the user may look at it."""
     workload: Manifest | None = None
     """Kueue's object for a queued job."""
     ahead: int | None = None
@@ -153,6 +156,7 @@ def judge(seen: Observation) -> JobStatus:
     around = Surroundings(
         earlier=[pod for pod in seen.pods if pod is not newest.get(index_of(pod))],
         nodes=seen.nodes,
+        hosts=seen.hosts,
         workload=seen.workload,
         ahead=seen.ahead,
         live=seen.live,
@@ -176,24 +180,10 @@ def judge(seen: Observation) -> JobStatus:
         memory += [told] if told is not None else []
         remedy = _remedy(words, end.code) or of_end(common["name"], end.reason)
         return _from_end(end, common, remedy, memory[:1] if end.code else [])
-    ended = condition(seen.job, "Failed") or condition(seen.job, "FailureTarget")
-    if ended or condition(seen.job, "Complete"):
+    ended = failure(seen.job)
+    if ended or condition(seen.job, "Complete", "True"):
         return _from_job(seen, ended, newest, common, troubles)
     return _alive(seen, common, troubles)
-
-
-def newest_pods(pods: list[Manifest]) -> dict[int, Manifest]:
-    """Worker -> the pod that counts: one that is not being ended before one that is, then the newest."""
-
-    def rank(pod: Manifest) -> tuple[bool, str]:
-        return not pod["metadata"].get("deletionTimestamp"), pod["metadata"].get("creationTimestamp", "")
-
-    chosen: dict[int, Manifest] = {}
-    for pod in pods:
-        index = index_of(pod)
-        if index >= 0 and (index not in chosen or rank(pod) > rank(chosen[index])):
-            chosen[index] = pod
-    return dict(sorted(chosen.items()))
 
 
 def end_of_launch(seen: Observation) -> EndRecord | None:
@@ -365,7 +355,7 @@ def _words_for(live: JobState) -> str:
 
 def _uid_of_running_chief(seen: Observation) -> str | None:
     chief = newest_pods(seen.pods).get(0)
-    if chief is None or "running" not in container_status(chief).get("state", {}):
+    if chief is None or not running(chief):
         return None
     return str(chief["metadata"]["uid"])
 
@@ -437,7 +427,7 @@ def _worker(
         code = ended.get("exitCode", 0)
         words = "succeeded" if code == 0 else "failed"
         reason = "" if code == 0 else ended["reason"] if ended.get("reason") == "OOMKilled" else title_of(code)
-    elif pod.get("status", {}).get("phase") in ("Failed", "Succeeded"):
+    elif pod_is_over(pod):
         words, reason = str(pod["status"]["phase"]).lower(), str(pod["status"].get("reason", ""))
     elif pod["metadata"].get("deletionTimestamp") or (over and "running" in state):
         words = "ending"

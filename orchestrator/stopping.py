@@ -14,16 +14,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator import submit as submitting
-from orchestrator.carrier import QUEUE_LABEL
 from orchestrator.explain import dotted, explain
 from orchestrator.jobfile import resolve_for_cluster
-from orchestrator.kube import Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import JOB_FILE, run_directory_of
+from orchestrator.kube import Cluster, ClusterError, Forbidden, NotFound
+from orchestrator.kube_names import QUEUE_LABEL
+from orchestrator.kube_objects import Manifest, condition, is_over, labels, run_directory_of
+from orchestrator.manifests import JOB_FILE
 from orchestrator.observe import find_job, status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.spec import JobSpec
 from orchestrator.suspending import suspend, wait_for_workload
-from orchestrator.waiting import ended
 from trainer.errors import ConfigError, OrchError
 
 _CONFIG_VOLUME = "orch-config"
@@ -60,7 +60,7 @@ def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_
     """
     job = find_job(cluster, name)
     # Its run may have ended a moment before the Job notices.
-    if ended(job) or status_of(cluster, name).over:
+    if is_over(job) or status_of(cluster, name).over:
         raise ConfigError(
             f"job {name} has ended already", remedy=f"orch status {name} tells how; orch delete removes it"
         )
@@ -91,15 +91,15 @@ def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say, skip: 
     """
     job = find_job(cluster, name)
     before = int(job["spec"].get("parallelism", 1))
-    if not ended(job) and workers in (None, before):
+    if not is_over(job) and workers in (None, before):
         if not suspend(cluster, job, False):
             raise ConfigError(
                 f"job {name} is not stopped: there is nothing to resume",
                 remedy=f"orch status {name} tells what it does; --workers N gives it another number of workers",
             )
-        queued = QUEUE_LABEL in (job["metadata"].get("labels") or {})
+        queued = QUEUE_LABEL in labels(job)
         return Resumed(name=name, workers=before, run_directory=run_directory_of(job), queued=queued, anew=False)
-    if _has(job, "Complete"):
+    if condition(job, "Complete", "True"):
         raise ConfigError(
             f"job {name} has succeeded: there is nothing left to do",
             remedy="to train on, raise train.steps in the job file and submit it with --replace: it goes on from there",
@@ -151,11 +151,6 @@ def _with_workers(spec: JobSpec, workers: int | None) -> JobSpec:
     except ValidationError as error:
         problems = [f"{dotted(place)}: {message}" for place, message in explain(error, data, {})]
         raise ConfigError(f"job {spec.name} with {workers} workers: {'; '.join(problems)}") from None
-
-
-def _has(job: Manifest, condition: str) -> bool:
-    conditions = job.get("status", {}).get("conditions") or []
-    return any(item["type"] == condition and item["status"] == "True" for item in conditions)
 
 
 def _step(directory: str) -> int | None:

@@ -12,12 +12,12 @@ from typing import TypeVar
 from orchestrator.carrier import owner_reference
 from orchestrator.image import placeholder, with_ref
 from orchestrator.interrupts import held_back
-from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Manifest, NotFound
-from orchestrator.manifests import TOKEN_PLACEHOLDER, render, run_directory_of
-from orchestrator.observe import find_carriers, is_ours
+from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, NotFound
+from orchestrator.kube_objects import Manifest, annotations, is_ours, is_over, run_directory_of
+from orchestrator.manifests import TOKEN_PLACEHOLDER, render
+from orchestrator.observe import find_carriers
 from orchestrator.preflight import Check, Subject, errors, preflight, said
 from orchestrator.preflight.check import SKIPPABLE
-from orchestrator.preflight.names import is_over
 from orchestrator.removing import delete
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
@@ -219,7 +219,7 @@ def _undo(cluster: Cluster, carrier: Manifest, mark: str, created: list[Manifest
             left.append(f"{item['kind']} {item['metadata']['name']} ({error.message})")
     try:
         found = _while_away(lambda: cluster.find(kind, name))
-        if found is not None and (found["metadata"].get("annotations") or {}).get(SUBMISSION) == mark:
+        if found is not None and annotations(found).get(SUBMISSION) == mark:
             _while_away(lambda: cluster.delete(kind, name, uid=found["metadata"]["uid"]))
     except ClusterError as error:
         left.append(f"{kind} {name}, suspended, if it was created ({error.message})")

@@ -7,24 +7,26 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from orchestrator.carrier import QUEUE_LABEL, WORKLOAD_OF_LABEL
-from orchestrator.diagnose import NodeRoom, running
+from orchestrator.diagnose import NodeRoom
 from orchestrator.diagnose.scheduling import rooms
-from orchestrator.kube import Cluster, ClusterError, Manifest
-from orchestrator.manifests import CONTAINER
+from orchestrator.kube import Cluster, ClusterError, Forbidden
+from orchestrator.kube_names import CONTAINER, QUEUE_LABEL, WORKLOAD_OF_LABEL
+from orchestrator.kube_objects import Manifest, condition, labels, running
 from trainer.agent.protocol import JobState
 
 log = logging.getLogger(__name__)
 
 _NODES = 200
 """In a larger cluster the pods of all nodes are too many to be added up for a status."""
+_HOSTS = 8
+"""More Nodes than this are had by one list."""
 _UNHEARD = 3
 _LINES = 20
 
 
 def queued(cluster: Cluster, job: Manifest) -> tuple[Manifest | None, int | None]:
     """Kueue's Workload of a job that is not admitted, and how many wait before it."""
-    queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
+    queue = labels(job).get(QUEUE_LABEL)
     if not queue or not job["spec"].get("suspend"):
         return None, None
     try:
@@ -57,11 +59,22 @@ def node_rooms(cluster: Cluster, pods: Sequence[Manifest]) -> list[NodeRoom]:
     return rooms(nodes, everybody)
 
 
+def hosts(cluster: Cluster, pods: Sequence[Manifest]) -> dict[str, Manifest]:
+    """Name -> the Node of these pods, where the user may see it. One that is gone says nothing: it is as silent as can be."""
+    names = {pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName")}
+    try:
+        if len(names) > _HOSTS:
+            there = {node["metadata"]["name"]: node for node in cluster.select("Node")}
+        else:
+            there = {name: node for name in names if (node := cluster.find("Node", name)) is not None}
+    except Forbidden as error:
+        log.debug("no nodes: %s", error)
+        return {}
+    return {name: there.get(name, {}) for name in names}
+
+
 def _lacks_room(pod: Manifest) -> bool:
-    return any(
-        entry["type"] == "PodScheduled" and entry["status"] == "False" and "Insufficient" in entry.get("message", "")
-        for entry in pod.get("status", {}).get("conditions") or []
-    )
+    return "Insufficient" in condition(pod, "PodScheduled", "False").get("message", "")
 
 
 def unheard(cluster: Cluster, pods: Sequence[Manifest], live: JobState | None) -> dict[str, list[str]]:

@@ -3,15 +3,16 @@ Kueue lets go what others suspend."""
 
 import time
 
-from orchestrator.carrier import QUEUE_LABEL, WORKLOAD_OF_LABEL
-from orchestrator.kube import Cluster, ClusterError, Manifest
+from orchestrator.kube import Cluster, ClusterError
+from orchestrator.kube_names import QUEUE_LABEL, WORKLOAD_OF_LABEL
+from orchestrator.kube_objects import Manifest, labels
 
 _WORKLOAD_S = 15.0
 
 
 def suspend(cluster: Cluster, job: Manifest, stop: bool) -> bool:
     """Say whether a job is to be stopped; whether that is something new."""
-    workload = _workload(cluster, job) if QUEUE_LABEL in (job["metadata"].get("labels") or {}) else None
+    workload = _workload(cluster, job) if QUEUE_LABEL in labels(job) else None
     if workload is not None:
         active = not stop
         if bool(workload["spec"].get("active", True)) == active:
@@ -31,7 +32,7 @@ def wait_for_workload(cluster: Cluster, job: Manifest) -> None:
         ClusterError: there is none yet: what is not there cannot be stopped, and would start later.
     """
     deadline = time.monotonic() + _WORKLOAD_S
-    while QUEUE_LABEL in (job["metadata"].get("labels") or {}) and _workload(cluster, job) is None:
+    while QUEUE_LABEL in labels(job) and _workload(cluster, job) is None:
         if time.monotonic() > deadline:
             name = job["metadata"]["name"]
             raise ClusterError(

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from orchestrator.diagnose import container_status, index_of
-from orchestrator.kube import Cluster, ClusterError, Manifest, NotFound
-from orchestrator.manifests import CONTAINER, selector_of
+from orchestrator.kube import Cluster, ClusterError, NotFound
+from orchestrator.kube_names import CONTAINER, selector_of
+from orchestrator.kube_objects import Manifest, index_of, newest_pods, running
 from orchestrator.observe import find_job
-from orchestrator.status import newest_pods
 
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 32 * 1024
@@ -36,7 +35,7 @@ def pod_of(cluster: Cluster, name: str, worker: int) -> str:
     find_job(cluster, name)
     pods = [pod for pod in cluster.select("Pod", labels=selector_of(name)) if index_of(pod) == worker]
     pod: Manifest | None = newest_pods(pods).get(worker)
-    if pod is None or "running" not in container_status(pod).get("state", {}):
+    if pod is None or not running(pod):
         what = f"its pod {pod['metadata']['name']} does not run" if pod is not None else "there is none"
         raise NotFound(
             f"worker {worker} of job {name} has no pod to run a command in: {what}",

@@ -5,14 +5,14 @@ be taken by one of several at once, which on a file system is a hard link (train
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from orchestrator.kube_objects import Manifest
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from orchestrator.spec import SecretRef, Volume
 
-Manifest = dict[str, Any]
 
 GCS_FUSE_OPTIONS = "implicit-dirs,uid=1000,gid=1000"
 """Folders that exist only as prefixes of objects are seen too; files belong to the user that the pods run as."""

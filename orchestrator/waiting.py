@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 from enum import StrEnum
 
-from orchestrator.kube import Cluster, ClusterUnreachable, Manifest, NotFound
+from orchestrator.kube import Cluster, ClusterUnreachable, NotFound
+from orchestrator.kube_names import selector_of
+from orchestrator.kube_objects import Manifest, is_over, pod_is_over
 from orchestrator.loglines import Note
-from orchestrator.manifests import selector_of
 from orchestrator.observe import find_job, status_of
 from orchestrator.status import JobStatus
 from orchestrator.watching import View, Watch
@@ -70,7 +71,7 @@ def wait(
                     return
                 raise NotFound(f"job {name} was deleted meanwhile", remedy="Its run directory stays.")
             now = time.monotonic()
-            over = ended(carrier) and goal is not Goal.DELETED
+            over = is_over(carrier) and goal is not Goal.DELETED
             due = over or now - asked_s > (_SOON_S if changed else _LATE_S) or goal is Goal.RUNNING
             if goal is Goal.STOPPED and is_stopped(carrier, watch.items("Pod")):
                 due = True
@@ -92,15 +93,9 @@ def wait(
                 return
 
 
-def ended(carrier: Manifest) -> bool:
-    """Whether a Job or JobSet has ended, well or badly."""
-    conditions = carrier.get("status", {}).get("conditions") or []
-    return any(item["type"] in ("Complete", "Completed", "Failed") and item["status"] == "True" for item in conditions)
-
-
 def is_stopped(carrier: Manifest, pods: list[Manifest]) -> bool:
     """Whether it is suspended and the last of its pods has gone."""
-    alive = [pod for pod in pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    alive = [pod for pod in pods if not pod_is_over(pod)]
     return bool(carrier["spec"].get("suspend")) and not alive
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from orchestrator.known import Known, Manifest
+from orchestrator.known import Known
 from orchestrator.kube import STARTING_S, Cluster, ClusterError, ClusterUnreachable, Gone, ServerTrouble
+from orchestrator.kube_objects import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -116,12 +116,12 @@ def delete(names: tuple[str, ...], waits: bool, context: str | None, namespace: 
 
 
 def _delete(cluster: "Cluster", name: str, *, waits: bool) -> dict[str, object]:
-    from orchestrator.manifests import RUN_DIRECTORY
-    from orchestrator.observe import find_carriers, is_ours
+    from orchestrator.kube_objects import is_ours, run_directory_of
+    from orchestrator.observe import find_carriers
     from orchestrator.removing import delete as remove
 
-    annotations = [item["metadata"].get("annotations") or {} for item in find_carriers(cluster, name) if is_ours(item)]
-    directory = next((found[RUN_DIRECTORY] for found in annotations if RUN_DIRECTORY in found), "")
+    ours = [item for item in find_carriers(cluster, name) if is_ours(item)]
+    directory = next(filter(None, map(run_directory_of, ours)), "")
     removed = remove(cluster, name, say=say, wait=waits)
     say(f"removed: {', '.join(removed) or 'pods'}")
     if directory:

@@ -143,7 +143,7 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
     directory = run_directory(target, context, namespace)
     if directory is not None:
         return directory, False
-    from orchestrator.manifests import run_directory_of
+    from orchestrator.kube_objects import run_directory_of
     from orchestrator.observe import find_job
     from trainer.errors import ConfigError
 

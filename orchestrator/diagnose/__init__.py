@@ -11,31 +11,15 @@ from dataclasses import dataclass, field
 from orchestrator.carrier import event_sources
 from orchestrator.diagnose import admission, ending, scheduling, starting, training
 from orchestrator.diagnose.scheduling import NodeRoom
-from orchestrator.diagnose.trouble import (
-    Manifest,
-    Trouble,
-    condition,
-    container_status,
-    gathered,
-    index_of,
-    last_words,
-    running,
-    time_of,
-    workers_text,
-)
+from orchestrator.diagnose.trouble import Trouble, gathered, workers_text
+from orchestrator.kube_objects import Manifest, index_of, running, time_of
 from trainer.agent.protocol import JobState
 
 __all__ = [
     "NodeRoom",
     "Surroundings",
     "Trouble",
-    "condition",
-    "container_status",
     "diagnose",
-    "index_of",
-    "last_words",
-    "running",
-    "time_of",
     "workers_text",
 ]
 
@@ -48,6 +32,8 @@ class Surroundings:
     """Pods whose place another one took."""
     nodes: Sequence[NodeRoom] = ()
     """Where the user may look at them."""
+    hosts: Mapping[str, Manifest] = field(default_factory=dict)
+    """Name -> the Node of pods that may be out of reach, where the user may look at it."""
     workload: Manifest | None = None
     """Kueue's object for the job."""
     ahead: int | None = None
@@ -88,7 +74,7 @@ def diagnose(
 
 def _of_pod(pod: Manifest, events: list[Manifest], around: Surroundings) -> Trouble | None:
     for check in (
-        ending.node_lost,
+        lambda pod, _: ending.node_lost(pod, around.hosts.get(pod["spec"].get("nodeName", ""))),
         ending.disrupted,
         ending.evicted,
         lambda pod, _: scheduling.unschedulable(pod, around.nodes),

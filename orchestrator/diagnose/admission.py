@@ -1,7 +1,8 @@
 """Before there are pods: a suspended job, a queue, and pods that the namespace refuses. Texts of Kubernetes 1.34, Kueue 0.17."""
 
-from orchestrator.carrier import QUEUE_LABEL
-from orchestrator.diagnose.trouble import Manifest, Trouble, after, clock, condition
+from orchestrator.diagnose.trouble import Trouble, after, clock
+from orchestrator.kube_names import QUEUE_LABEL
+from orchestrator.kube_objects import Manifest, condition, labels
 
 
 def of_job(
@@ -9,7 +10,7 @@ def of_job(
 ) -> Trouble | None:
     """What keeps a job from having its pods."""
     name, spec = job["metadata"]["name"], job["spec"]
-    queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
+    queue = labels(job).get(QUEUE_LABEL)
     if spec.get("suspend"):
         if queue:
             return queued(name, queue, workload, ahead)
@@ -25,7 +26,7 @@ def of_job(
 
 def stopped(job: Manifest, workload: Manifest | None) -> bool:
     """Whether a suspended job waits for `orch resume`. One in a queue goes on by itself, unless it was cancelled."""
-    if QUEUE_LABEL in (job["metadata"].get("labels") or {}):
+    if QUEUE_LABEL in labels(job):
         return workload is not None and workload.get("spec", {}).get("active") is False
     return True
 
@@ -39,7 +40,7 @@ def queued(name: str, queue: str, workload: Manifest | None, ahead: int | None) 
             f"{look}; where nothing happens at all, ask whether Kueue runs (kubectl -n kueue-system get pods)",
         )
     if workload.get("spec", {}).get("active") is False:
-        evicted = condition(workload, "Evicted")
+        evicted = condition(workload, "Evicted", "True")
         told = evicted.get("message") if "MaximumExecutionTime" in str(evicted.get("reason")) else ""
         return Trouble(
             f"the job is cancelled: queue {queue} does not run it{f' ({told})' if told else ''}",
@@ -78,15 +79,12 @@ _REMEDIES_OF_QUEUE = (
 
 def _why_pending(workload: Manifest) -> str:
     """Kueue's own words, without what it says of each pod set alike."""
-    for entry in workload.get("status", {}).get("conditions") or []:
-        if entry["type"] == "QuotaReserved" and entry["status"] == "False":
-            message = str(entry.get("message", "")).strip()
-            if "insufficient unused quota" in message:
-                # More flavors may be listed; the first is the one that it prefers.
-                return after(message, ": ").split(",", 1)[0].replace("insufficient unused quota", _NO_ROOM) + _more(
-                    message
-                )
-            return message
+    if pending := condition(workload, "QuotaReserved", "False"):
+        message = str(pending.get("message", "")).strip()
+        if "insufficient unused quota" in message:
+            # More flavors may be listed; the first is the one that it prefers.
+            return after(message, ": ").split(",", 1)[0].replace("insufficient unused quota", _NO_ROOM) + _more(message)
+        return message
     for check in workload.get("status", {}).get("admissionChecks") or []:
         if check.get("state") in ("Pending", "Retry", "Rejected"):
             return f"admission check {check['name']}: {check.get('message') or check['state'].lower()}"
@@ -100,12 +98,12 @@ def _more(message: str) -> str:
 
 def _why_taken(workload: Manifest) -> str:
     """That it ran before, and who took its place."""
-    evicted = condition(workload, "Evicted")
+    evicted = condition(workload, "Evicted", "True")
     if not evicted:
         return ""
     since = clock(str(evicted.get("lastTransitionTime", "")))
     if evicted.get("reason") == "Preempted":
-        preempted = condition(workload, "Preempted").get("message") or evicted.get("message", "")
+        preempted = condition(workload, "Preempted", "True").get("message") or evicted.get("message", "")
         why = str(preempted).partition(" due to ")[2].partition(";")[0]
         return f"preempted at {since} by a job of the queues{f', {why}' if why else ''}; it goes on from its last checkpoint"
     return f"evicted at {since}: {evicted.get('message') or evicted.get('reason')}"

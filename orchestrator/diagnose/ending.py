@@ -1,58 +1,39 @@
 """A pod that ended badly, was taken away, or is out of reach. Texts of Kubernetes 1.34."""
 
-from orchestrator.diagnose.trouble import (
-    Manifest,
-    Trouble,
-    condition,
-    container_status,
-    index_of,
-    job_of,
-    last_words,
-    size,
-)
+from orchestrator.diagnose.trouble import Trouble, size
+from orchestrator.kube_objects import Manifest, condition, container_status, index_of, job_of, last_words, pod_is_over
+from orchestrator.silent import silent_since
 from trainer.exit_codes import ExitCode, title_of
 
 _BY_ITSELF = "nothing: Kubernetes replaces the pod, and training goes on from the last checkpoint"
 
 
-def node_lost(pod: Manifest, events: list[Manifest]) -> Trouble | None:
-    """A node that the control plane does not hear any more, with a pod that nothing replaces until it is known to be gone."""
-    if pod.get("status", {}).get("phase") not in ("Running", "Pending"):
+def node_lost(pod: Manifest, node: Manifest | None = None) -> Trouble | None:
+    """A node that the control plane does not hear any more, with a pod that nothing replaces until it is known to be gone.
+
+    Args:
+        node: the pod's Node, where it was asked for and the user may see it.
+    """
+    since = silent_since(pod, node)
+    if not since:
         return None
-    node, job = pod["spec"].get("nodeName", "?"), job_of(pod)
-    disruption = condition(pod, "DisruptionTarget")
+    where, job = pod["spec"]["nodeName"], job_of(pod)
     if pod["metadata"].get("deletionTimestamp"):
-        if disruption.get("reason") != "DeletionByTaintManager":
-            return None
-        since = _silent_since(pod) or str(disruption.get("lastTransitionTime", "some time"))
         return Trouble(
-            f"node {node} is silent since {since}, and nothing replaces its pod until it is known to be gone",
+            f"node {where} is silent since {since}, and nothing replaces its pod until it is known to be gone",
             f"bring the node back, or free the place now: orch replace {job} --worker {index_of(pod)} "
             f"(safe here: what the old process may still write does not count); "
-            f"if the node is gone for good: kubectl delete node {node}",
+            f"if the node is gone for good: kubectl delete node {where}",
         )
-    if since := _silent_since(pod):
-        return Trouble(
-            f"node {node} is silent since {since}",
-            f"wait a little, it may come back; else: orch replace {job} --worker {index_of(pod)}",
-        )
-    return None
-
-
-def _silent_since(pod: Manifest) -> str:
-    """The node controller writes Ready=False into pods whose node it does not hear; their kubelet would have given a reason."""
-    for entry in pod.get("status", {}).get("conditions") or []:
-        told_by_kubelet = entry.get("reason") or entry.get("message")
-        if entry["type"] == "Ready" and entry["status"] == "False" and not told_by_kubelet:
-            state = container_status(pod)
-            if "running" in state.get("state", {}) and state.get("ready"):
-                return str(entry.get("lastTransitionTime", "some time"))
-    return ""
+    return Trouble(
+        f"node {where} is silent since {since}",
+        f"wait a little, it may come back; else: orch replace {job} --worker {index_of(pod)}",
+    )
 
 
 def disrupted(pod: Manifest, events: list[Manifest]) -> Trouble | None:
     """A pod that the platform takes away, while its replacement is not there yet."""
-    disruption = condition(pod, "DisruptionTarget")
+    disruption = condition(pod, "DisruptionTarget", "True")
     if not disruption or pod.get("status", {}).get("reason") == "Evicted":
         return None
     return _of_disruption(pod, disruption)
@@ -74,6 +55,8 @@ def _of_disruption(pod: Manifest, disruption: Manifest) -> Trouble | None:
             return Trouble(f"the kubelet of node {node} ended the pod: {message}", _BY_ITSELF)
         case "EvictionByEvictionAPI":
             return Trouble(f"evicted from node {node}: it is being drained, or somebody asked for it", _BY_ITSELF)
+        case "DeletionByTaintManager" if not pod_is_over(pod):  # its Node was asked, and answers: node_lost comes first
+            return Trouble(f"taken off node {node}, which has a taint that the pod does not tolerate", _BY_ITSELF)
         case "DeletionByPodGC" | "DeletionByTaintManager":
             return Trouble(f"node {node} is gone, and the pod with it", _BY_ITSELF)
     return None
@@ -103,7 +86,7 @@ def ended_badly(pod: Manifest, events: list[Manifest]) -> Trouble | None:
     code = ended.get("exitCode", 0)
     if (trouble := out_of_memory(pod)) is not None:
         return trouble
-    if not code or code == ExitCode.STOPPED or condition(pod, "DisruptionTarget"):
+    if not code or code == ExitCode.STOPPED or condition(pod, "DisruptionTarget", "True"):
         return None
     message = str(ended.get("message", "")).strip()
     if "No module named trainer" in message or "No module named 'trainer'" in message:
@@ -170,7 +153,7 @@ def _nearly(peak: int, limit: int | None) -> bool:
 def of_earlier(pod: Manifest) -> Trouble:
     """Why a pod ended whose replacement does not run yet; without a reason where that is nothing to speak of."""
     trouble = out_of_memory(pod) or evicted(pod, [])
-    disruption = condition(pod, "DisruptionTarget")
+    disruption = condition(pod, "DisruptionTarget", "True")
     if trouble is None and disruption:
         trouble = _of_disruption(pod, disruption)
     if trouble is None:

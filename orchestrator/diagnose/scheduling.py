@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
-from orchestrator.diagnose.trouble import Manifest, Trouble, after
+from orchestrator.diagnose.trouble import Trouble, after
+from orchestrator.kube_objects import Manifest, condition, labels, pod_is_over, quantity
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def rooms(nodes: Iterable[Manifest], pods: Iterable[Manifest] | None) -> list[No
     """
     used: dict[str, dict[str, Decimal]] = {}
     for pod in pods or ():
-        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or not pod["spec"].get("nodeName"):
+        if pod_is_over(pod) or not pod["spec"].get("nodeName"):
             continue
         sums = used.setdefault(pod["spec"]["nodeName"], {})
         for container in pod["spec"]["containers"]:
@@ -36,7 +37,7 @@ def rooms(nodes: Iterable[Manifest], pods: Iterable[Manifest] | None) -> list[No
     return [
         NodeRoom(
             node["metadata"]["name"],
-            node["metadata"].get("labels") or {},
+            labels(node),
             {name: amount(value) for name, value in (node.get("status", {}).get("allocatable") or {}).items()},
             None if pods is None else used.get(node["metadata"]["name"], {}),
         )
@@ -45,34 +46,23 @@ def rooms(nodes: Iterable[Manifest], pods: Iterable[Manifest] | None) -> list[No
     ]
 
 
-_SUFFIXES = {"m": Decimal("0.001"), "k": Decimal(10**3)} | {
-    f"{letter}{binary}": Decimal(base) ** power
-    for power, letter in enumerate("KMGTPE", 1)
-    for binary, base in (("i", 1024), ("", 1000))
-}
-
-
-def amount(quantity: object) -> Decimal:
-    """A Kubernetes quantity as a number: "500m" is 0.5, "4Gi" is 4 * 2**30. What is none counts as 0."""
-    match = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)", str(quantity).strip())
-    if match is None or match[2] not in {"", *_SUFFIXES}:
-        return Decimal(0)
-    try:
-        return Decimal(match[1]) * _SUFFIXES.get(match[2], Decimal(1))
-    except InvalidOperation:
-        return Decimal(0)
-
-
 def unschedulable(pod: Manifest, nodes: Sequence[NodeRoom]) -> Trouble | None:
     """A pod that the scheduler finds no node for."""
-    for entry in pod.get("status", {}).get("conditions") or []:
-        if entry["type"] != "PodScheduled" or entry["status"] != "False":
-            continue
-        message = str(entry.get("message", ""))
-        if entry.get("reason") == "SchedulingGated":
-            return Trouble("a scheduling gate holds the pod back", f"whoever set the gate opens it: {message}")
-        return _why_no_node(pod, message, nodes)
-    return None
+    unplaced = condition(pod, "PodScheduled", "False")
+    if not unplaced:
+        return None
+    message = str(unplaced.get("message", ""))
+    if unplaced.get("reason") == "SchedulingGated":
+        return Trouble("a scheduling gate holds the pod back", f"whoever set the gate opens it: {message}")
+    return _why_no_node(pod, message, nodes)
+
+
+def amount(value: object) -> Decimal:
+    """A quantity as a number; what is none counts as 0: a status says what it can."""
+    try:
+        return quantity(value)
+    except ValueError:
+        return Decimal(0)
 
 
 _INSUFFICIENT = re.compile(r"(\d+) Insufficient ([\w./-]+)")

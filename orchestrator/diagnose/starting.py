@@ -2,7 +2,8 @@
 
 import re
 
-from orchestrator.diagnose.trouble import Manifest, Trouble, after, container_status
+from orchestrator.diagnose.trouble import Trouble, after
+from orchestrator.kube_objects import Manifest, container_status
 
 
 def image(pod: Manifest, events: list[Manifest]) -> Trouble | None:

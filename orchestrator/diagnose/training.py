@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 
 from orchestrator.diagnose.ending import MEMORY_REMEDY, limit_of
-from orchestrator.diagnose.trouble import Manifest, Trouble, job_of, running, size
+from orchestrator.diagnose.trouble import Trouble, size
+from orchestrator.kube_objects import Manifest, job_of, running
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES, ExitCode
 

@@ -1,15 +1,7 @@
-"""What a trouble is, and how Kubernetes' objects are read: what all modules of this package need."""
+"""What a trouble is, and its parts of a sentence: what all modules of this package need."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import ValidationError
-
-from orchestrator.carrier import GROUP_LABEL, GROUP_WORKERS
-from trainer.agent.last_words import LastWords
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,66 +42,6 @@ def gathered(troubles: Iterable[Trouble]) -> list[Trouble]:
     for trouble in troubles:
         found.setdefault((trouble.reason, trouble.remedy), []).extend(trouble.workers)
     return [Trouble(reason, remedy, tuple(sorted(set(workers)))) for (reason, remedy), workers in found.items()]
-
-
-def index_of(pod: Manifest) -> int:
-    """The worker that a pod is: its completion index, counted on from those of the groups before its own in a JobSet; -1 for
-    a pod that has none."""
-    labels = pod["metadata"].get("labels") or {}
-    annotations = pod["metadata"].get("annotations") or {}
-    given = (labels | annotations).get("batch.kubernetes.io/job-completion-index")
-    if given is None:
-        return -1
-    return int(labels.get(GROUP_LABEL, 0)) * int(annotations.get(GROUP_WORKERS, 0)) + int(given)
-
-
-def job_of(pod: Manifest) -> str:
-    """The name of the job that a pod belongs to."""
-    return str((pod["metadata"].get("labels") or {}).get("app.kubernetes.io/instance", "JOB"))
-
-
-def container_status(pod: Manifest, name: str = "trainer") -> Manifest:
-    """The status of a pod's container; empty before it has one."""
-    for status in pod.get("status", {}).get("containerStatuses") or []:
-        if status["name"] == name:
-            return dict(status)
-    return {}
-
-
-def running(pod: Manifest) -> bool:
-    """Whether its container runs, as far as the API server knows."""
-    return "running" in container_status(pod).get("state", {})
-
-
-def condition(item: Manifest, kind: str) -> Manifest:
-    """A condition of an object that is True; empty when it is not."""
-    for entry in item.get("status", {}).get("conditions") or []:
-        if entry["type"] == kind and entry["status"] == "True":
-            return dict(entry)
-    return {}
-
-
-def last_words(pod: Manifest) -> LastWords | None:
-    """A pod's termination message, where its agent wrote one."""
-    message = str(container_status(pod).get("state", {}).get("terminated", {}).get("message") or "")
-    if not message.startswith("{"):
-        return None
-    try:
-        return LastWords.model_validate_json(message)
-    except ValidationError:
-        return None
-
-
-def time_of(event: Manifest) -> str:
-    """When an event happened last. RFC 3339 in UTC sorts as text."""
-    series = event.get("series") or {}
-    return str(
-        event.get("lastTimestamp")
-        or series.get("lastObservedTime")
-        or event.get("eventTime")
-        or event.get("metadata", {}).get("creationTimestamp")
-        or ""
-    )
 
 
 def clock(stamp: str) -> str:

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.kube import Cluster, Manifest
+from orchestrator.kube import Cluster
+from orchestrator.kube_objects import Manifest
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.check import Check, Level, error, errors, lines

@@ -2,7 +2,7 @@
 
 import json
 
-from orchestrator.kube import Manifest
+from orchestrator.kube_objects import Manifest
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown
 

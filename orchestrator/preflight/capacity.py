@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.kube import Manifest, quantity
+from orchestrator.kube_objects import Manifest, labels, quantity
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 
@@ -198,14 +198,14 @@ def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Check:
         )
     spec = wanted.pod["spec"]
     selector: dict[str, str] = spec.get("nodeSelector") or {}
-    labelled = [node for node in found if selector.items() <= (node["metadata"].get("labels") or {}).items()]
+    labelled = [node for node in found if selector.items() <= labels(node).items()]
     remedy = "the job waits until there is one: right where a node pool grows for it, else see `kubectl get nodes --show-labels`"
     if not labelled:
         wanted_labels = ", ".join(f"{key}={value}" for key, value in selector.items())
         missing = [
             f"{key}={value}"
             for key, value in selector.items()
-            if not any((node["metadata"].get("labels") or {}).get(key) == value for node in found)
+            if not any(labels(node).get(key) == value for node in found)
         ]
         text = f"none of {len(found)} nodes has the labels {wanted_labels}"
         text += f" (no node at all has {', '.join(missing)})" if missing and len(selector) > 1 else ""

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from orchestrator.kube import KINDS, Cluster, Forbidden, Manifest, NotFound
+from orchestrator.kube import KINDS, Cluster, Forbidden, NotFound
+from orchestrator.kube_objects import Manifest
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from orchestrator.image import LABEL_TRAINER
-from orchestrator.kube import Manifest
+from orchestrator.kube_objects import Manifest, labels
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryError
@@ -80,8 +80,7 @@ def architectures(nodes: list[Manifest] | Unknown, selector: dict[str, str]) -> 
     if _ARCHITECTURE in selector:
         return [selector[_ARCHITECTURE]]
     known = [] if isinstance(nodes, Unknown) else nodes
-    labels = [node["metadata"].get("labels") or {} for node in known]
-    found = {of[_ARCHITECTURE] for of in labels if _ARCHITECTURE in of and selector.items() <= of.items()}
+    found = {of[_ARCHITECTURE] for of in map(labels, known) if _ARCHITECTURE in of and selector.items() <= of.items()}
     return sorted(found) or ["amd64"]
 
 

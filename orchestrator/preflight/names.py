@@ -3,17 +3,15 @@
 import contextlib
 from dataclasses import dataclass
 
-from orchestrator.carrier import CARRIERS, JOBSET_LABEL, child_names
-from orchestrator.kube import KINDS, AlreadyExists, Cluster, ClusterError, Forbidden, Manifest, NotFound
-from orchestrator.manifests import run_directory_of
+from orchestrator.carrier import CARRIERS, child_names
+from orchestrator.kube import KINDS, AlreadyExists, Cluster, ClusterError, Forbidden, NotFound
+from orchestrator.kube_names import JOB_LABEL, JOBSET_LABEL
+from orchestrator.kube_objects import Manifest, condition, is_ours, is_over, labels, run_directory_of
 from orchestrator.observe import list_jobs
 from orchestrator.preflight.check import Check, error, ok
 from orchestrator.spec import JobSpec
 from orchestrator.volumes import claim_problem, volume_of_run_directory
 from trainer.config import TrainConfig
-
-_OURS = "app.kubernetes.io/managed-by"
-_JOB = "app.kubernetes.io/instance"
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,7 @@ def taken(cluster: Cluster, objects: list[Manifest]) -> list[Taken]:
 
 
 def _taken(item: Manifest, kind: str) -> Taken:
-    labels = item["metadata"].get("labels") or {}
-    job = labels.get(_JOB, "") if labels.get(_OURS) == "orch" else labels.get(JOBSET_LABEL, "")
+    job = labels(item).get(JOB_LABEL if is_ours(item) else JOBSET_LABEL, "")
     return Taken(kind, item["metadata"]["name"], job, is_over(item))
 
 
@@ -132,12 +129,6 @@ def run_directory_free(cluster: Cluster, job: str, config: TrainConfig) -> Check
     return ok(name, f"{config.run_directory} is used by no other job of the namespace")
 
 
-def is_over(carrier: Manifest) -> bool:
-    """Whether a Job or JobSet has ended, for good or ill."""
-    conditions = carrier.get("status", {}).get("conditions") or []
-    return any(item["type"] in ("Complete", "Completed", "Failed") and item["status"] == "True" for item in conditions)
-
-
 def references(cluster: Cluster, spec: JobSpec, config: TrainConfig) -> Check:
     """Whether the namespace has what the job file names, fit for its use. Where the user may not look, it shows later."""
     name = "references"
@@ -180,9 +171,9 @@ def _unfit(cluster: Cluster, found: Manifest, spec: JobSpec, config: TrainConfig
     """Why an object that is there is of no use to the job; empty when it is."""
     name = found["metadata"]["name"]
     if found["kind"] == "LocalQueue":
-        for condition in found.get("status", {}).get("conditions") or []:
-            if condition["type"] == "Active" and condition["status"] != "True":
-                return f"LocalQueue {name} is not active: {condition.get('message', condition.get('reason', ''))}"
+        active = condition(found, "Active")
+        if active and active["status"] != "True":
+            return f"LocalQueue {name} is not active: {active.get('message', active.get('reason', ''))}"
     if found["kind"] == "PersistentVolumeClaim":
         holds_run = volume_of_run_directory(config.run_directory, spec.volumes)
         if holds_run is not None and holds_run.claim == name:

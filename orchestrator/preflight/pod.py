@@ -3,7 +3,9 @@
 The Job controller creates the pods later, and what refuses them then shows in status only; so it is asked now.
 """
 
-from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Manifest, Rejected
+from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Rejected
+from orchestrator.kube_names import COMPLETION_INDEX, JOB_UID_LABEL
+from orchestrator.kube_objects import Manifest, annotations, labels
 from orchestrator.preflight.check import Check, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown
 
@@ -15,9 +17,11 @@ _TOLD_BY_OTHERS = ("exceeded quota", "usage per ", "limit to request ratio per "
 def worker_pod(template: Manifest, job: str, namespace: str) -> Manifest:
     """Worker 0's pod, as the Job controller would create it."""
     metadata = template["metadata"] | {"name": f"{job}-0-check", "namespace": namespace}
-    annotations = (metadata.get("annotations") or {}) | {"batch.kubernetes.io/job-completion-index": "0"}
-    labels = (metadata.get("labels") or {}) | {"batch.kubernetes.io/controller-uid": "check"}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata | {"annotations": annotations, "labels": labels}}
+    metadata |= {
+        "annotations": annotations(template) | {COMPLETION_INDEX: "0"},
+        "labels": labels(template) | {JOB_UID_LABEL: "check"},
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
     return pod | {"spec": template["spec"]}
 
 
@@ -69,7 +73,7 @@ def security_level(facts: Facts) -> str:
     """The Pod Security level of the namespace, in words."""
     if facts.namespace_object is None or isinstance(facts.namespace_object, Unknown):
         return "Pod Security: level not known"
-    level = (facts.namespace_object["metadata"].get("labels") or {}).get(_LEVEL)
+    level = labels(facts.namespace_object).get(_LEVEL)
     return f"Pod Security: {level}" if level else "Pod Security: no level is enforced"
 
 

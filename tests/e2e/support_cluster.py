@@ -17,8 +17,8 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 
-from orchestrator.diagnose import index_of
 from orchestrator.imageref import parse_reference
+from orchestrator.kube_objects import index_of
 from orchestrator.yamltext import to_yaml
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ import yaml
 from orchestrator.accelerators import Accelerator, every, from_labels
 from orchestrator.carrier import kind_of
 from orchestrator.fields import NAME_LENGTH_MAX
-from orchestrator.manifests import EXCLUSIVE_TOPOLOGY, JOB_FILE, TOKEN_PLACEHOLDER, render, selector_of
+from orchestrator.kube_names import selector_of
+from orchestrator.manifests import EXCLUSIVE_TOPOLOGY, JOB_FILE, TOKEN_PLACEHOLDER, render
 from orchestrator.patches import merge_patch
 from orchestrator.spec import JobSpec
 from orchestrator.yamltext import to_yaml

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from support_api import Answer, api_server, listed, refused
 
-from orchestrator.carrier import JOBSET_LABEL
 from orchestrator.image import LABEL_TRAINER
 from orchestrator.interrupts import held_back
 from orchestrator.kube import KINDS, Cluster
+from orchestrator.kube_names import JOBSET_LABEL
 from orchestrator.manifests import render
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images

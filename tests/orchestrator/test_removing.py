@@ -8,7 +8,7 @@ from support_api import Answer, Script, api_server, listed, refused
 
 from orchestrator.carrier import launch_of
 from orchestrator.kube import Cluster
-from orchestrator.manifests import labels_of
+from orchestrator.kube_names import labels_of
 from orchestrator.removing import delete
 
 NAME = "digits"

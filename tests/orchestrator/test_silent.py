@@ -1,10 +1,16 @@
 """Which pods count as being on a silent node, and what is said and done about them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support_api import Answer, api_server, listed, refused
 
+from orchestrator.kube import Cluster
+from orchestrator.replacing import replace
 from orchestrator.silent import freed, hint, silent_since, why_not
+from orchestrator.surroundings import hosts
+from trainer.errors import ConfigError
 
 SINCE = "2026-01-02T03:04:05Z"
 
@@ -85,3 +91,36 @@ def test_a_freed_pod_failed_by_a_disruption_and_nothing_else_of_it_changes() -> 
     kinds = [entry["type"] for entry in patch["status"]["conditions"]]
     assert sorted(kinds) == ["ContainersReady", "DisruptionTarget", "Ready"]
     assert patch["status"]["conditions"][-1]["reason"] == "ReplacedByUser"
+
+
+def test_replace_believes_the_node_which_it_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = pod(3, ready="False")
+    answers = [listed("1", lost), Answer({"metadata": {"name": "node2"}} | node("True"))]
+    with api_server(answers, tmp_path) as (script, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        with pytest.raises(ConfigError, match="its node node2 answers"):
+            replace(Cluster(), "digits", 3, force=False, say=print, wait_s=0)
+    assert [asked["path"] for asked in script.asked] == ["/api/v1/namespaces/here/pods", "/api/v1/nodes/node2"]
+
+
+def test_a_node_that_is_gone_says_nothing_and_one_that_may_not_be_seen_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with api_server([refused(404, 'nodes "node2" not found'), refused(403, "no")], tmp_path) as (_, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        cluster = Cluster()
+        assert hosts(cluster, []) == {}
+        assert hosts(cluster, [pod()]) == {"node2": {}}
+        assert hosts(cluster, [pod()]) == {}
+
+
+def test_the_nodes_of_many_pods_are_had_by_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = [pod(worker) for worker in range(12)]
+    for worker, item in enumerate(pods):
+        item["spec"]["nodeName"] = f"node{worker}"
+    there = [{"metadata": {"name": f"node{index}", "uid": str(index)}} | node("Unknown") for index in range(11)]
+    with api_server([listed("1", *there)], tmp_path) as (script, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        found = hosts(Cluster(), pods)
+    assert len(script.asked) == 1
+    assert [silent_since(item, found[item["spec"]["nodeName"]]) for item in pods] == [SINCE] * 11 + ["some time"]

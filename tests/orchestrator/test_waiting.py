@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.waiting import ended, is_stopped
+from orchestrator.kube_objects import is_over
+from orchestrator.waiting import is_stopped
 
 
 def job(*conditions: tuple[str, str], suspend: bool = False) -> dict[str, Any]:
@@ -16,13 +17,13 @@ def job(*conditions: tuple[str, str], suspend: bool = False) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["Complete", "Completed", "Failed"])
 def test_a_job_or_jobset_has_ended_when_its_condition_holds(kind: str) -> None:
-    assert ended(job((kind, "True")))
-    assert not ended(job((kind, "False")))
+    assert is_over(job((kind, "True")))
+    assert not is_over(job((kind, "False")))
 
 
 def test_a_job_that_has_only_reached_its_goal_or_is_suspended_has_not_ended() -> None:
-    assert not ended({"spec": {}})
-    assert not ended(job(("SuccessCriteriaMet", "True"), ("FailureTarget", "True"), ("Suspended", "True")))
+    assert not is_over({"spec": {}})
+    assert not is_over(job(("SuccessCriteriaMet", "True"), ("FailureTarget", "True"), ("Suspended", "True")))
 
 
 def test_a_job_is_stopped_when_the_last_of_its_pods_has_ended() -> None:
