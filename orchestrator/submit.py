@@ -16,8 +16,8 @@ from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnrea
 from orchestrator.kube_objects import Manifest, annotations, is_ours, is_over, run_directory_of
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render
 from orchestrator.observe import find_carriers
-from orchestrator.preflight import Check, Subject, errors, preflight, said
-from orchestrator.preflight.check import SKIPPABLE
+from orchestrator.preflight import Check, Job, errors, preflight, said
+from orchestrator.preflight.subject import JOB_CHECKS
 from orchestrator.removing import delete
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 SUBMISSION = "orch/submission"
 """The annotation by which a submit knows the Job that it made, also when the answer to its request was lost."""
 _UNDO_S = 20.0
-_BEFORE_IMAGE = {"permissions", "name", "run-directory", "quota"}
 
 Say = Callable[[str], None]
 
@@ -54,7 +53,7 @@ def check(
     """Preflight: what holds and what does not, and the objects, with a placeholder for the token. Nothing is created.
 
     Args:
-        skip: checks to leave out, by name (preflight.NAMES).
+        skip: checks to leave out, by name.
         replace: whether a job of this name that orch made is no trouble.
 
     Raises:
@@ -62,7 +61,7 @@ def check(
     """
     shown = with_ref(spec, placeholder(spec)) if spec.image.build is not None else spec
     objects = render(shown, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)
-    return preflight(cluster, Subject(spec, config, objects, replace, version("orch")), skip=skip), objects
+    return preflight(cluster, Job(spec, config, objects, replace, version("orch")), skip=skip), objects
 
 
 def check_before_image(
@@ -74,7 +73,7 @@ def check_before_image(
         OrchError: as `submit`.
     """
     _check_trainable(spec)
-    later = set(SKIPPABLE) - _BEFORE_IMAGE
+    later = [declared.name for declared in JOB_CHECKS.all() if not declared.before_image]
     checks, _ = check(cluster, spec, config, skip={*skip, *later}, replace=replace)
     require(errors(checks), say=log.debug)
 

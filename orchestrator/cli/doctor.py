@@ -21,8 +21,8 @@ def doctor(context: str | None, namespace: str | None, output: str) -> int:
       orch doctor -n research
       orch doctor -o json | jq '.nodes[] | select(.accelerator != "")'
     """
-    from orchestrator.doctor import examine, table
     from orchestrator.kube import Cluster
+    from orchestrator.preflight.doctor import examine, table
 
     cluster = Cluster(context, namespace)
     say(f"context {cluster.context}, namespace {cluster.namespace}")

@@ -138,9 +138,9 @@ def cluster_options(command: Command) -> Command:
 
 def _names_of_checks(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     if names:
-        from orchestrator.preflight.check import SKIPPABLE
+        from orchestrator.preflight.subject import JOB_CHECKS
 
-        known = click.Choice(["all", *SKIPPABLE])
+        known = click.Choice(["all", *JOB_CHECKS.skippable()])
         return tuple(known.convert(name, option, context) for name in names)
     return names
 

@@ -3,8 +3,9 @@
 import json
 
 from orchestrator.kube_objects import Manifest
-from orchestrator.preflight.check import Check, error, ok, warning
-from orchestrator.preflight.facts import Facts, Unknown
+from orchestrator.preflight.check import Finding, error, ok, warning
+from orchestrator.preflight.facts import Facts, Unknown, jobset_schema
+from orchestrator.preflight.subject import CLUSTER_CHECKS, JOB_CHECKS, Candidate, Place
 
 JOBSET = "jobset.x-k8s.io"
 JOBSET_VERSION = "v1alpha2"
@@ -14,6 +15,8 @@ _NEWEST_FIELD = "onJobFailureMessagePatterns"
 """Of k8s/jobset.yaml, the field that came last."""
 KUEUE = "kueue.x-k8s.io"
 
+_ENGINE = "an engine that enforces NetworkPolicies, by its DaemonSet or its API"
+_NO_ENGINE = "never: a warning where none is known"
 # The DaemonSet by which each engine runs, by its name in the engine's own manifests.
 _ENGINES = {
     "anetd": "GKE Dataplane V2",
@@ -39,52 +42,73 @@ _ENGINES_BY_GROUP = {
 }
 
 
-def addons(facts: Facts, *, jobset: bool, queue: str | None, schema: Manifest | None = None) -> Check:
+def addons(facts: Facts, *, jobset: bool, queue: str | None, schema: Manifest | None = None) -> Finding:
     """Whether the add-ons that a job uses are there, in a version that orch speaks. `schema`: of JobSets, where it is known."""
-    name = "add-ons"
     served = facts.groups.get(JOBSET, [])
     if jobset and not served:
         return error(
-            name,
             "JobSet is not installed in this cluster, and the job needs it",
             "an administrator installs it: https://jobset.sigs.k8s.io/docs/installation; "
             "the plain form (kubernetes.kind: Job) needs nothing, but is for one host a slice",
         )
     if jobset and JOBSET_VERSION not in served:
-        return error(
-            name, f"JobSet is served as {', '.join(served)}; orch speaks {JOBSET_VERSION}", "install another JobSet"
-        )
+        return error(f"JobSet is served as {', '.join(served)}; orch speaks {JOBSET_VERSION}", "install another JobSet")
     if jobset and schema is not None and _NEWEST_FIELD not in json.dumps(schema):
         return error(
-            name,
             f"JobSet is too old: orch needs {JOBSET_OLDEST} or newer",
             "an administrator upgrades it: https://jobset.sigs.k8s.io/docs/installation",
         )
     if queue and KUEUE not in facts.groups:
         return error(
-            name,
             "scheduling.queue: Kueue is not installed in this cluster",
             "leave scheduling.queue out, or have it installed: https://kueue.sigs.k8s.io/docs/installation",
         )
     used = [f"JobSet {JOBSET_VERSION}"] if jobset else []
     used += [f"Kueue {facts.groups[KUEUE][0]}"] if queue else []
-    return ok(name, f"{' and '.join(used)}: there" if used else "none needed")
+    return ok(f"{' and '.join(used)}: there" if used else "none needed")
 
 
-def network_policy(facts: Facts) -> Check:
+@JOB_CHECKS.check(
+    "add-ons",
+    70,
+    what="JobSet, Kueue, where the job uses them",
+    error_when="not installed, another version, a JobSet that is too old",
+)
+def _addons(on: Candidate) -> Finding:
+    jobset = on.job.carrier["kind"] == "JobSet"
+    schema = jobset_schema(on.cluster) if jobset else None
+    return addons(on.facts, jobset=jobset, queue=on.job.spec.scheduling.queue, schema=schema)
+
+
+def network_policy(facts: Facts) -> Finding:
     """Whether something in the cluster enforces NetworkPolicies; Kubernetes itself only stores them."""
     engine = policy_engine(facts)
     if engine:
-        return ok("network-policy", f"enforced by {engine}")
+        return ok(f"enforced by {engine}")
     looked = "nothing that is known to enforce them was found"
     if isinstance(facts.daemon_sets, Unknown):
         looked += " (you may not list DaemonSets: the ClusterRole orch-reader allows it)"
     return warning(
-        "network-policy",
         f"{looked}: where nothing does, any pod of the cluster reaches the workers' ports",
         "install an engine such as Calico or Cilium (GKE: Dataplane V2); the agents' HTTP asks for a token all the same, "
         "TensorFlow's own ports do not",
     )
+
+
+@JOB_CHECKS.check(
+    "network-policy",
+    120,
+    what=_ENGINE,
+    error_when=_NO_ENGINE,
+)
+@CLUSTER_CHECKS.check(
+    "network-policy",
+    90,
+    what=_ENGINE,
+    error_when=_NO_ENGINE,
+)
+def _network_policy(place: Place) -> Finding:
+    return network_policy(place.facts)
 
 
 def policy_engine(facts: Facts) -> str:

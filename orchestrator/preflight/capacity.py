@@ -3,14 +3,18 @@
 How much of a node is free at the moment is not asked for: other pods come and go, and the scheduler tells it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from orchestrator.kube import KINDS
 from orchestrator.kube_objects import Manifest, labels, quantity
-from orchestrator.preflight.check import Check, error, ok, warning
+from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
+from orchestrator.preflight.pod import worker_of
+from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 
 Amounts = dict[str, Decimal]
 
@@ -26,6 +30,12 @@ class Wanted:
     """Resource as quotas count it (jobs.batch, services) -> how many the job has."""
 
 
+def wanted_by(on: Candidate) -> Wanted:
+    """What the job that is checked asks for."""
+    counted = Counter(KINDS[item["kind"]].resource for item in on.job.objects)
+    return Wanted(on.job.config.workers, worker_of(on), counted)
+
+
 def requests(pod: Manifest) -> Amounts:
     """What the scheduler reserves for a pod: its containers together, or its largest init container; and overhead."""
     return _pod_sum(pod, lambda container: _requests_of(container))
@@ -39,14 +49,13 @@ def limits(pod: Manifest) -> Amounts:
 # --- quotas
 
 
-def quota(quotas: list[Manifest] | Unknown, wanted: Wanted) -> Check:
+def quota(quotas: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
     """Whether the namespace's quotas have room for all workers: for ever too small is an error, used by others a warning."""
-    name = "quota"
     if isinstance(quotas, Unknown):
-        return warning(name, "not known: you may not look at the quotas of the namespace")
+        return warning("not known: you may not look at the quotas of the namespace")
     matching = [item for item in quotas if _in_scope(item.get("spec", {}), wanted.pod)]
     if not matching:
-        return ok(name, "no quota limits this job")
+        return ok("no quota limits this job")
     asked = _as_quotas_count(wanted)
     never, not_now = [], []
     for item in matching:
@@ -64,17 +73,26 @@ def quota(quotas: list[Manifest] | Unknown, wanted: Wanted) -> Check:
                 not_now.append(f"{what}{shown(allowed, resource)}, of which {taken} are in use")
     if never:
         return error(
-            name,
             "; ".join(never),
             "ask for less (resources.workers, cpu, memory), or have the quota raised: pods beyond it are never created",
         )
     if not_now:
         return warning(
-            name,
             "; ".join(not_now),
             "workers beyond the quota are created when others end, and training begins with the last",
         )
-    return ok(name, f"{_names(matching)}: room for {_workers(wanted.workers)}")
+    return ok(f"{_names(matching)}: room for {_workers(wanted.workers)}")
+
+
+@JOB_CHECKS.check(
+    "quota",
+    90,
+    before_image=True,
+    what="all workers within each ResourceQuota, scopes included",
+    error_when="more than it allows in all; in use by others is a warning",
+)
+def _quota(on: Candidate) -> Finding:
+    return quota(on.facts.quotas, wanted_by(on))
 
 
 def _as_quotas_count(wanted: Wanted) -> Amounts:
@@ -119,13 +137,12 @@ def _matches_scope(rule: Manifest, pod: Manifest) -> bool:
 # --- limit ranges
 
 
-def limit_range(limit_ranges: list[Manifest] | Unknown, wanted: Wanted) -> Check:
+def limit_range(limit_ranges: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
     """Whether one worker is within what the namespace allows a container or a pod."""
-    name = "limits"
     if isinstance(limit_ranges, Unknown):
-        return warning(name, "not known: you may not look at the LimitRanges of the namespace")
+        return warning("not known: you may not look at the LimitRanges of the namespace")
     if not limit_ranges:
-        return ok(name, "no LimitRange in the namespace")
+        return ok("no LimitRange in the namespace")
     pod = with_defaults(wanted.pod, limit_ranges)
     problems = []
     for item in limit_ranges:
@@ -137,11 +154,15 @@ def limit_range(limit_ranges: list[Manifest] | Unknown, wanted: Wanted) -> Check
                 problems += _outside(rule, requests(pod), limits(pod))
     if problems:
         return error(
-            name,
             f"LimitRange {_names(limit_ranges)}: {'; '.join(dict.fromkeys(problems))}",
             "change resources.cpu, memory or ephemeral_storage, or have the LimitRange changed",
         )
-    return ok(name, f"LimitRange {_names(limit_ranges)}: a worker is within it")
+    return ok(f"LimitRange {_names(limit_ranges)}: a worker is within it")
+
+
+@JOB_CHECKS.check("limits", 100, what="a worker within each LimitRange, with what it fills in", error_when="outside")
+def _limits(on: Candidate) -> Finding:
+    return limit_range(on.facts.limit_ranges, wanted_by(on))
 
 
 def with_defaults(pod: Manifest, limit_ranges: Iterable[Manifest]) -> Manifest:
@@ -186,13 +207,11 @@ def _outside(rule: Manifest, asked: Amounts, allowed: Amounts) -> list[str]:
 # --- nodes
 
 
-def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Check:
+def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
     """Whether there are nodes for all workers, by their labels, taints and size. Never an error: nodes may be added,
     by a person or by an autoscaler, while the job waits."""
-    name = "nodes"
     if isinstance(found, Unknown):
         return warning(
-            name,
             "not known: you may not look at nodes",
             "an administrator can allow it: ClusterRole orch-reader (k8s/setup)",
         )
@@ -209,33 +228,39 @@ def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Check:
         ]
         text = f"none of {len(found)} nodes has the labels {wanted_labels}"
         text += f" (no node at all has {', '.join(missing)})" if missing and len(selector) > 1 else ""
-        return warning(name, text if selector else "the cluster has no nodes", remedy)
+        return warning(text if selector else "the cluster has no nodes", remedy)
     open_to_it = [node for node in labelled if not untolerated(node, spec.get("tolerations") or [])]
     if not open_to_it:
         why = ", ".join(dict.fromkeys(untolerated(node, spec.get("tolerations") or []) for node in labelled))
         return warning(
-            name,
             f"no node of {len(labelled)} takes the workers now: {why}",
             "tolerate the taint (scheduling.tolerations) where it is a lasting one, or see `kubectl get nodes`",
         )
     asked = requests(wanted.pod)
     room = [_room(node, asked) for node in open_to_it]
     if sum(room) >= wanted.workers:
-        return ok(
-            name, f"{len(open_to_it)} of {len(found)} nodes can take workers, {sum(room)} of them in all when empty"
-        )
+        return ok(f"{len(open_to_it)} of {len(found)} nodes can take workers, {sum(room)} of them in all when empty")
     if not any(room):
         largest = "; ".join(
             f"{resource}: a worker asks for {shown(amount, resource)}, the largest node has {shown(most, resource)}"
             for resource, amount in asked.items()
             if amount > (most := max(_allocatable(node).get(resource, Decimal(0)) for node in open_to_it))
         )
-        return warning(name, largest or "no node has all that a worker asks for", remedy)
+        return warning(largest or "no node has all that a worker asks for", remedy)
     return warning(
-        name,
         f"room for {sum(room)} of {wanted.workers} workers on {len(open_to_it)} nodes, when they are empty",
         remedy,
     )
+
+
+@JOB_CHECKS.check(
+    "nodes",
+    110,
+    what="labels, taints and size, for all workers on empty nodes",
+    error_when="never: nodes may be added while a job waits",
+)
+def _nodes(on: Candidate) -> Finding:
+    return nodes(on.facts.nodes, wanted_by(on))
 
 
 def untolerated(node: Manifest, tolerations: list[Manifest]) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from orchestrator.preflight.check import Check, ok, warning
+from orchestrator.preflight.check import Finding, ok, warning
+from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.spec import JobSpec
 
 _SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "APIKEY", "CREDENTIAL", "CREDENTIALS"}
@@ -17,7 +18,7 @@ _PASSWORD_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@", re.I
 _PLACEHOLDER = re.compile(rf"{_REFERENCE}|<.*>|\{{.*\}}|[*.x]+", re.IGNORECASE)
 
 
-def secrets_by_reference(spec: JobSpec) -> Check:
+def secrets_by_reference(spec: JobSpec) -> Finding:
     """Whether anything in the job file looks like a secret's value: env, params, arguments and patches end up in objects that
     many may read, and in the run directory."""
     found = [f"env.{name}" for name, value in spec.env.items() if _is_secret(name, value)]
@@ -26,13 +27,22 @@ def secrets_by_reference(spec: JobSpec) -> Check:
     for field in ("pod", "job", "jobset"):
         found += _in_patch(getattr(spec.kubernetes, field), f"kubernetes.{field}")
     if not found:
-        return ok("secrets", "no value in the job file looks like a secret")
+        return ok("no value in the job file looks like a secret")
     return warning(
-        "secrets",
         f"{', '.join(found)}: looks like a secret, and would stand in the Job or the ConfigMap for all to read",
         "put it into a Secret (kubectl create secret generic NAME --from-literal=key=...), and name that in the job file: "
         "secrets: [{name: NAME, env: {VARIABLE: key}}]",
     )
+
+
+@JOB_CHECKS.check(
+    "secrets",
+    80,
+    what="env, params, arguments and patches: what looks like a secret's value, by its name or as a password in a URL",
+    error_when="never: a warning",
+)
+def _secrets(on: Candidate) -> Finding:
+    return secrets_by_reference(on.job.spec)
 
 
 def looks_secret(name: str) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from orchestrator.image import LABEL_TRAINER
 from orchestrator.kube_objects import Manifest, labels
-from orchestrator.preflight.check import Check, error, ok, warning
+from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
+from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryError
 from orchestrator.spec import JobSpec
 from trainer.errors import OrchError
@@ -20,59 +21,67 @@ def image(
     version: str,
     *,
     describe: Callable[..., ImageInfo],
-) -> Check:
+) -> Finding:
     """Whether nodes can pull and run the image.
 
     The nodes pull with credentials and ways of their own: only a registry that says "there is no such image" is believed at
     once, and not even that where a node has the image already.
     """
-    name, ref = "image", spec.image.ref
+    ref = spec.image.ref
     if ref is None:
-        return ok(name, f"is built from {spec.image.build} and pushed to {spec.image.repository} by the submit")
+        return ok(f"is built from {spec.image.build} and pushed to {spec.image.repository} by the submit")
     wanted = architectures(nodes, selector)
     try:
         found = describe(ref, platform=f"linux/{wanted[0]}")
     except ImageNotFound as problem:
         if spec.image.pull_policy != "Always" and on_a_node(ref, nodes):
-            return ok(name, f"{ref}: a node has it already; its registry does not know it")
+            return ok(f"{ref}: a node has it already; its registry does not know it")
         if spec.image.pull_policy == "Never":
-            return warning(name, f"{ref}: no node is known to have it, and image.pull_policy is Never")
-        return error(name, problem.message, problem.remedy or "build and push it, or correct image.ref")
+            return warning(f"{ref}: no node is known to have it, and image.pull_policy is Never")
+        return error(problem.message, problem.remedy or "build and push it, or correct image.ref")
     except RegistryDenied as problem:
         return warning(
-            name,
             f"not known from here: {problem.message}",
             "log in (docker login) to have it checked; the nodes use their own credentials, or image.pull_secrets",
         )
     except RegistryError as problem:
-        return warning(name, f"not known: {problem.message}", "nothing is wrong if the nodes reach the registry")
+        return warning(f"not known: {problem.message}", "nothing is wrong if the nodes reach the registry")
     except OrchError as problem:
-        return error(name, problem.message, problem.remedy)
+        return error(problem.message, problem.remedy)
     return _fits(ref, found, wanted, version)
 
 
-def _fits(ref: str, found: ImageInfo, wanted: list[str], version: str) -> Check:
+@JOB_CHECKS.check(
+    "image",
+    130,
+    what="the registry: is it there, for the nodes' architecture, built with this orch",
+    error_when="not there and on no node, or for another architecture",
+)
+def _image(on: Candidate) -> Finding:
+    from orchestrator.registry import describe
+
+    selector = on.job.template["spec"].get("nodeSelector") or {}
+    return image(on.job.spec, on.facts.nodes, selector, on.job.version, describe=describe)
+
+
+def _fits(ref: str, found: ImageInfo, wanted: list[str], version: str) -> Finding:
     has = [platform.split("/")[1] for platform in found.platforms if platform.count("/") >= 1]
     missing = [architecture for architecture in wanted if architecture not in has]
     if found.platforms and len(missing) == len(wanted):
         return error(
-            "image",
             f"{ref} is for {', '.join(found.platforms)}, the nodes are {', '.join(wanted)}",
             f"build it for linux/{wanted[0]} (docker build --platform linux/{wanted[0]})",
         )
     text = f"{ref}: {found.size_bytes / 1e6:.0f} MB for {', '.join(found.platforms)}, {found.digest[:19]}"
     if missing:
         return warning(
-            "image",
             f"{text}; some nodes are {', '.join(missing)}",
             f"scheduling.node_selector: {{{_ARCHITECTURE}: {has[0]}}} keeps the workers off them",
         )
     built = found.labels.get(LABEL_TRAINER, "")
     if built and built != version:
-        return warning(
-            "image", f"{text}; built with orch {built}, this is {version}", "build the image anew with this version"
-        )
-    return ok("image", f"{text}{f', orch {built}' if built else ''}")
+        return warning(f"{text}; built with orch {built}, this is {version}", "build the image anew with this version")
+    return ok(f"{text}{f', orch {built}' if built else ''}")
 
 
 def architectures(nodes: list[Manifest] | Unknown, selector: dict[str, str]) -> list[str]:

@@ -8,7 +8,8 @@ from orchestrator.kube import KINDS, AlreadyExists, Cluster, ClusterError, Forbi
 from orchestrator.kube_names import JOB_LABEL, JOBSET_LABEL
 from orchestrator.kube_objects import Manifest, condition, is_ours, is_over, labels, run_directory_of
 from orchestrator.observe import list_jobs
-from orchestrator.preflight.check import Check, error, ok
+from orchestrator.preflight.check import Finding, error, ok
+from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.spec import JobSpec
 from orchestrator.volumes import claim_problem, volume_of_run_directory
 from trainer.config import TrainConfig
@@ -49,14 +50,18 @@ def taken(cluster: Cluster, objects: list[Manifest]) -> list[Taken]:
     return found
 
 
+def taken_from(on: Candidate) -> list[Taken]:
+    """Of the objects of the job that is checked."""
+    return taken(on.cluster, on.job.objects)
+
+
 def _taken(item: Manifest, kind: str) -> Taken:
     job = labels(item).get(JOB_LABEL if is_ours(item) else JOBSET_LABEL, "")
     return Taken(kind, item["metadata"]["name"], job, is_over(item))
 
 
-def name_free(found: list[Taken], job: str, namespace: str, *, replace: bool) -> Check:
+def name_free(found: list[Taken], job: str, namespace: str, *, replace: bool) -> Finding:
     """Whether a job of this name can be created, or, with `replace`, takes the place of one that orch made."""
-    name = "name"
     strangers = [item for item in found if item.job != job]
     if strangers:
         told = "; ".join(
@@ -66,28 +71,37 @@ def name_free(found: list[Taken], job: str, namespace: str, *, replace: bool) ->
         )
         kind = f"the name {job} is taken: " if any(item.kind in CARRIERS for item in strangers) else ""
         return error(
-            name, f"{kind}{told}", "choose another name for the job; orch touches nothing that it did not make for it"
+            f"{kind}{told}", "choose another name for the job; orch touches nothing that it did not make for it"
         )
     carrier = next((item for item in found if item.kind in CARRIERS), None)
     if not found or replace:
-        return ok(name, f"{job} is free" if not found else f"{job} is taken by a job of orch, which will be replaced")
+        return ok(f"{job} is free" if not found else f"{job} is taken by a job of orch, which will be replaced")
     if carrier is None:
         left = ", ".join(f"{item.kind} {item.name}" for item in found)
         return error(
-            name,
             f"{left} exists already in namespace {namespace}, left behind by a job of this name",
             f"orch delete {job} removes what is left; or submit with --replace",
         )
     state = "has ended" if carrier.over else "is still there"
     return error(
-        name,
         f"the name {job} is taken: a job of that name {state} in namespace {namespace}",
         f"orch submit --replace stops it with a checkpoint, removes it and creates this one (run directories stay); "
         f"orch delete {job} only removes it; or choose another name",
     )
 
 
-def dry_run(cluster: Cluster, objects: list[Manifest], found: list[Taken], job: str) -> Check:
+@JOB_CHECKS.check(
+    "name",
+    40,
+    before_image=True,
+    what="Job, JobSet and every other object's name",
+    error_when="taken, by whomever",
+)
+def _name(on: Candidate) -> Finding:
+    return name_free(on.once(taken_from), on.job.spec.name, on.cluster.namespace, replace=on.job.replace)
+
+
+def dry_run(cluster: Cluster, objects: list[Manifest], found: list[Taken], job: str) -> Finding:
     """Every object past the API server's own validation, admission and quota, without creating one."""
     known = {(item.kind, item.name) for item in found}
     taken_unseen, refused = [], []
@@ -104,34 +118,46 @@ def dry_run(cluster: Cluster, objects: list[Manifest], found: list[Taken], job: 
         except ClusterError as problem:
             refused.append(f"{problem.message}{'; ' + problem.remedy if problem.remedy else ''}")
     if refused:
-        return error("dry-run", "; ".join(refused))
+        return error("; ".join(refused))
     if taken_unseen and not any(item.job == job for item in found):
         return error(
-            "dry-run",
             f"{', '.join(taken_unseen)} exists already in namespace {cluster.namespace}",
             f"if it was left behind by a job of this name, orch delete {job} removes it; "
             "if it is another's, choose another name for the job",
         )
-    return ok("dry-run", f"the cluster takes {', '.join(item['kind'] for item in objects)}")
+    return ok(f"the cluster takes {', '.join(item['kind'] for item in objects)}")
 
 
-def run_directory_free(cluster: Cluster, job: str, config: TrainConfig) -> Check:
+@JOB_CHECKS.check("dry-run", 190, what="every object by server-side dry run", error_when="refused")
+def _dry_run(on: Candidate) -> Finding:
+    return dry_run(on.cluster, on.job.objects, on.once(taken_from), on.job.spec.name)
+
+
+def run_directory_free(cluster: Cluster, job: str, config: TrainConfig) -> Finding:
     """Whether another job that has not ended writes to the same run directory."""
-    name = "run-directory"
     for other in list_jobs(cluster):
         same = run_directory_of(other).rstrip("/")
         if same == config.run_directory.rstrip("/") and not is_over(other) and other["metadata"]["name"] != job:
             return error(
-                name,
                 f"{config.run_directory} is in use by job {other['metadata']['name']}, which has not ended",
                 "give this job a run.directory of its own",
             )
-    return ok(name, f"{config.run_directory} is used by no other job of the namespace")
+    return ok(f"{config.run_directory} is used by no other job of the namespace")
 
 
-def references(cluster: Cluster, spec: JobSpec, config: TrainConfig) -> Check:
+@JOB_CHECKS.check(
+    "run-directory",
+    50,
+    before_image=True,
+    what="no other job of the namespace writes there",
+    error_when="one does that has not ended",
+)
+def _run_directory(on: Candidate) -> Finding:
+    return run_directory_free(on.cluster, on.job.spec.name, on.job.config)
+
+
+def references(cluster: Cluster, spec: JobSpec, config: TrainConfig) -> Finding:
     """Whether the namespace has what the job file names, fit for its use. Where the user may not look, it shows later."""
-    name = "references"
     wanted = [("Secret", secret.name, "secrets") for secret in spec.secrets]
     wanted += [("Secret", secret, "image.pull_secrets") for secret in spec.image.pull_secrets]
     wanted += [("ConfigMap", volume.config_map, "volumes") for volume in spec.volumes if volume.config_map]
@@ -157,14 +183,20 @@ def references(cluster: Cluster, spec: JobSpec, config: TrainConfig) -> Check:
         else:
             problems += [f"{field}: {text}" for text in (_unfit(cluster, found, spec, config),) if text]
     if problems:
-        return error(name, "; ".join(problems), "create what is missing, or correct the name in the job file")
+        return error("; ".join(problems), "create what is missing, or correct the name in the job file")
     if unseen:
-        return ok(
-            name, f"{len(wanted) - len(unseen)} there; you may not look at {', '.join(unseen)}: the pods will tell"
-        )
-    return ok(
-        name, "all that the job file names is there" if wanted else "the job file names nothing else of the namespace"
-    )
+        return ok(f"{len(wanted) - len(unseen)} there; you may not look at {', '.join(unseen)}: the pods will tell")
+    return ok("all that the job file names is there" if wanted else "the job file names nothing else of the namespace")
+
+
+@JOB_CHECKS.check(
+    "references",
+    60,
+    what="Secrets, ConfigMaps, claims, service account, queue, priority class",
+    error_when="one is not there; a claim that the workers cannot share",
+)
+def _references(on: Candidate) -> Finding:
+    return references(on.cluster, on.job.spec, on.job.config)
 
 
 def _unfit(cluster: Cluster, found: Manifest, spec: JobSpec, config: TrainConfig) -> str:

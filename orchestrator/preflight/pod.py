@@ -6,8 +6,9 @@ The Job controller creates the pods later, and what refuses them then shows in s
 from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Rejected
 from orchestrator.kube_names import COMPLETION_INDEX, JOB_UID_LABEL
 from orchestrator.kube_objects import Manifest, annotations, labels
-from orchestrator.preflight.check import Check, error, ok, warning
+from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown
+from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 
 _LEVEL = "pod-security.kubernetes.io/enforce"
 _TOLD_BY_OTHERS = ("exceeded quota", "usage per ", "limit to request ratio per ")
@@ -25,9 +26,13 @@ def worker_pod(template: Manifest, job: str, namespace: str) -> Manifest:
     return pod | {"spec": template["spec"]}
 
 
-def admitted(cluster: Cluster, facts: Facts, pod: Manifest) -> Check:
+def worker_of(on: Candidate) -> Manifest:
+    """Worker 0's pod of the job that is checked."""
+    return worker_pod(on.job.template, on.job.spec.name, on.cluster.namespace)
+
+
+def admitted(cluster: Cluster, facts: Facts, pod: Manifest) -> Finding:
     """Whether the namespace would take such a pod."""
-    name = "pod"
     level = security_level(facts)
     try:
         cluster.create(pod, dry_run=True)
@@ -37,15 +42,13 @@ def admitted(cluster: Cluster, facts: Facts, pod: Manifest) -> Check:
         if "is forbidden: violates PodSecurity" not in refusal.message:
             if "User " in refusal.message or "cannot create resource" in refusal.message:
                 return warning(
-                    name,
                     "not tried: you may not create pods, so not even a dry run of one",
                     "the role orch-submitter (k8s/setup) allows it: who may create Jobs runs pods already",
                 )
             if any(told in refusal.message for told in _TOLD_BY_OTHERS):
                 return _without_resources(cluster, facts, pod)
-            return error(name, _reason(refusal), "see who refuses it, or ask an administrator of the namespace")
+            return error(_reason(refusal), "see who refuses it, or ask an administrator of the namespace")
         return error(
-            name,
             _reason(refusal),
             f"take out of kubernetes.pod or volumes what {level} forbids, or use a namespace with another level",
         )
@@ -54,17 +57,24 @@ def admitted(cluster: Cluster, facts: Facts, pod: Manifest) -> Check:
     except Rejected as refusal:
         if any(told in refusal.message for told in _TOLD_BY_OTHERS):
             return _without_resources(cluster, facts, pod)
-        return error(name, _reason(refusal))
+        return error(_reason(refusal))
     except ClusterError as refusal:
-        return error(name, _reason(refusal))
-    return ok(name, f"a worker's pod is admitted; {level}")
+        return error(_reason(refusal))
+    return ok(f"a worker's pod is admitted; {level}")
 
 
-def _without_resources(cluster: Cluster, facts: Facts, pod: Manifest) -> Check:
+@JOB_CHECKS.check(
+    "pod", 180, what="one worker's pod by server-side dry run: Pod Security, webhooks, classes", error_when="refused"
+)
+def _pod(on: Candidate) -> Finding:
+    return admitted(on.cluster, on.facts, worker_of(on))
+
+
+def _without_resources(cluster: Cluster, facts: Facts, pod: Manifest) -> Finding:
     """What else would refuse a pod whose resources do: they are looked at first."""
     containers = pod["spec"]["containers"]
     if not any(container.get("resources") for container in containers):
-        return ok("pod", f"{security_level(facts)}; its resources are another line's matter")
+        return ok(f"{security_level(facts)}; its resources are another line's matter")
     bare = [container | {"resources": {}} for container in containers]
     return admitted(cluster, facts, pod | {"spec": pod["spec"] | {"containers": bare}})
 

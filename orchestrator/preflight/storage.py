@@ -7,7 +7,8 @@ import secrets
 from dataclasses import dataclass
 
 from orchestrator.jobfile import SPOT_GRACE_S
-from orchestrator.preflight.check import Check, error, ok, warning
+from orchestrator.preflight.check import Finding, error, ok, warning
+from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
 from trainer.errors import OrchError, StoreDenied
@@ -38,14 +39,14 @@ class EarlierRun:
     """The longest of the blocks that were told lately."""
 
 
-def bucket(config: TrainConfig) -> Check:
+def bucket(config: TrainConfig) -> Finding:
     """Write, list and delete a probe in the run directory, as the user; and what its bucket does by itself.
 
     The pods have an identity of their own, but what the user may not reach is most often misspelled.
     """
-    name, directory = "bucket", config.run_directory
+    directory = config.run_directory
     if not directory.startswith("gs://"):
-        return ok(name, f"{directory} lies on a volume, which cannot be tried from here")
+        return ok(f"{directory} lies on a volume, which cannot be tried from here")
     probe = f"tmp/preflight-{secrets.token_hex(8)}"
     try:
         store = open_store(directory, timeout_s=_STORE_S)
@@ -56,20 +57,29 @@ def bucket(config: TrainConfig) -> Check:
     except OrchError as problem:
         refused = isinstance(problem, StoreDenied)
         return error(
-            name,
             f"run.directory {directory} {'refuses' if refused else 'cannot be used'}: {problem.message}",
             "correct run.directory, or get the role storage.objectUser on the bucket; "
             "--skip bucket submits all the same (the pods have an identity of their own)",
         )
     if not found:
-        return error(name, f"run.directory {directory} does not list what was just written")
+        return error(f"run.directory {directory} does not list what was just written")
     try:
         notices = of_run_directory(directory, timeout_s=_STORE_S)
     except OrchError:
         notices = []
     if notices:
-        return warning(name, f"{directory} can be written, read, listed and deleted from; {' '.join(notices)}")
-    return ok(name, f"{directory} can be written, read, listed and deleted from")
+        return warning(f"{directory} can be written, read, listed and deleted from; {' '.join(notices)}")
+    return ok(f"{directory} can be written, read, listed and deleted from")
+
+
+@JOB_CHECKS.check(
+    "bucket",
+    140,
+    what="write, read, list, delete; soft delete, lifecycle rules",
+    error_when="one of them is refused",
+)
+def _bucket(on: Candidate) -> Finding:
+    return bucket(on.job.config)
 
 
 def read_run(config: TrainConfig) -> EarlierRun:
@@ -92,54 +102,63 @@ def read_run(config: TrainConfig) -> EarlierRun:
     return EarlierRun(commit, max(saves, default=None), max(blocks, default=0.0))
 
 
-def checkpoints(config: TrainConfig, run: EarlierRun) -> Check:
+def run_of(on: Candidate) -> EarlierRun:
+    """Of the job that is checked."""
+    return read_run(on.job.config)
+
+
+def checkpoints(config: TrainConfig, run: EarlierRun) -> Finding:
     """How large checkpoints are, and what that comes to in the bucket."""
-    name = "checkpoints"
     if config.train.command is not None:
-        return ok(name, "a command's own")
+        return ok("a command's own")
     if run.commit is None:
-        return ok(name, "their size is not known before the first one")
+        return ok("their size is not known before the first one")
     size = run.commit.size_bytes
     at_most = size * (config.checkpoint.keep + 1)
     return ok(
-        name,
         f"{_size(size)} each ({run.commit.ref.name}, from which the job goes on); "
         f"{config.checkpoint.keep} are kept, {_size(at_most)} at most at a time",
     )
 
 
-def memory(config: TrainConfig, run: EarlierRun) -> Check:
+@JOB_CHECKS.check("checkpoints", 150, what="their size, from the one the job goes on from", error_when="never")
+def _checkpoints(on: Candidate) -> Finding:
+    return checkpoints(on.job.config, on.once(run_of))
+
+
+def memory(config: TrainConfig, run: EarlierRun) -> Finding:
     """The memory limit against what a worker needs at least: state, one copy of it, one shard in upload, TensorFlow."""
-    name, limit = "memory", config.memory_limit_bytes
+    limit = config.memory_limit_bytes
     if limit is None:
-        return ok(name, "no limit (resources.memory): the node's memory is the limit")
+        return ok("no limit (resources.memory): the node's memory is the limit")
     remedy = "raise resources.memory; gradients, activations and data come on top"
     if run.commit is None:
         if limit < TENSORFLOW_BYTES:
-            return warning(
-                name, f"{_size(limit)} is less than TensorFlow takes alone ({_size(TENSORFLOW_BYTES)})", remedy
-            )
-        return ok(name, f"{_size(limit)}; what the model needs is not known before its first checkpoint")
+            return warning(f"{_size(limit)} is less than TensorFlow takes alone ({_size(TENSORFLOW_BYTES)})", remedy)
+        return ok(f"{_size(limit)}; what the model needs is not known before its first checkpoint")
     state = run.commit.size_bytes
     shard = min(config.checkpoint.shard_size_mb * 1_000_000, state)
     least = 2 * state + shard + TENSORFLOW_BYTES
     needs = f"a worker needs at least {_size(least)}: state {_size(state)}, its copy, a shard, TensorFlow"
     if limit < least:
-        return error(name, f"the limit is {_size(limit)}; {needs}", remedy)
-    return ok(name, f"{_size(limit)}; {needs}, and what the steps take")
+        return error(f"the limit is {_size(limit)}; {needs}", remedy)
+    return ok(f"{_size(limit)}; {needs}, and what the steps take")
 
 
-def grace(spec: JobSpec, config: TrainConfig, run: EarlierRun) -> Check:
+@JOB_CHECKS.check("memory", 160, what="the limit against state, its copy, a shard and 0.6 GB", error_when="below that")
+def _memory(on: Candidate) -> Finding:
+    return memory(on.job.config, on.once(run_of))
+
+
+def grace(spec: JobSpec, config: TrainConfig, run: EarlierRun) -> Finding:
     """Whether a preempted job has the time to save: end of the block, copy, upload."""
-    name = "grace"
     if spec.resources.capacity == "spot" and config.grace_s > SPOT_GRACE_S:
         return warning(
-            name,
             f"preemption.grace is {config.grace_s:.0f} s; GKE gives pods on Spot VMs {SPOT_GRACE_S:.0f} s, whatever they ask for",
             "leave it at auto; where a save takes longer, save more often (checkpoint.every)",
         )
     if run.save_s is None:
-        return ok(name, f"{config.grace_s:.0f} s; how long a save takes is not known before the first one")
+        return ok(f"{config.grace_s:.0f} s; how long a save takes is not known before the first one")
     needed_s = run.block_s + run.save_s
     told = f"a save took up to {run.save_s:.1f} s, after a block of up to {run.block_s:.1f} s"
     if needed_s > config.grace_s:
@@ -148,8 +167,18 @@ def grace(spec: JobSpec, config: TrainConfig, run: EarlierRun) -> Check:
             if spec.resources.capacity == "spot"
             else f"preemption.grace: {needed_s * 1.5:.0f}s, or save more often (checkpoint.every)"
         )
-        return warning(name, f"{config.grace_s:.0f} s are too short to save at a preemption: {told}", remedy)
-    return ok(name, f"{config.grace_s:.0f} s; {told}")
+        return warning(f"{config.grace_s:.0f} s are too short to save at a preemption: {told}", remedy)
+    return ok(f"{config.grace_s:.0f} s; {told}")
+
+
+@JOB_CHECKS.check(
+    "grace",
+    170,
+    what="preemption.grace against the longest save measured in the run directory",
+    error_when="never: a warning",
+)
+def _grace(on: Candidate) -> Finding:
+    return grace(on.job.spec, on.job.config, on.once(run_of))
 
 
 def _size(size_bytes: float) -> str:

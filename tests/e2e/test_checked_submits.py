@@ -12,7 +12,7 @@ from orchestrator import submit as submitting
 from orchestrator.jobfile import load, resolve_for_cluster
 from orchestrator.kube import Cluster, ClusterUnreachable
 from orchestrator.manifests import render
-from orchestrator.preflight.check import SKIPPABLE
+from orchestrator.preflight.subject import JOB_CHECKS
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ def test_a_good_job_passes_every_check_and_nothing_is_created(room: Room) -> Non
     job = room.job_file("good")
     told = room.orch("check", str(job), "-o", "json").json()
     assert told["ok"]
-    assert list(levels(told["checks"])) == ["cluster", "namespace", *SKIPPABLE]
+    assert list(levels(told["checks"])) == ["cluster", "namespace", *JOB_CHECKS.skippable()]
     texts = {check["name"]: check["text"] for check in told["checks"]}
     assert f"system:serviceaccount:{room.namespace}:submitter" in texts["cluster"]
     assert "Pod Security: restricted" in texts["pod"]

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.doctor import (
+from orchestrator.preflight.check import Level
+from orchestrator.preflight.doctor import (
     dns_in_words,
     groups,
     kinds_of_capacity,
@@ -15,7 +16,6 @@ from orchestrator.doctor import (
     services_in_the_way,
     table,
 )
-from orchestrator.preflight.check import Level
 from orchestrator.preflight.facts import Unknown
 
 Manifest = dict[str, Any]

@@ -18,8 +18,9 @@ from orchestrator.manifests import render
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.capacity import Wanted
-from orchestrator.preflight.check import SKIPPABLE, Check, Level, lines, ok, warning
+from orchestrator.preflight.check import Check, Finding, Level, lines
 from orchestrator.preflight.facts import Facts, Unknown, jobset_schema
+from orchestrator.preflight.subject import JOB_CHECKS
 from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryUnreachable
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
@@ -416,7 +417,7 @@ def refusing(problem: Exception) -> Any:
     return describe
 
 
-def image_check(describe: Any, spec: JobSpec | None = None, nodes: Any = UNKNOWN) -> Check:
+def image_check(describe: Any, spec: JobSpec | None = None, nodes: Any = UNKNOWN) -> Finding:
     return images.image(spec or job(), nodes, {}, "0.1.0", describe=describe)
 
 
@@ -506,12 +507,12 @@ def test_the_pod_that_is_tried_is_the_template_with_a_name() -> None:
 
 
 def test_lines_stand_in_columns_with_the_remedy_below() -> None:
-    assert lines([ok("a", "fine"), warning("long", "look", "do this")]) == [
+    assert lines([Check("a", Level.OK, "fine"), Check("long", Level.WARNING, "look", "do this")]) == [
         "ok       a     fine",
         "warning  long  look",
         "               -> do this",
     ]
-    assert all(" " not in name for name in SKIPPABLE)
+    assert all(" " not in name for name in JOB_CHECKS.skippable())
 
 
 @pytest.mark.parametrize(("number", "raises"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])

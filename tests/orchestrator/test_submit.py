@@ -9,7 +9,8 @@ from support_api import api_server
 from orchestrator import image
 from orchestrator import submit as submitting
 from orchestrator.cli.main import run
-from orchestrator.preflight.check import SKIPPABLE, error
+from orchestrator.preflight.check import Check, Level
+from orchestrator.preflight.subject import JOB_CHECKS
 
 JOB = """
 name: mine
@@ -25,8 +26,8 @@ def test_no_image_is_made_for_a_job_whose_name_is_taken(
     done: list[str] = []
 
     def preflight(*_: Any, skip: set[str]) -> list[Any]:
-        done.extend(name for name in SKIPPABLE if name not in skip)
-        return [error("name", "the name mine is taken")]
+        done.extend(name for name in JOB_CHECKS.skippable() if name not in skip)
+        return [Check("name", Level.ERROR, "the name mine is taken")]
 
     monkeypatch.setattr(submitting, "preflight", preflight)
     monkeypatch.setattr(image, "package", lambda *_, **__: done.append("image"))

@@ -3,23 +3,23 @@
 Reading is at the top; what follows from it is pure. What no job needs is never an error here.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.accelerators import from_labels
-from orchestrator.kube import KINDS, Cluster, Forbidden, NotFound
+from orchestrator.kube import Cluster, Forbidden, NotFound
 from orchestrator.kube_objects import Manifest, annotations, answers, condition, labels, quantity, takes_pods
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render
-from orchestrator.preflight import access, addons, capacity, pod
+from orchestrator.preflight import access, addons, capacity, take
 from orchestrator.preflight.access import Permission
-from orchestrator.preflight.check import Check, Level, error, errors, ok, warning
-from orchestrator.preflight.facts import Facts, Unknown, jobset_schema, look
+from orchestrator.preflight.check import Check, Finding, Level, error, errors, ok, warning
+from orchestrator.preflight.facts import Unknown, jobset_schema, look
 from orchestrator.preflight.names import dry_run
+from orchestrator.preflight.pod import admitted, worker_pod
+from orchestrator.preflight.subject import CLUSTER_CHECKS, Place
 from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
-from trainer.errors import OrchError
 
 _SYSTEM = "kube-system"
 _DNS = ("kube-dns", "coredns", "rke2-coredns-rke2-coredns", "dns-default")
@@ -75,37 +75,8 @@ def examine(cluster: Cluster) -> Report:
     Raises:
         ClusterUnreachable: the API server does not answer. Forbidden: it does not know the user.
     """
-    facts = look(cluster)
-    first = [access.cluster(facts), access.namespace(facts)]
-    if errors(first):
-        return Report(first, groups(facts.nodes))
-    pieces: list[tuple[str, Callable[[], Check]]] = [
-        ("permissions", lambda: access.permissions(cluster, "Job", queue=addons.KUEUE in facts.groups)),
-        ("pod", lambda: _try_pod(cluster, facts)),
-        ("job", lambda: _try_job(cluster)),
-        ("webhooks", lambda: _webhooks(cluster)),
-        ("dns", lambda: _dns(cluster)),
-        ("nodes", lambda: nodes(facts.nodes)),
-        ("network-policy", lambda: addons.network_policy(facts)),
-        ("jobset", lambda: _jobset(cluster, facts)),
-        ("kueue", lambda: _kueue(cluster, facts)),
-        ("quota", lambda: quotas(facts.quotas)),
-        ("limits", lambda: limits(facts.limit_ranges)),
-        ("priorities", lambda: _listed(cluster, "PriorityClass", "priorities", "scheduling.priority")),
-        ("account", lambda: _account(cluster)),
-        ("storage", lambda: _storage(cluster)),
-        ("capacity", lambda: kinds_of_capacity(facts.nodes)),
-    ]
-    with ThreadPoolExecutor(8) as pool:
-        checks = list(pool.map(lambda piece: _tried(*piece), pieces))
-    return Report(first + checks, groups(facts.nodes))
-
-
-def _tried(name: str, piece: Callable[[], Check]) -> Check:
-    try:
-        return piece()
-    except OrchError as problem:
-        return error(name, problem.message, problem.remedy)
+    place = Place(cluster, look(cluster))
+    return Report(take(CLUSTER_CHECKS.all(), place), groups(place.facts.nodes))
 
 
 # --- by trying
@@ -125,95 +96,107 @@ def _sample() -> tuple[JobSpec, TrainConfig]:
     return spec, config
 
 
-def _try_job(cluster: Cluster) -> Check:
+@CLUSTER_CHECKS.check(
+    "job", 50, what="one job and what belongs to it by server-side dry run: quotas, webhooks", error_when="refused"
+)
+def _job(place: Place) -> Finding:
     """A job as it would be sent, past validation, admission webhooks and quotas."""
     spec, config = _sample()
-    objects = render(spec, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)
-    tried = dry_run(cluster, objects, [], spec.name)
-    return Check("job", tried.level, tried.text, tried.remedy)
+    objects = render(spec, config, namespace=place.cluster.namespace, token=TOKEN_PLACEHOLDER)
+    return dry_run(place.cluster, objects, [], spec.name)
 
 
-def _try_pod(cluster: Cluster, facts: Facts) -> Check:
+@CLUSTER_CHECKS.check("pod", 40, what="one pod by server-side dry run: Pod Security, webhooks", error_when="refused")
+def _pod(place: Place) -> Finding:
     spec, config = _sample()
-    job = render(spec, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)[-1]
-    return pod.admitted(cluster, facts, pod.worker_pod(job["spec"]["template"], spec.name, cluster.namespace))
+    job = render(spec, config, namespace=place.cluster.namespace, token=TOKEN_PLACEHOLDER)[-1]
+    tried = worker_pod(job["spec"]["template"], spec.name, place.cluster.namespace)
+    return admitted(place.cluster, place.facts, tried)
 
 
 # --- add-ons
 
 
-def _jobset(cluster: Cluster, facts: Facts) -> Check:
-    served = facts.groups.get(addons.JOBSET, [])
+@CLUSTER_CHECKS.check("jobset", 100, what="JobSet and its version", error_when="never: only some jobs need it")
+def _jobset(place: Place) -> Finding:
+    served = place.facts.groups.get(addons.JOBSET, [])
     if not served:
         return warning(
-            "jobset",
             "not installed: TPU slices of several hosts and kubernetes.kind: JobSet are not possible",
             "https://jobset.sigs.k8s.io/docs/installation, if they are wanted",
         )
-    found = addons.addons(facts, jobset=True, queue=None, schema=jobset_schema(cluster))
+    found = addons.addons(place.facts, jobset=True, queue=None, schema=jobset_schema(place.cluster))
     if found.level is not Level.OK:
-        return warning("jobset", found.text, found.remedy)
+        return warning(found.text, found.remedy)
     missing = access.refused(
-        cluster, [Permission(verb, "JobSet", "", "submit") for verb in ("create", "patch", "delete")]
+        place.cluster, [Permission(verb, "JobSet", "", "submit") for verb in ("create", "patch", "delete")]
     )
     if missing:
         told = ", ".join(item.text for item in missing)
-        return warning("jobset", f"installed, and you may not {told}", "ask for the role orch-submitter (k8s/setup)")
-    return ok("jobset", f"{addons.JOBSET} {', '.join(served)}")
+        return warning(f"installed, and you may not {told}", "ask for the role orch-submitter (k8s/setup)")
+    return ok(f"{addons.JOBSET} {', '.join(served)}")
 
 
-def _kueue(cluster: Cluster, facts: Facts) -> Check:
-    served = facts.groups.get(addons.KUEUE, [])
+@CLUSTER_CHECKS.check(
+    "kueue",
+    110,
+    what="Kueue, and the queues of the namespace that admit nothing",
+    error_when="never: only some jobs need it",
+)
+def _kueue(place: Place) -> Finding:
+    served = place.facts.groups.get(addons.KUEUE, [])
     if not served:
         return warning(
-            "kueue",
             "not installed: scheduling.queue is not possible",
             "https://kueue.sigs.k8s.io/docs/installation, if queues are wanted",
         )
     try:
-        queues = cluster.select("LocalQueue")
+        queues = place.cluster.select("LocalQueue")
     except Forbidden:
-        return warning("kueue", f"{addons.KUEUE} {served[0]}; you may not look at the queues of the namespace")
-    return queues_in_words(queues, served[0], cluster.namespace)
+        return warning(f"{addons.KUEUE} {served[0]}; you may not look at the queues of the namespace")
+    return queues_in_words(queues, served[0], place.cluster.namespace)
 
 
-def queues_in_words(queues: list[Manifest], version: str, namespace: str) -> Check:
+def queues_in_words(queues: list[Manifest], version: str, namespace: str) -> Finding:
     """The queues of the namespace, and those that admit nothing."""
     if not queues:
-        return warning(
-            "kueue", f"{addons.KUEUE} {version}; namespace {namespace} has no LocalQueue", "k8s/setup shows one"
-        )
+        return warning(f"{addons.KUEUE} {version}; namespace {namespace} has no LocalQueue", "k8s/setup shows one")
     stuck = [
         f"{queue['metadata']['name']}: {active.get('message', active.get('reason', 'not active'))}"
         for queue in queues
         if (active := condition(queue, "Active")) and active["status"] != "True"
     ]
     if stuck:
-        return warning("kueue", f"queues that admit nothing: {'; '.join(stuck)}", "see kubectl describe localqueue")
+        return warning(f"queues that admit nothing: {'; '.join(stuck)}", "see kubectl describe localqueue")
     names = ", ".join(sorted(queue["metadata"]["name"] for queue in queues))
-    return ok("kueue", f"{addons.KUEUE} {version}; queues: {names}")
+    return ok(f"{addons.KUEUE} {version}; queues: {names}")
 
 
-def _webhooks(cluster: Cluster) -> Check:
+@CLUSTER_CHECKS.check(
+    "webhooks",
+    60,
+    what="admission webhooks that a job goes through have somebody who answers",
+    error_when="nobody answers",
+)
+def _webhooks(place: Place) -> Finding:
     """Whether every webhook that stands in the way of a job has somebody who answers."""
     try:
         configurations = [
             item
             for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
-            for item in cluster.select(kind)
+            for item in place.cluster.select(kind)
         ]
         services = sorted({service for item in configurations for service in services_in_the_way(item)})
-        silent = [service for service in services if not _answers(cluster, *service)]
+        silent = [service for service in services if not _answers(place.cluster, *service)]
     except Forbidden:
-        return ok("webhooks", "you may not look at them; the line `job` tried those that concern a job")
+        return ok("you may not look at them; the line `job` tried those that concern a job")
     if silent:
         told = ", ".join(f"{namespace}/{name}" for namespace, name in silent)
         return error(
-            "webhooks",
             f"no pod answers for {told}: what goes through its webhooks cannot be created",
             f"kubectl get pods -n {silent[0][0]}; whoever runs that add-on must look at it",
         )
-    return ok("webhooks", f"{len(services)} services of admission webhooks concern jobs; all have somebody who answers")
+    return ok(f"{len(services)} services of admission webhooks concern jobs; all have somebody who answers")
 
 
 def services_in_the_way(configuration: Manifest) -> list[tuple[str, str]]:
@@ -238,32 +221,33 @@ def has_ready_endpoint(slices: Sequence[Manifest]) -> bool:
     return any(answers(endpoint) for item in slices for endpoint in item.get("endpoints") or [])
 
 
-def _dns(cluster: Cluster) -> Check:
+@CLUSTER_CHECKS.check(
+    "dns", 70, what="the DNS by which workers find each other has somebody who answers", error_when="nobody answers"
+)
+def _dns(place: Place) -> Finding:
     """Workers find worker 0 by its name."""
     try:
-        slices = cluster.elsewhere(_SYSTEM).select("EndpointSlice")
+        slices = place.cluster.elsewhere(_SYSTEM).select("EndpointSlice")
     except Forbidden:
-        return ok("dns", "you may not look at it; the workers' log says if names do not resolve")
+        return ok("you may not look at it; the workers' log says if names do not resolve")
     return dns_in_words(slices)
 
 
-def dns_in_words(slices: list[Manifest]) -> Check:
+def dns_in_words(slices: list[Manifest]) -> Finding:
     """Whether a DNS service that is known by its name has somebody who answers."""
     own = [item for item in slices if labels(item).get("kubernetes.io/service-name") in _DNS]
     if not own:
         return warning(
-            "dns",
             f"no DNS service is known in {_SYSTEM}: where the nodes' kubelets name another one, nothing is wrong",
             "kubectl run --rm -it dns --image=busybox -- nslookup kubernetes.default",
         )
     name = own[0]["metadata"]["labels"]["kubernetes.io/service-name"]
     if not has_ready_endpoint(own):
         return error(
-            "dns",
             f"nobody answers for Service {name}: workers find each other by name",
             f"kubectl get pods -n {_SYSTEM}",
         )
-    return ok("dns", f"Service {name} has somebody who answers")
+    return ok(f"Service {name} has somebody who answers")
 
 
 # --- nodes
@@ -312,58 +296,74 @@ def _accelerator(given: dict[str, str], has: dict[str, str]) -> str:
     return ""
 
 
-def nodes(found: list[Manifest] | Unknown) -> Check:
+def nodes(found: list[Manifest] | Unknown) -> Finding:
     """How many nodes there are, and which are out."""
     if isinstance(found, Unknown):
-        return warning("nodes", "you may not look at nodes", "the ClusterRole orch-reader (k8s/setup) allows it")
+        return warning("you may not look at nodes", "the ClusterRole orch-reader (k8s/setup) allows it")
     if not found:
-        return warning("nodes", "there are none: jobs wait until some are added")
+        return warning("there are none: jobs wait until some are added")
     out = [node["metadata"]["name"] for node in found if not takes_pods(node)]
     text = f"{len(found)}, of which {len(found) - len(out)} take pods"
     if out:
         shown = ", ".join(out[:5]) + (f" and {len(out) - 5} more" if len(out) > 5 else "")
-        return warning("nodes", f"{text}; not ready or cordoned: {shown}", "kubectl describe node; kubectl uncordon")
-    return ok("nodes", text)
+        return warning(f"{text}; not ready or cordoned: {shown}", "kubectl describe node; kubectl uncordon")
+    return ok(text)
 
 
-def kinds_of_capacity(found: list[Manifest] | Unknown) -> Check:
+@CLUSTER_CHECKS.check(
+    "nodes", 80, what="nodes, and those that take no pods", error_when="never: a warning where some do not"
+)
+def _nodes(place: Place) -> Finding:
+    return nodes(place.facts.nodes)
+
+
+def kinds_of_capacity(found: list[Manifest] | Unknown) -> Finding:
     """Which values of resources.capacity have nodes now. None need be there: GKE makes such nodes when they are asked for."""
     if isinstance(found, Unknown):
-        return ok("capacity", "you may not look at nodes")
+        return ok("you may not look at nodes")
     there = dict.fromkeys(_CAPACITY.values(), 0)
     for node in found:
         for label, kind in _CAPACITY.items():
             there[kind] += label in labels(node)
     if not any(there.values()):
         return ok(
-            "capacity",
             "no nodes for capacity: spot, flex-start or reservation now; such jobs wait until a node pool makes some",
         )
-    return ok("capacity", "; ".join(f"{kind}: {count} nodes" for kind, count in there.items()))
+    return ok("; ".join(f"{kind}: {count} nodes" for kind, count in there.items()))
+
+
+@CLUSTER_CHECKS.check("capacity", 170, what="nodes for each value of resources.capacity", error_when="never")
+def _capacity(place: Place) -> Finding:
+    return kinds_of_capacity(place.facts.nodes)
 
 
 # --- the namespace
 
 
-def quotas(found: list[Manifest] | Unknown) -> Check:
+def quotas(found: list[Manifest] | Unknown) -> Finding:
     """What is left of the namespace's quotas."""
     if isinstance(found, Unknown):
-        return warning("quota", "you may not look at the quotas of the namespace")
+        return warning("you may not look at the quotas of the namespace")
     if not found:
-        return ok("quota", "none in the namespace")
+        return ok("none in the namespace")
     told = []
     for item in found:
         status = item.get("status", {})
         for resource, hard in (status.get("hard") or {}).items():
             used = quantity((status.get("used") or {}).get(resource, "0"))
             told.append(f"{resource} {capacity.shown(used, resource)} of {capacity.shown(quantity(hard), resource)}")
-    return ok("quota", f"in use: {', '.join(told)}")
+    return ok(f"in use: {', '.join(told)}")
 
 
-def limits(found: list[Manifest] | Unknown) -> Check:
+@CLUSTER_CHECKS.check("quota", 120, what="what is left of the namespace's quotas", error_when="never")
+def _quota(place: Place) -> Finding:
+    return quotas(place.facts.quotas)
+
+
+def limits(found: list[Manifest] | Unknown) -> Finding:
     """What the namespace fills in or forbids."""
     if isinstance(found, Unknown):
-        return warning("limits", "you may not look at the LimitRanges of the namespace")
+        return warning("you may not look at the LimitRanges of the namespace")
     rules = [
         f"{rule['type']} {word} {', '.join(f'{name} {value}' for name, value in rule[word].items())}"
         for item in found
@@ -371,40 +371,48 @@ def limits(found: list[Manifest] | Unknown) -> Check:
         for word in ("min", "max", "default")
         if rule.get(word)
     ]
-    return ok("limits", "; ".join(rules) if rules else "no LimitRange in the namespace")
+    return ok("; ".join(rules) if rules else "no LimitRange in the namespace")
 
 
-def _listed(cluster: Cluster, kind: str, name: str, field: str) -> Check:
+@CLUSTER_CHECKS.check("limits", 130, what="what the namespace's LimitRanges fill in or forbid", error_when="never")
+def _limits(place: Place) -> Finding:
+    return limits(place.facts.limit_ranges)
+
+
+@CLUSTER_CHECKS.check("priorities", 140, what="what scheduling.priority may name", error_when="never")
+def _priorities(place: Place) -> Finding:
     try:
-        found = cluster.select(kind)
+        found = place.cluster.select("PriorityClass")
     except Forbidden:
-        return ok(name, f"you may not look at {KINDS[kind].plural}")
+        return ok("you may not look at priorityclasses")
     own = sorted(item["metadata"]["name"] for item in found if not item["metadata"]["name"].startswith("system-"))
-    return ok(name, f"{', '.join(own)} ({field})" if own else f"no {kind} of your own: {field} has nothing to name")
+    if not own:
+        return ok("no PriorityClass of your own: scheduling.priority has nothing to name")
+    return ok(f"{', '.join(own)} (scheduling.priority)")
 
 
-def _account(cluster: Cluster) -> Check:
+@CLUSTER_CHECKS.check("account", 150, what="the service account `default`", error_when="it is not there")
+def _account(place: Place) -> Finding:
     try:
-        cluster.get("ServiceAccount", "default")
+        place.cluster.get("ServiceAccount", "default")
     except NotFound:
-        return error(
-            "account", "the namespace has no service account `default`: no pod can be created", "wait, or recreate it"
-        )
+        return error("the namespace has no service account `default`: no pod can be created", "wait, or recreate it")
     except Forbidden:
-        return ok("account", "you may not look at service accounts")
-    return ok("account", "the service account `default` is there; its token is not mounted into the workers")
+        return ok("you may not look at service accounts")
+    return ok("the service account `default` is there; its token is not mounted into the workers")
 
 
-def _storage(cluster: Cluster) -> Check:
+@CLUSTER_CHECKS.check("storage", 160, what="a default StorageClass", error_when="never")
+def _storage(place: Place) -> Finding:
     try:
-        found = cluster.select("StorageClass")
+        found = place.cluster.select("StorageClass")
     except Forbidden:
-        return ok("storage", "you may not look at storage classes; only claims need them")
+        return ok("you may not look at storage classes; only claims need them")
     mark = "storageclass.kubernetes.io/is-default-class"
     default = [item["metadata"]["name"] for item in found if annotations(item).get(mark) == "true"]
     if not default:
-        return ok("storage", "no default StorageClass: claims must name one; a run directory in a bucket needs none")
-    return ok("storage", f"default StorageClass {', '.join(default)}; a run directory on a claim needs ReadWriteMany")
+        return ok("no default StorageClass: claims must name one; a run directory in a bucket needs none")
+    return ok(f"default StorageClass {', '.join(default)}; a run directory on a claim needs ReadWriteMany")
 
 
 def table(found: Sequence[NodeGroup]) -> list[str]:
