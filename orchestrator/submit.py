@@ -47,21 +47,41 @@ class Submitted:
     """Whether Kueue decides when it starts."""
 
 
-def check(
-    cluster: Cluster, spec: JobSpec, config: TrainConfig, *, skip: Collection[str] = (), replace: bool = False
-) -> tuple[list[Check], list[Manifest]]:
-    """Preflight: what holds and what does not, and the objects, with a placeholder for the token. Nothing is created.
+@dataclass(frozen=True)
+class Request:
+    """A job as it is asked of the cluster. What is checked, shown by a dry run, or created are these objects."""
+
+    spec: JobSpec
+    config: TrainConfig
+    objects: list[Manifest]
+    """The Job or JobSet is the last."""
+
+
+def request(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str = TOKEN_PLACEHOLDER) -> Request:
+    """The objects of a job, rendered once.
+
+    Args:
+        token: of the agents' HTTP. A placeholder will do where nothing is created.
+
+    Raises:
+        ConfigError: the job cannot be rendered.
+    """
+    shown = with_ref(spec, placeholder(spec)) if spec.image.build is not None else spec
+    return Request(spec, config, render(shown, config, namespace=namespace, token=token))
+
+
+def check(cluster: Cluster, asked: Request, *, skip: Collection[str] = (), replace: bool = False) -> list[Check]:
+    """Preflight: what holds and what does not. Nothing is created.
 
     Args:
         skip: checks to leave out, by name.
         replace: whether a job of this name that orch made is no trouble.
 
     Raises:
-        ClusterUnreachable, Forbidden: the cluster does not answer at all. ConfigError: the job cannot be rendered.
+        ClusterUnreachable, Forbidden: the cluster does not answer at all.
     """
-    shown = with_ref(spec, placeholder(spec)) if spec.image.build is not None else spec
-    objects = render(shown, config, namespace=cluster.namespace, token=TOKEN_PLACEHOLDER)
-    return preflight(cluster, Job(spec, config, objects, replace, version("orch")), skip=skip), objects
+    job = Job(asked.spec, asked.config, asked.objects, replace, version("orch"))
+    return preflight(cluster, job, skip=skip)
 
 
 def check_before_image(
@@ -74,7 +94,8 @@ def check_before_image(
     """
     _check_trainable(spec)
     later = [declared.name for declared in JOB_CHECKS.all() if not declared.before_image]
-    checks, _ = check(cluster, spec, config, skip={*skip, *later}, replace=replace)
+    asked = request(spec, config, namespace=cluster.namespace)
+    checks = check(cluster, asked, skip={*skip, *later}, replace=replace)
     require(errors(checks), say=log.debug)
 
 
@@ -116,21 +137,18 @@ def submit(
         OrchError: what does not hold, or which object was refused.
     """
     _check_trainable(spec)
-    checks, _ = check(cluster, spec, config, skip=skip, replace=replace)
-    require(checks, say=say)
-    objects = render(spec, config, namespace=cluster.namespace, token=token)
+    asked = request(spec, config, namespace=cluster.namespace, token=token)
+    require(check(cluster, asked, skip=skip, replace=replace), say=say)
     if replace:
         _remove_predecessor(cluster, spec.name, config, say)
     with held_back() as raise_if_interrupted:
-        done = _create(cluster, objects, config, say, raise_if_interrupted)
+        done = _create(cluster, asked, say, raise_if_interrupted)
         say(f"submitted: job {done.name}, {done.workers} worker{'s' if done.workers > 1 else ''}")
     return done
 
 
-def _create(
-    cluster: Cluster, objects: list[Manifest], config: TrainConfig, say: Say, raise_if_interrupted: Callable[[], None]
-) -> Submitted:
-    *dependents, carrier = objects
+def _create(cluster: Cluster, asked: Request, say: Say, raise_if_interrupted: Callable[[], None]) -> Submitted:
+    *dependents, carrier = asked.objects
     queued = bool(carrier["spec"].get("suspend"))
     mark = secrets.token_hex(8)
     marked = carrier["metadata"] | {"annotations": carrier["metadata"].get("annotations", {}) | {SUBMISSION: mark}}
@@ -157,8 +175,8 @@ def _create(
         namespace=cluster.namespace,
         context=cluster.context,
         uid=owner["metadata"]["uid"],
-        workers=config.workers,
-        run_directory=config.run_directory,
+        workers=asked.config.workers,
+        run_directory=asked.config.run_directory,
         queued=queued,
     )
 

@@ -74,7 +74,6 @@ def submit(
 
     from orchestrator import submit as submitting
     from orchestrator.jobfile import load, resolve_for_cluster
-    from orchestrator.manifests import TOKEN_PLACEHOLDER, render
     from orchestrator.yamltext import to_yaml
 
     if dry_run and (waits or follow):
@@ -88,21 +87,21 @@ def submit(
         name, default = current(context)
         where = namespace or spec.scheduling.namespace or default
         say(f"context {name}, namespace {where} (dry run: no cluster is asked)")
-        shown = with_image(job, insecure=insecure, dry=True)
-        objects = render(shown, config, namespace=where, token=TOKEN_PLACEHOLDER)
+        shown = submitting.request(with_image(job, insecure=insecure, dry=True), config, namespace=where)
         if output == "json":
-            print_json({"objects": objects})
+            print_json({"objects": shown.objects})
         else:
-            click.echo(to_yaml(objects), nl=False)
+            click.echo(to_yaml(shown.objects), nl=False)
         return 0
     cluster = _connect(context, namespace or spec.scheduling.namespace)
     if dry_run == "server":
-        checks, objects = submitting.check(cluster, spec, config, skip=skip, replace=replace)
+        asked = submitting.request(spec, config, namespace=cluster.namespace)
+        checks = submitting.check(cluster, asked, skip=skip, replace=replace)
         submitting.require(checks, say=say)
-        say(f"the cluster takes {', '.join(item['kind'] for item in objects)}")
+        say(f"the cluster takes {', '.join(item['kind'] for item in asked.objects)}")
         say("dry run: nothing was created")
         if output == "json":
-            print_json({"objects": objects, "checks": [item.to_json() for item in checks]})
+            print_json({"objects": asked.objects, "checks": [item.to_json() for item in checks]})
         return 0
     if spec.image.build is not None:
         submitting.check_before_image(cluster, spec, config, skip=skip, replace=replace)
@@ -159,7 +158,8 @@ def check(
     spec = load(job_file, overrides).spec
     config = resolve_for_cluster(spec)
     cluster = _connect(context, namespace or spec.scheduling.namespace)
-    checks, _ = submitting.check(cluster, spec, config, skip=skip, replace=replace)
+    asked = submitting.request(spec, config, namespace=cluster.namespace)
+    checks = submitting.check(cluster, asked, skip=skip, replace=replace)
     print_checks(checks, output, name=spec.name)
     return ExitCode.CONFIGURATION if errors(checks) else 0
 
