@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.loglines import (
@@ -36,6 +36,7 @@ LOGS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(
 
 
 @given(LOGS, st.lists(st.integers(0, 20), max_size=6))
+@settings(deadline=None)
 def test_whatever_breaks_the_connection_each_line_comes_once(log: list[Stamped], cuts: list[int]) -> None:
     cursor, got = Cursor(), []
     for cut in [*cuts, len(log)]:

@@ -1,7 +1,7 @@
 """What is rendered means the same to every YAML reader."""
 
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.yamltext import to_yaml
@@ -29,5 +29,6 @@ def test_words_with_another_meaning_in_yaml_1_1_are_quoted() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.booleans() | st.none(), max_size=4))
+@settings(deadline=None)
 def test_any_text_comes_back_as_it_was(value: dict[str, object]) -> None:
     assert list(yaml.safe_load_all(to_yaml([value]))) == [value]
