@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.imagecache import remembered
 from orchestrator.imageref import Reference, parse_reference
 from orchestrator.registry import PLATFORM, RegistryError, Repository, persistently, platform_of
+from orchestrator.text import megabytes
 from trainer.errors import ConfigError
 
 DEFAULT_BASE = "python:3.11-slim"
@@ -90,7 +91,7 @@ def read_files(base: Base, say: Callable[[str], None], *, insecure: Collection[s
     """
 
     def find() -> dict[str, Any]:
-        say(f"reading {base.reference.name}, once: {base.size_bytes / 1e6:.0f} MB")
+        say(f"reading {base.reference.name}, once: {megabytes(base.size_bytes)}")
         return persistently(lambda: _scan(base, insecure))
 
     found = remembered("bases", (base.reference.digest or "").replace(":", "-"), find)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from orchestrator.bucket import is_bucket
 from orchestrator.kube_objects import quantity
 
 NAME_LENGTH_MAX = 40
@@ -108,7 +109,7 @@ def _absolute_path(path: str) -> str:
 
 def _run_directory(directory: str) -> str:
     allowed = "gs://bucket/prefix, or an absolute path on a volume that all workers share"
-    if directory.startswith("gs://"):
+    if is_bucket(directory):
         bucket, _, prefix = directory.removeprefix("gs://").partition("/")
         if not _BUCKET.fullmatch(bucket):
             raise ValueError(f'"{directory}" names no valid bucket; write gs://bucket/prefix')

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.progress import duration
+from orchestrator.bucket import is_bucket
+from orchestrator.text import first_line, short_duration
 from trainer.agent.output import SEGMENT_S
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord
@@ -43,7 +44,7 @@ def read_ledger(
     if signs is None:
         signs = read_signs(store, records, segments_max=segments_max)
     ended = bool(records) and isinstance(records[-1], EndRecord)
-    in_bucket = store.url.startswith("gs://")
+    in_bucket = is_bucket(store.url)
     if in_bucket and not ended:
         # Nobody can be asked: who wrote lately runs still.
         running = running or time.time() - newest_time(signs) < BUCKET_SILENT_S
@@ -117,7 +118,7 @@ def headline(ledger: Ledger) -> str:
         )
         return f"goodput unknown: {why}"
     kept, total = ledger.seconds(Row.KEPT), ledger.total_s
-    return f"goodput {100 * ledger.goodput:.1f} %: {_time(kept)} of steps kept in {_time(total)}"
+    return f"goodput {100 * ledger.goodput:.1f} %: {short_duration(kept)} of steps kept in {short_duration(total)}"
 
 
 def for_status(share: float | None, steps_lost: int | None, target: str) -> str:
@@ -168,7 +169,7 @@ def save_lines(troubles: Sequence[Mapping[str, Any]]) -> list[str]:
     given_up = f", {failed} {'was' if failed == 1 else 'were'} given up" if failed else ""
     last = troubles[-1]
     at = _clock(datetime.fromtimestamp(last["time"], UTC), "%H:%M:%S UTC")
-    reason = (last["error"].splitlines() or [""])[0]
+    reason = first_line(last["error"])
     return [f"saves met trouble {times}{given_up}; the last time at {at}, step {last['step']}: {reason}"]
 
 
@@ -178,7 +179,3 @@ def _clock(at: datetime | None, form: str) -> str:
 
 def _share(seconds: float, total: float) -> str:
     return f"{100 * seconds / total:.1f} %" if total else ""
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)

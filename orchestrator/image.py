@@ -33,6 +33,7 @@ from orchestrator.registry import (
     sha256,
 )
 from orchestrator.spec import JobSpec
+from orchestrator.text import megabytes
 from trainer.errors import ConfigError
 
 LARGE_CODE_BYTES = 200 << 20
@@ -310,7 +311,7 @@ class _Progress:
     def __call__(self, sent_bytes: int) -> None:
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _TELL_S
-            self._say(f"pushing {self._name}: {sent_bytes / 1e6:.0f} of {self._size_bytes / 1e6:.0f} MB")
+            self._say(f"pushing {self._name}: {megabytes(sent_bytes)} of {megabytes(self._size_bytes)}")
 
 
 def _has_image(repository: Repository, digest: str) -> bool:
@@ -341,9 +342,9 @@ def _tell(code: CodeFiles, place: Layout, dockerfile: str | None, say: Say) -> N
     if code.left_out:
         say(f"not packed: {', '.join(code.left_out)}")
     if code.size_bytes > LARGE_CODE_BYTES:
-        largest = ", ".join(f"{file.path} ({file.size_bytes / 1e6:.0f} MB)" for file in code.largest(3))
+        largest = ", ".join(f"{file.path} ({megabytes(file.size_bytes)})" for file in code.largest(3))
         say(
-            f"warning: {code.size_bytes / 1e6:.0f} MB of {place.folder} go into the image; the largest: {largest}. "
+            f"warning: {megabytes(code.size_bytes)} of {place.folder} go into the image; the largest: {largest}. "
             "Data belongs into a bucket or a volume; .dockerignore leaves files out"
         )
     if dockerfile is None and code.has("Dockerfile"):

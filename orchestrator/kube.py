@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 
 from orchestrator.known import Change, trim
 from orchestrator.kube_objects import Manifest
+from orchestrator.text import first_line
 from trainer.errors import OrchError
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Cluster:
                     raise ConfigException("a context needs a kubeconfig")
                 config.load_incluster_config(client_configuration=configuration)
             except ConfigException:
-                reason = str(error).splitlines()[0] if str(error) else "no kubeconfig"
+                reason = first_line(error) or "no kubeconfig"
                 raise ClusterUnreachable(
                     f"no Kubernetes cluster is configured: {reason}",
                     remedy="set KUBECONFIG, or run the job on this machine: orch run",
@@ -669,7 +670,7 @@ def _first_line(error: BaseException) -> str:
     # An ApiException without a status holds its words as the reason alone.
     reason = getattr(error, "reason", None)
     text = str(reason if isinstance(reason, Exception) or not getattr(error, "status", 1) else error).strip()
-    return (text.splitlines() or [type(error).__name__])[0]
+    return first_line(text) or type(error).__name__
 
 
 def _own_namespace() -> str:

@@ -19,8 +19,8 @@ from orchestrator.kube_objects import (
     run_directory_of,
 )
 from orchestrator.observe import ask_coordinator, list_jobs
-from orchestrator.progress import duration
 from orchestrator.status import State
+from orchestrator.text import duration
 from trainer.agent.protocol import JobState
 
 _ASKED = 16

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from orchestrator.bucket import is_bucket
 from orchestrator.diagnose import workers_text
 from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, NotFound, Rejected
 from orchestrator.kube_names import CONTAINER, selector_of
@@ -88,7 +89,7 @@ def left_behind(cluster: Cluster, name: str, *, while_active: bool) -> str:
     job = find_job(cluster, name)
     directory = run_directory_of(job)
     active = bool(job.get("status", {}).get("active"))
-    return directory if directory.startswith("gs://") and (while_active or not active) else ""
+    return directory if is_bucket(directory) and (while_active or not active) else ""
 
 
 def _narrowed(job: Manifest, wanted: Wanted) -> tuple[Wanted, list[Note]]:
@@ -183,7 +184,7 @@ class _Gone:
 
     def lines(self, notes: list[Note]) -> Iterator[Line]:
         """In order of time, to the minute; what cannot be had goes to `notes`."""
-        if not self._directory.startswith("gs://"):
+        if not is_bucket(self._directory):
             return
         try:
             gone = of_gone_pods(self._directory, self._wanted, launch=self._launch, present=self._present)

@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from orchestrator import surroundings
+from orchestrator.bucket import is_bucket
 from orchestrator.carrier import CARRIERS, as_job, child_selector, event_sources, failed
 from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
 from orchestrator.kube import Cluster, ClusterError, Forbidden, NotFound
@@ -15,6 +16,7 @@ from orchestrator.kube_names import CONTAINER, OURS, selector_of
 from orchestrator.kube_objects import Manifest, is_ours, newest_pods, run_directory_of, running
 from orchestrator.silent import doubtful
 from orchestrator.status import JobStatus, Observation, judge
+from orchestrator.text import first_line
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
@@ -137,7 +139,7 @@ def ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState 
         )
         return JobState.model_validate_json(answer), ""
     except (ClusterError, ValueError) as error:
-        return None, str(error).splitlines()[0]
+        return None, first_line(error)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class _Kept:
 
 def _read_run_directory(job: Manifest) -> _Kept:
     directory = run_directory_of(job)
-    if not directory.startswith("gs://"):
+    if not is_bucket(directory):
         return _Kept(error=f"{directory} lies on a volume of the cluster" if directory else "")
     try:
         store = open_store(directory, timeout_s=_STORE_S)
@@ -180,7 +182,7 @@ class _Ledger:
 
     def _read(self) -> None:
         directory = run_directory_of(self._job)
-        if not directory.startswith("gs://"):
+        if not is_bucket(directory):
             return
         running = bool(self._job.get("status", {}).get("active"))
         try:

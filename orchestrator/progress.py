@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TextIO
 
+from orchestrator.text import duration
 from trainer.agent.output import LossyQueue
 from trainer.agent.protocol import JobState
 
@@ -105,13 +106,3 @@ def bar(state: JobState, width: int = 20) -> str:
         return describe(state)
     full = int(width * min(state.step / state.total_steps, 1.0))
     return f"[{'#' * full}{'.' * (width - full)}] {describe(state)}"
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 5 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

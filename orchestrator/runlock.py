@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.bucket import is_bucket
 from trainer.agent.protocol import JobState
 from trainer.errors import ConfigError
 from trainer.rundir.attempts import now
@@ -30,7 +31,7 @@ def run_lock(directory: str, name: str) -> Iterator[None]:
     import fcntl
 
     path = _lock_file(directory)
-    if not directory.startswith("gs://"):
+    if not is_bucket(directory):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -109,7 +110,7 @@ def read_live(directory: str) -> JobState | None:
 
 
 def _lock_file(directory: str) -> Path:
-    if directory.startswith("gs://"):
+    if is_bucket(directory):
         return _own_folder() / f"{_digest(directory)}.lock"
     return Path(directory) / "lock"
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from orchestrator.bucket import is_bucket
 from orchestrator.diagnose import workers_text
 from orchestrator.loglines import Line, Wanted, last_of_each
 from orchestrator.runlock import holder
@@ -52,7 +53,7 @@ def read(directory: str, wanted: Wanted, *, follow: bool = False) -> Iterator[Li
     if not reader.found and not follow:
         raise ConfigError(f"{directory} holds no logs", remedy="Name a run directory, such as runs/digits.")
     while not over:
-        time.sleep(FOLLOW_BUCKET_S if directory.startswith("gs://") else FOLLOW_S)
+        time.sleep(FOLLOW_BUCKET_S if is_bucket(directory) else FOLLOW_S)
         over = not _live(directory, store)
         for line in reader.new(over=over):
             if wanted.shows(line):
@@ -181,4 +182,4 @@ def _live(directory: str, store: Store) -> bool:
     records = read_records(store)
     if records and isinstance(records[-1], EndRecord) and not running:
         return False
-    return running or directory.startswith("gs://")
+    return running or is_bucket(directory)

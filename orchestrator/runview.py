@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import goodput
+from orchestrator.bucket import is_bucket
 from orchestrator.runlock import holder, read_live
-from orchestrator.statustext import aligned, progress
+from orchestrator.statustext import progress
+from orchestrator.text import columns, first_line
 from trainer.agent.last_words import SAVE_REMEDY, general_remedy
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.errors import ConfigError, ObjectNotFound, StoreError
@@ -45,7 +47,7 @@ class RunView:
     @property
     def in_bucket(self) -> bool:
         """Whether other machines may run it, of whom this one knows nothing."""
-        return self.directory.startswith("gs://")
+        return is_bucket(self.directory)
 
     @property
     def end(self) -> EndRecord | None:
@@ -103,7 +105,7 @@ def status(directory: str) -> dict[str, Any]:
     Raises:
         ConfigError: it holds no run. StoreError: it cannot be read, and nobody else can be asked.
     """
-    in_bucket = directory.startswith("gs://")
+    in_bucket = is_bucket(directory)
     url = f"gs://{directory[5:].strip('/')}" if in_bucket else open_store(directory).url
     holding, live = holder(url), read_live(url)
     try:
@@ -112,7 +114,7 @@ def status(directory: str) -> dict[str, Any]:
     except StoreError as error:
         if live is None:
             raise
-        return _as_told(live, holding, url, error.message.partition("\n")[0])
+        return _as_told(live, holding, url, first_line(error.message))
     if not view.records:
         raise no_run(directory)
     attempt, end = view.attempt, view.end
@@ -168,7 +170,7 @@ def status(directory: str) -> dict[str, Any]:
         try:
             ledger = goodput.read_ledger(view.store, view.records, running=bool(running), signs=signs)
         except StoreError as error:
-            ledger, facts["unread"] = None, error.message.partition("\n")[0]
+            ledger, facts["unread"] = None, first_line(error.message)
         if ledger is not None:
             facts |= {"goodput": ledger.goodput, "steps_lost": ledger.steps_lost}
     return facts
@@ -269,7 +271,7 @@ def _signs(view: RunView) -> tuple[dict[int, list[Sign]] | None, str]:
     except TooMany:
         return None, ""
     except StoreError as error:
-        return None, error.message.partition("\n")[0]
+        return None, first_line(error.message)
 
 
 def _unwritten(newest: list[Sign], limit_s: float) -> str:
@@ -298,7 +300,7 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
     if facts["load"]:
         lines.append(f"  to load the model: {facts['load']}")
     if facts["save_error"]:
-        lines += [f"  saves fail: {facts['save_error'].splitlines()[0]}", f"  what to do: {SAVE_REMEDY}"]
+        lines += [f"  saves fail: {first_line(facts['save_error'])}", f"  what to do: {SAVE_REMEDY}"]
     lines += [f"  {text}" for text in goodput.broken_off_lines(restarts_from(facts["broken_off"]))]
     history = restarts_from(facts["history"])
     if history:
@@ -311,7 +313,7 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
         lines.append(f"  {goodput.for_status(facts['goodput'], facts['steps_lost'], target)}")
     lines.append(f"  run directory {facts['run_directory']}")
     if facts["workers"]:
-        columns = ("index", "state", "step", "rate", "attempt")
-        rows = [[str(worker[column] or 0) for column in columns] for worker in facts["workers"]]
-        lines += aligned([("worker", "state", "step", "steps/s", "attempt"), *rows], "  ")
+        shown = ("index", "state", "step", "rate", "attempt")
+        rows = [[str(worker[column] or 0) for column in shown] for worker in facts["workers"]]
+        lines += columns([("worker", "state", "step", "steps/s", "attempt"), *rows], "  ")
     return lines

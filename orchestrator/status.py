@@ -25,6 +25,7 @@ from orchestrator.kube_objects import (
     running,
     time_of,
 )
+from orchestrator.text import first_line
 from trainer.agent.last_words import SAVE_REMEDY, LastWords, general_remedy
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
@@ -295,7 +296,7 @@ def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -
         # What Kubernetes says explains what the coordinator only waits for.
         waits = live.state in ("waiting", "restarting")
         reason = troubles[0].text if waits and troubles else live.reason
-        save_error = next((report.save_error for report in live.workers if report.save_error), "").partition("\n")[0]
+        save_error = first_line(next((report.save_error for report in live.workers if report.save_error), ""))
         if save_error:
             troubles = [*troubles, Trouble(f"saves fail: {save_error}", SAVE_REMEDY)]
         return JobStatus(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.goodput import for_status, history_lines
 from orchestrator.status import JobStatus, WorkerStatus
+from orchestrator.text import columns
 from trainer.exit_codes import ExitCode
 
 _MOST_ROWS = 32
@@ -52,14 +53,6 @@ def progress(step: int, total_steps: int | None, rate: float) -> str:
     return f"step {step}" + (f" of {total_steps}" if total_steps else "") + (f", {rate:.1f} steps/s" if rate else "")
 
 
-def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
-    """Columns as wide as what they hold; the first row is titles."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
 def _workers(found: JobStatus) -> list[str]:
     if not found.workers:
         return []
@@ -70,7 +63,7 @@ def _workers(found: JobStatus) -> list[str]:
         more = row.reason or ("" if row.step else row.last_event[:_EVENT_CHARS])
         counts = str(row.attempt), str(row.restarts)
         rows.append((str(row.index), row.state, str(row.step), rate, *counts, row.node, row.pod, more))
-    lines = aligned(rows, "  ")
+    lines = columns(rows, "  ")
     if len(found.workers) > _MOST_ROWS:
         lines.append(f"  ... and {len(found.workers) - _MOST_ROWS} more; -o json has them all")
     return lines

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from orchestrator import submit as submitting
+from orchestrator.bucket import is_bucket
 from orchestrator.explain import dotted, explain
 from orchestrator.jobfile import resolve_for_cluster
 from orchestrator.kube import Cluster, ClusterError, Forbidden, NotFound
@@ -156,7 +157,7 @@ def _with_workers(spec: JobSpec, workers: int | None) -> JobSpec:
 def _step(directory: str) -> int | None:
     from orchestrator.runview import read_run
 
-    if not directory.startswith("gs://"):
+    if not is_bucket(directory):
         return None
     try:
         return read_run(directory).step

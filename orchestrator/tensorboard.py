@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.bucket import is_bucket
 from orchestrator.removing import Say
 from orchestrator.runview import no_run, read_run
 from trainer.errors import ConfigError, ObjectNotFound, OrchError, StoreError
@@ -47,7 +48,7 @@ def event_folder(directory: str, say: Say) -> Iterator[Path]:
     view = read_run(directory)
     if not view.records:
         raise no_run(directory)
-    if not directory.startswith("gs://"):
+    if not is_bucket(directory):
         yield Path(view.directory, EVENTS)
         return
     with tempfile.TemporaryDirectory(prefix="orch-tensorboard-", ignore_cleanup_errors=True) as folder:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli.output import output_option, print_json
+from orchestrator.text import columns
 
 if TYPE_CHECKING:
     from orchestrator.accelerators import Accelerator
@@ -85,10 +86,8 @@ def _print_table(entries: Iterable["Accelerator"], *, shorten: bool) -> None:
             more.append(
                 f"{kind} has {len(members) - len(shown)} more, up to {members[-1].name}: orch accelerators {kind}"
             )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for line in [*more, *(["gpu:N is any NVIDIA GPU of the cluster: no node label is asked for"] if shorten else [])]:
+    any_gpu = ["gpu:N is any NVIDIA GPU of the cluster: no node label is asked for"] if shorten else []
+    for line in [*columns(rows), *more, *any_gpu]:
         click.echo(line)
 
 

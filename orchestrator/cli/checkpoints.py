@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli.output import cluster_options, output_option, print_json, say
 from orchestrator.cli.watch import directory_of
+from orchestrator.text import columns, size
 
 if TYPE_CHECKING:
     from orchestrator.checkpoints import Checkpoint, Overview
@@ -81,8 +82,8 @@ def verify(target: str, which: str | None, context: str | None, namespace: str |
         verdict = run.verify(ref, _Progress(f"reading {ref.name}"))
         verdicts.append(verdict)
         if output == "text":
-            size = f"{_size(verdict.size_bytes)} in {verdict.seconds:.1f} s"
-            click.echo(f"{ref.name}: DAMAGED: {verdict.damage}" if verdict.damage else f"{ref.name}: good, {size}")
+            told = f"{size(verdict.size_bytes)} in {verdict.seconds:.1f} s"
+            click.echo(f"{ref.name}: DAMAGED: {verdict.damage}" if verdict.damage else f"{ref.name}: good, {told}")
     damaged = [verdict.ref for verdict in verdicts if verdict.damage]
     restart = run.restart(damaged)
     if output == "json":
@@ -149,7 +150,7 @@ def export(
     if output == "json":
         print_json(done.to_json())
     else:
-        click.echo(f"{ref.name}: {done.tensors} tensors, {_size(done.size_bytes)}")
+        click.echo(f"{ref.name}: {done.tensors} tensors, {size(done.size_bytes)}")
         click.echo("\n".join(done.files))
     return 0
 
@@ -164,7 +165,7 @@ class _Progress:
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if now >= self._next and done < total:
-            say(f"{self._what}: {_size(done)} of {_size(total)}")
+            say(f"{self._what}: {size(done)} of {size(total)}")
             self._next = now + _SPOKEN_EVERY_S
 
 
@@ -172,9 +173,7 @@ def _print_overview(overview: "Overview") -> None:
     if overview.checkpoints:
         titles = ("", "step", "attempt", "created", "size", "shards", "state", "")
         rows = [titles] + [_row(item, chosen=item.ref == overview.restart.ref) for item in overview.checkpoints]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
-        for row in rows:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo("\n".join(columns(rows)))
     click.echo(overview.restart.text)
 
 
@@ -185,14 +184,8 @@ def _row(item: "Checkpoint", *, chosen: bool) -> tuple[str, ...]:
         str(item.ref.step),
         str(item.ref.attempt),
         f"{commit.created.astimezone():%Y-%m-%d %H:%M:%S}" if commit else "?",
-        _size(commit.size_bytes) if commit else "?",
+        size(commit.size_bytes) if commit else "?",
         str(len(commit.shards)) if commit else "?",
         item.state.value,
         item.why,
     )
-
-
-def _size(size_bytes: int) -> str:
-    if size_bytes < 1e6:
-        return f"{size_bytes / 1e3:.1f} kB"
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.2f} GB"

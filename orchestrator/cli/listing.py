@@ -23,7 +23,7 @@ def list_(all_namespaces: bool, context: str | None, namespace: str | None, outp
     from orchestrator import listing
     from orchestrator.cli.output import say
     from orchestrator.kube import Cluster
-    from orchestrator.statustext import aligned
+    from orchestrator.text import columns
 
     cluster = Cluster(context, namespace)
     where = "all namespaces" if all_namespaces else f"namespace {cluster.namespace}"
@@ -33,7 +33,7 @@ def list_(all_namespaces: bool, context: str | None, namespace: str | None, outp
         print_object([vars(row) for row in rows], output, *(row.name for row in rows))
     elif rows:
         table = listing.table(rows, datetime.now(UTC), all_namespaces=all_namespaces)
-        click.echo("\n".join(aligned(table)))
+        click.echo("\n".join(columns(table)))
     else:
         say("there are no jobs; orch submit JOB.YAML makes one" + ("" if all_namespaces else ", -A looks everywhere"))
     return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.output import output_option, print_json, say, set_option
+from orchestrator.text import size
 
 if TYPE_CHECKING:
     from orchestrator.image import Packaged
@@ -105,11 +106,3 @@ def _tell(made: "Packaged") -> None:
         say(f"image: {size(made.size_bytes)}, in {made.seconds:.1f} s")
     else:
         say(f"image: {size(made.size_bytes)}, {size(made.pushed_bytes)} of it pushed, in {made.seconds:.1f} s")
-
-
-def size(count: int) -> str:
-    """`812 B`, `4.2 kB`, `262.3 MB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} B"

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from orchestrator.bucket import is_bucket
 from orchestrator.cli.output import output_option, print_json, set_option
 
 
@@ -88,7 +89,7 @@ def _say_what_stays(directory: str, say: Callable[[str], None]) -> None:
 
 def _short(directory: str) -> str:
     path = Path(directory)
-    if directory.startswith("gs://") or not path.is_relative_to(Path.cwd()):
+    if is_bucket(directory) or not path.is_relative_to(Path.cwd()):
         return directory
     return str(path.relative_to(Path.cwd()))
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.bucket import is_bucket
 from orchestrator.cli.output import cluster_options, output_option_of_objects, print_object, say
+from orchestrator.text import first_line
 
 if TYPE_CHECKING:
     from orchestrator.kube import Cluster
@@ -108,7 +110,7 @@ def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
             except StoreError as error:
                 if not facts:
                     raise
-                facts["unread"] = error.message.partition("\n")[0]
+                facts["unread"] = first_line(error.message)
                 away = ["  (the rest is as it was last seen)"]
             lines = runview.describe(facts, target) + away
             how_far = progress(facts["step"], facts["total_steps"], facts["rate"])
@@ -120,7 +122,7 @@ def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
                 return int(ExitCode.STOPPED)
             if facts["state"] != "running":
                 return int(facts["code"] or 0)
-            time.sleep(_LOOK_AT_BUCKET_S if facts["run_directory"].startswith("gs://") else _LOOK_S)
+            time.sleep(_LOOK_AT_BUCKET_S if is_bucket(facts["run_directory"]) else _LOOK_S)
 
 
 def run_directory(target: str, context: str | None, namespace: str | None) -> str | None:
@@ -149,7 +151,7 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
 
     job = find_job(connect(target, context, namespace), target)
     directory = run_directory_of(job)
-    if not directory.startswith("gs://"):
+    if not is_bucket(directory):
         where = f"{directory} lies on a volume of the cluster" if directory else "the Job does not name it"
         raise ConfigError(
             f"the run directory of job {target} cannot be read from here: {where}",

@@ -1,8 +1,9 @@
 """A pod that ended badly, was taken away, or is out of reach. Texts of Kubernetes 1.34."""
 
-from orchestrator.diagnose.trouble import Trouble, size
+from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube_objects import Manifest, condition, container_status, index_of, job_of, last_words, pod_is_over
 from orchestrator.silent import silent_since
+from orchestrator.text import memory_size
 from trainer.exit_codes import ExitCode, title_of
 
 _BY_ITSELF = "nothing: Kubernetes replaces the pod, and training goes on from the last checkpoint"
@@ -122,7 +123,9 @@ def out_of_memory(pod: Manifest) -> Trouble | None:
     if ended.get("reason") != "OOMKilled" and not by_words:
         return None
     limit = limit_of(pod["spec"])
-    peak = f"; the training process had {size(said.memory_peak_bytes)}" if said and said.memory_peak_bytes else ""
+    peak = (
+        f"; the training process had {memory_size(said.memory_peak_bytes)}" if said and said.memory_peak_bytes else ""
+    )
     step = f" at step {said.step}" if said and said.step else ""
     where = f"its limit of {limit}" if limit else f"the limit of node {pod['spec'].get('nodeName', '?')}"
     return Trouble(f"out of memory{step}: Linux killed it at {where}{peak}", MEMORY_REMEDY)

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from orchestrator.diagnose.trouble import Trouble, after
 from orchestrator.kube_objects import Manifest, condition, labels, pod_is_over, quantity
+from orchestrator.text import amount_text
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _there(resource: str, nodes: Sequence[NodeRoom]) -> str:
     largest = max(node.allocatable.get(resource, none) for node in nodes)
     if not largest:
         return f"no node has any {resource}"
-    text = f"the largest node has {_shown(resource, largest)}"
+    text = f"the largest node has {amount_text(largest, resource)}"
     free = [
         (node.allocatable.get(resource, none) - node.used.get(resource, none), node.name)
         for node in nodes
@@ -136,14 +137,8 @@ def _there(resource: str, nodes: Sequence[NodeRoom]) -> str:
     ]
     if free:
         most, name = max(free)
-        text += f", most is free on {name}: {_shown(resource, max(most, none))}"
+        text += f", most is free on {name}: {amount_text(max(most, none), resource)}"
     return text
-
-
-def _shown(resource: str, value: Decimal) -> str:
-    if resource in ("memory", "ephemeral-storage") or resource.startswith("hugepages"):
-        return f"{float(value) / 2**30:.1f}Gi"
-    return f"{float(value):g}"
 
 
 _OTHER_RESOURCE = "add nodes that have it, or wait until others free theirs"

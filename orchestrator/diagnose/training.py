@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from orchestrator.diagnose.ending import MEMORY_REMEDY, limit_of
-from orchestrator.diagnose.trouble import Trouble, size
+from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube_objects import Manifest, job_of, running
+from orchestrator.text import memory_size
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES, ExitCode
 
@@ -61,7 +62,7 @@ def of_restarts(job: Manifest, live: JobState) -> Trouble | None:
 
 def _peak(workers: Sequence[AgentReport], index: int) -> str:
     report = next((report.last_exit for report in workers if report.index == index), None)
-    return f" with {size(report.memory_peak_bytes)}" if report is not None and report.memory_peak_bytes else ""
+    return f" with {memory_size(report.memory_peak_bytes)}" if report is not None and report.memory_peak_bytes else ""
 
 
 def remedy_of_code(job: str, code: int, worker: int | None, *, memory: bool = False) -> str:

@@ -49,12 +49,6 @@ def clock(stamp: str) -> str:
     return f"{stamp[11:19]} UTC" if len(stamp) >= 19 else stamp or "some time"
 
 
-def size(count: float) -> str:
-    """Bytes for a person: `1.5 GiB`, `300 MiB`."""
-    gib = count / 2**30
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{count / 2**20:.0f} MiB"
-
-
 def after(text: str, mark: str) -> str:
     """What stands behind a mark; all of it where the mark is not there."""
     return text.split(mark, 1)[1] if mark in text else text

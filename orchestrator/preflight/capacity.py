@@ -15,6 +15,7 @@ from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.pod import worker_of
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
+from orchestrator.text import amount_text
 
 Amounts = dict[str, Decimal]
 
@@ -65,12 +66,14 @@ def quota(quotas: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
             needed = asked.get(resource)
             if needed is None:
                 continue
-            what = f"{resource}: the job needs {shown(needed, resource)}, quota {item['metadata']['name']} allows "
+            what = (
+                f"{resource}: the job needs {amount_text(needed, resource)}, quota {item['metadata']['name']} allows "
+            )
             if needed > allowed:
-                never.append(f"{what}{shown(allowed, resource)}")
+                never.append(f"{what}{amount_text(allowed, resource)}")
             elif needed > allowed - used.get(resource, Decimal(0)):
-                taken = shown(used.get(resource, Decimal(0)), resource)
-                not_now.append(f"{what}{shown(allowed, resource)}, of which {taken} are in use")
+                taken = amount_text(used.get(resource, Decimal(0)), resource)
+                not_now.append(f"{what}{amount_text(allowed, resource)}, of which {taken} are in use")
     if never:
         return error(
             "; ".join(never),
@@ -188,15 +191,14 @@ def _outside(rule: Manifest, asked: Amounts, allowed: Amounts) -> list[str]:
     problems = []
     for resource, least in _amounts(rule.get("min")).items():
         if resource in asked and asked[resource] < least:
-            problems.append(
-                f"{per} asks for at least {shown(least, resource)} of {resource}, not {shown(asked[resource], resource)}"
-            )
+            at_least, not_so_much = amount_text(least, resource), amount_text(asked[resource], resource)
+            problems.append(f"{per} asks for at least {at_least} of {resource}, not {not_so_much}")
     for resource, most in _amounts(rule.get("max")).items():
         if resource not in allowed:
-            problems.append(f"{per} must have a limit of {resource}, at most {shown(most, resource)}")
+            problems.append(f"{per} must have a limit of {resource}, at most {amount_text(most, resource)}")
         elif allowed[resource] > most:
             problems.append(
-                f"{per} has at most {shown(most, resource)} of {resource}, not {shown(allowed[resource], resource)}"
+                f"{per} has at most {amount_text(most, resource)} of {resource}, not {amount_text(allowed[resource], resource)}"
             )
     for resource, ratio in _amounts(rule.get("maxLimitRequestRatio")).items():
         if resource in asked and resource in allowed and allowed[resource] > asked[resource] * ratio:
@@ -242,7 +244,7 @@ def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
         return ok(f"{len(open_to_it)} of {len(found)} nodes can take workers, {sum(room)} of them in all when empty")
     if not any(room):
         largest = "; ".join(
-            f"{resource}: a worker asks for {shown(amount, resource)}, the largest node has {shown(most, resource)}"
+            f"{resource}: a worker asks for {amount_text(amount, resource)}, the largest node has {amount_text(most, resource)}"
             for resource, amount in asked.items()
             if amount > (most := max(_allocatable(node).get(resource, Decimal(0)) for node in open_to_it))
         )
@@ -323,16 +325,6 @@ def _pod_sum(pod: Manifest, of: Callable[[Manifest], Amounts]) -> Amounts:
     for resource, amount in _amounts(spec.get("overhead")).items():
         total[resource] = total.get(resource, Decimal(0)) + amount
     return total
-
-
-def shown(amount: Decimal, resource: str) -> str:
-    """An amount for people: bytes in Gi or Mi, anything else as a number."""
-    if not resource.endswith(("memory", "storage")):
-        return f"{amount.normalize():f}"
-    for unit, size in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
-        if amount >= size:
-            return f"{float(amount / size):.4g}{unit}"
-    return f"{amount.normalize():f}"
 
 
 def _names(items: list[Manifest]) -> str:

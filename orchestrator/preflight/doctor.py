@@ -11,7 +11,7 @@ from orchestrator.accelerators import from_labels
 from orchestrator.kube import Cluster, Forbidden, NotFound
 from orchestrator.kube_objects import Manifest, annotations, answers, condition, labels, quantity, takes_pods
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render
-from orchestrator.preflight import access, addons, capacity, take
+from orchestrator.preflight import access, addons, take
 from orchestrator.preflight.access import Permission
 from orchestrator.preflight.check import Check, Finding, Level, error, errors, ok, warning
 from orchestrator.preflight.facts import Unknown, jobset_schema, look
@@ -19,6 +19,7 @@ from orchestrator.preflight.names import dry_run
 from orchestrator.preflight.pod import admitted, worker_pod
 from orchestrator.preflight.subject import CLUSTER_CHECKS, Place
 from orchestrator.spec import JobSpec
+from orchestrator.text import amount_text, columns
 from trainer.config import TrainConfig
 
 _SYSTEM = "kube-system"
@@ -275,8 +276,8 @@ def _group_of(node: Manifest) -> NodeGroup:
     return NodeGroup(
         accelerator=_accelerator(given, has),
         capacity=next((word for label, word in _CAPACITY.items() if label in given), "on-demand"),
-        cpu=capacity.shown(quantity(has.get("cpu", "0")), "cpu"),
-        memory=capacity.shown(quantity(has.get("memory", "0")), "memory"),
+        cpu=amount_text(quantity(has.get("cpu", "0")), "cpu"),
+        memory=amount_text(quantity(has.get("memory", "0")), "memory"),
         architecture=given.get("kubernetes.io/arch", "?"),
         taints=", ".join(sorted(taints)),
     )
@@ -351,7 +352,7 @@ def quotas(found: list[Manifest] | Unknown) -> Finding:
         status = item.get("status", {})
         for resource, hard in (status.get("hard") or {}).items():
             used = quantity((status.get("used") or {}).get(resource, "0"))
-            told.append(f"{resource} {capacity.shown(used, resource)} of {capacity.shown(quantity(hard), resource)}")
+            told.append(f"{resource} {amount_text(used, resource)} of {amount_text(quantity(hard), resource)}")
     return ok(f"in use: {', '.join(told)}")
 
 
@@ -433,5 +434,4 @@ def table(found: Sequence[NodeGroup]) -> list[str]:
         )
         for of in found
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return columns(rows)

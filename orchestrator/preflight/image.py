@@ -9,6 +9,7 @@ from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryError
 from orchestrator.spec import JobSpec
+from orchestrator.text import megabytes
 from trainer.errors import OrchError
 
 _ARCHITECTURE = "kubernetes.io/arch"
@@ -72,7 +73,7 @@ def _fits(ref: str, found: ImageInfo, wanted: list[str], version: str) -> Findin
             f"{ref} is for {', '.join(found.platforms)}, the nodes are {', '.join(wanted)}",
             f"build it for linux/{wanted[0]} (docker build --platform linux/{wanted[0]})",
         )
-    text = f"{ref}: {found.size_bytes / 1e6:.0f} MB for {', '.join(found.platforms)}, {found.digest[:19]}"
+    text = f"{ref}: {megabytes(found.size_bytes)} for {', '.join(found.platforms)}, {found.digest[:19]}"
     if missing:
         return warning(
             f"{text}; some nodes are {', '.join(missing)}",

@@ -6,10 +6,12 @@ Reading is in `read_run`, the bucket's probe in `bucket`; what follows from what
 import secrets
 from dataclasses import dataclass
 
+from orchestrator.bucket import is_bucket
 from orchestrator.jobfile import SPOT_GRACE_S
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.spec import JobSpec
+from orchestrator.text import size
 from trainer.config import TrainConfig
 from trainer.errors import OrchError, StoreDenied
 from trainer.rundir.attempts import AttemptRecord, read_records
@@ -45,7 +47,7 @@ def bucket(config: TrainConfig) -> Finding:
     The pods have an identity of their own, but what the user may not reach is most often misspelled.
     """
     directory = config.run_directory
-    if not directory.startswith("gs://"):
+    if not is_bucket(directory):
         return ok(f"{directory} lies on a volume, which cannot be tried from here")
     probe = f"tmp/preflight-{secrets.token_hex(8)}"
     try:
@@ -84,7 +86,7 @@ def _bucket(on: Candidate) -> Finding:
 
 def read_run(config: TrainConfig) -> EarlierRun:
     """What an earlier life of the job left; nothing where it cannot be read from here."""
-    if not config.run_directory.startswith("gs://"):
+    if not is_bucket(config.run_directory):
         return EarlierRun()
     try:
         store = open_store(config.run_directory, timeout_s=_STORE_S)
@@ -113,11 +115,11 @@ def checkpoints(config: TrainConfig, run: EarlierRun) -> Finding:
         return ok("a command's own")
     if run.commit is None:
         return ok("their size is not known before the first one")
-    size = run.commit.size_bytes
-    at_most = size * (config.checkpoint.keep + 1)
+    each = run.commit.size_bytes
+    at_most = each * (config.checkpoint.keep + 1)
     return ok(
-        f"{_size(size)} each ({run.commit.ref.name}, from which the job goes on); "
-        f"{config.checkpoint.keep} are kept, {_size(at_most)} at most at a time",
+        f"{size(each)} each ({run.commit.ref.name}, from which the job goes on); "
+        f"{config.checkpoint.keep} are kept, {size(at_most)} at most at a time",
     )
 
 
@@ -134,15 +136,15 @@ def memory(config: TrainConfig, run: EarlierRun) -> Finding:
     remedy = "raise resources.memory; gradients, activations and data come on top"
     if run.commit is None:
         if limit < TENSORFLOW_BYTES:
-            return warning(f"{_size(limit)} is less than TensorFlow takes alone ({_size(TENSORFLOW_BYTES)})", remedy)
-        return ok(f"{_size(limit)}; what the model needs is not known before its first checkpoint")
+            return warning(f"{size(limit)} is less than TensorFlow takes alone ({size(TENSORFLOW_BYTES)})", remedy)
+        return ok(f"{size(limit)}; what the model needs is not known before its first checkpoint")
     state = run.commit.size_bytes
     shard = min(config.checkpoint.shard_size_mb * 1_000_000, state)
     least = 2 * state + shard + TENSORFLOW_BYTES
-    needs = f"a worker needs at least {_size(least)}: state {_size(state)}, its copy, a shard, TensorFlow"
+    needs = f"a worker needs at least {size(least)}: state {size(state)}, its copy, a shard, TensorFlow"
     if limit < least:
-        return error(f"the limit is {_size(limit)}; {needs}", remedy)
-    return ok(f"{_size(limit)}; {needs}, and what the steps take")
+        return error(f"the limit is {size(limit)}; {needs}", remedy)
+    return ok(f"{size(limit)}; {needs}, and what the steps take")
 
 
 @JOB_CHECKS.check("memory", 160, what="the limit against state, its copy, a shard and 0.6 GB", error_when="below that")
@@ -179,7 +181,3 @@ def grace(spec: JobSpec, config: TrainConfig, run: EarlierRun) -> Finding:
 )
 def _grace(on: Candidate) -> Finding:
     return grace(on.job.spec, on.job.config, on.once(run_of))
-
-
-def _size(size_bytes: float) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
