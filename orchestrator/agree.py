@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.capacity import FLEX_START_MAX_S, FLEX_START_TPUS
-from orchestrator.carrier import kind_of
+from orchestrator.kube.carrier import CarrierKind
 
 if TYPE_CHECKING:
     from orchestrator.spec import JobSpec
@@ -34,6 +34,15 @@ def disagreements(spec: "JobSpec") -> list[Disagreement]:
         *_capacity(spec),
         *_kubernetes(spec),
     ]
+
+
+def kind_of(spec: "JobSpec") -> CarrierKind:
+    """Which of the two carries the workers of a job file."""
+    kubernetes, hardware = spec.kubernetes, spec.resources.hardware()
+    if kubernetes.kind != "auto":
+        return kubernetes.kind
+    grouped = kubernetes.groups > 1 or kubernetes.exclusive_topology is not None
+    return "JobSet" if grouped or (hardware is not None and hardware.multi_host) else "Job"
 
 
 def batch_problem(global_batch_size: int, workers: int, devices_per_worker: int = 1) -> str | None:

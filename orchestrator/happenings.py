@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.carrier import REPLICATED_JOB
-from orchestrator.kube_objects import Manifest, time_of
+from orchestrator.kube.carrier import REPLICATED_JOB
+from orchestrator.kube.objects import Manifest, time_of
 from trainer.rundir.history import Restart, lost_in_words
 
 

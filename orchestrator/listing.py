@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from orchestrator.diagnose.admission import stopped
-from orchestrator.kube import Cluster, Forbidden, NotFound
-from orchestrator.kube_names import JOB_LABEL, OURS, QUEUE_LABEL, WORKLOAD_OF_LABEL
-from orchestrator.kube_objects import (
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import Forbidden, NotFound
+from orchestrator.kube.jobs import list_jobs
+from orchestrator.kube.names import JOB_LABEL, OURS, QUEUE_LABEL, WORKLOAD_OF_LABEL
+from orchestrator.kube.objects import (
     Manifest,
     condition,
     container_status,
@@ -18,7 +20,7 @@ from orchestrator.kube_objects import (
     newest_pods,
     run_directory_of,
 )
-from orchestrator.observe import ask_coordinator, list_jobs
+from orchestrator.observe import ask_coordinator
 from orchestrator.status import State
 from orchestrator.text import duration
 from trainer.agent.protocol import JobState

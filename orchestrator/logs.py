@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.bucket import is_bucket
 from orchestrator.diagnose import workers_text
-from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, NotFound, Rejected
-from orchestrator.kube_names import CONTAINER, selector_of
-from orchestrator.kube_objects import Manifest, container_status, index_of, is_over, run_directory_of
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterError, ClusterUnreachable, NotFound, Rejected
+from orchestrator.kube.jobs import find_job
+from orchestrator.kube.names import CONTAINER, selector_of
+from orchestrator.kube.objects import Manifest, container_status, index_of, is_over, run_directory_of
+from orchestrator.kube.watch import View, Watch
 from orchestrator.loglines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
-from orchestrator.observe import find_job, status_of
+from orchestrator.observe import status_of
 from orchestrator.runlogs import of_gone_pods
-from orchestrator.watching import View, Watch
 from trainer.errors import OrchError
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ from importlib import resources
 import yaml
 
 from orchestrator.accelerators import Accelerator
+from orchestrator.agree import kind_of
 from orchestrator.capacity import Capacity, capacity_of
-from orchestrator.carrier import REPLICATED_JOB, kind_of
-from orchestrator.kube_names import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, RUN_DIRECTORY, labels_of
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.carrier import REPLICATED_JOB
+from orchestrator.kube.names import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, RUN_DIRECTORY, labels_of
+from orchestrator.kube.objects import Manifest
 from orchestrator.patches import apply_patches
 from orchestrator.spec import JobSpec, Toleration
 from orchestrator.volumes import check_run_directory, secret_volume, volume_source

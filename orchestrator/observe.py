@@ -3,18 +3,18 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from orchestrator import surroundings
 from orchestrator.bucket import is_bucket
-from orchestrator.carrier import CARRIERS, as_job, child_selector, event_sources, failed
 from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
-from orchestrator.kube import Cluster, ClusterError, Forbidden, NotFound
-from orchestrator.kube_names import CONTAINER, OURS, selector_of
-from orchestrator.kube_objects import Manifest, is_ours, newest_pods, run_directory_of, running
-from orchestrator.silent import doubtful
+from orchestrator.kube.carrier import event_sources
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterError, Forbidden
+from orchestrator.kube.jobs import find_job
+from orchestrator.kube.names import CONTAINER, selector_of
+from orchestrator.kube.objects import Manifest, newest_pods, run_directory_of, running
+from orchestrator.kube.silent_node import doubtful
 from orchestrator.status import JobStatus, Observation, judge
 from orchestrator.text import first_line
 from trainer.agent.protocol import JobState
@@ -35,8 +35,6 @@ _GROUPS = 5
 _STORE_S = 15.0
 _LEDGER_S = 5.0
 """So long, and no longer, a status waits for the goodput: it is not what a person asked for first."""
-_NO_SUCH_KIND = (NotFound, Forbidden)
-"""What asking for a JobSet answers where JobSet is not installed, or is not for this user."""
 
 
 def status_of(cluster: Cluster, name: str, *, with_goodput: bool = False) -> JobStatus:
@@ -87,46 +85,6 @@ def look_around(
         ahead=ahead,
         said=surroundings.unheard(cluster, list(newest.values()), live),
     )
-
-
-def find_job(cluster: Cluster, name: str) -> Manifest:
-    """The Job or JobSet that carries a job, in the shape of a Job (carrier.py); `kind` says which of the two it is.
-
-    Raises:
-        NotFound: there is none of that name, or it is not orch's; names the jobs there are.
-    """
-    strangers = []
-    for carrier in find_carriers(cluster, name):
-        if is_ours(carrier):
-            asked = carrier["kind"] == "JobSet" and failed(carrier)
-            return as_job(carrier, cluster.select("Job", labels=child_selector(name)) if asked else [])
-        strangers.append(carrier["kind"])
-    others = [job["metadata"]["name"] for job in list_jobs(cluster)]
-    where = f"namespace {cluster.namespace} of context {cluster.context}"
-    there = f"there are: {', '.join(sorted(others)[:10])}" if others else "there are none of orch"
-    raise NotFound(
-        f"{strangers[0]} {name} in {where} was not made by orch" if strangers else f"no job {name} in {where}",
-        remedy=f"{there}. For a run on this machine give its directory, with a slash: ./runs/{name}",
-    )
-
-
-def list_jobs(cluster: Cluster, *, all_namespaces: bool = False) -> list[Manifest]:
-    """All jobs of orch in the namespace, or in all, whatever carries them, each in the shape of a Job."""
-    found: list[Manifest] = []
-    for kind in CARRIERS:
-        with suppress(*_NO_SUCH_KIND) if kind == "JobSet" else nullcontext():
-            found += cluster.select(kind, labels=OURS, all_namespaces=all_namespaces)
-    return [as_job(carrier) for carrier in found]
-
-
-def find_carriers(cluster: Cluster, name: str) -> Iterator[Manifest]:
-    """The Job and the JobSet of that name, where there are such, whoever made them, as they are."""
-    for kind in CARRIERS:
-        carrier = None
-        with suppress(*_NO_SUCH_KIND) if kind == "JobSet" else nullcontext():
-            carrier = cluster.find(kind, name)
-        if carrier is not None:
-            yield carrier
 
 
 def ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState | None, str]:

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.objects import Manifest
 from orchestrator.spec import KubernetesSection
 from trainer.errors import ConfigError
 

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Collection
 
-from orchestrator.carrier import child_selector, launch_of
-from orchestrator.kube import Cluster, ClusterError, ClusterUnreachable, Forbidden, NotFound
-from orchestrator.kube_names import selector_of
-from orchestrator.kube_objects import Manifest, is_ours, is_over, pod_is_over
+from orchestrator.kube.carrier import child_selector, launch_of
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterError, ClusterUnreachable, Forbidden, NotFound
+from orchestrator.kube.jobs import find_carriers
+from orchestrator.kube.names import selector_of
+from orchestrator.kube.objects import Manifest, is_ours, is_over, pod_is_over
+from orchestrator.kube.silent_node import hint, silent_since
 from orchestrator.manifests import token_name
-from orchestrator.observe import find_carriers
-from orchestrator.silent import hint, silent_since
 from orchestrator.surroundings import hosts
 from orchestrator.suspending import suspend
 

@@ -12,7 +12,7 @@ from orchestrator.diagnose import NodeRoom, Surroundings, Trouble, diagnose
 from orchestrator.diagnose.admission import stopped
 from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
 from orchestrator.diagnose.training import of_end
-from orchestrator.kube_objects import (
+from orchestrator.kube.objects import (
     Manifest,
     condition,
     container_status,

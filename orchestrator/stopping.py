@@ -17,11 +17,13 @@ from orchestrator import submit as submitting
 from orchestrator.bucket import is_bucket
 from orchestrator.explain import dotted, explain
 from orchestrator.jobfile import resolve_for_cluster
-from orchestrator.kube import Cluster, ClusterError, Forbidden, NotFound
-from orchestrator.kube_names import QUEUE_LABEL
-from orchestrator.kube_objects import Manifest, condition, is_over, labels, run_directory_of
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterError, Forbidden, NotFound
+from orchestrator.kube.jobs import find_job
+from orchestrator.kube.names import QUEUE_LABEL
+from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_directory_of
 from orchestrator.manifests import JOB_FILE
-from orchestrator.observe import find_job, status_of
+from orchestrator.observe import status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.spec import JobSpec
 from orchestrator.suspending import suspend, wait_for_workload

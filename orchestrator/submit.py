@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
 
-from orchestrator.carrier import owner_reference
 from orchestrator.image import placeholder, with_ref
 from orchestrator.interrupts import held_back
-from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, NotFound
-from orchestrator.kube_objects import Manifest, annotations, is_ours, is_over, run_directory_of
+from orchestrator.kube.carrier import owner_reference
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import AlreadyExists, ClusterError, ClusterUnreachable, NotFound
+from orchestrator.kube.jobs import find_carriers
+from orchestrator.kube.objects import Manifest, annotations, is_ours, is_over, run_directory_of
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render
-from orchestrator.observe import find_carriers
 from orchestrator.preflight import Check, Job, errors, preflight, said
 from orchestrator.preflight.subject import JOB_CHECKS
 from orchestrator.removing import delete

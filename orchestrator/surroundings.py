@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from orchestrator.diagnose import NodeRoom
 from orchestrator.diagnose.scheduling import rooms
-from orchestrator.kube import Cluster, ClusterError, Forbidden
-from orchestrator.kube_names import CONTAINER, QUEUE_LABEL, WORKLOAD_OF_LABEL
-from orchestrator.kube_objects import Manifest, condition, labels, running
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterError, Forbidden
+from orchestrator.kube.names import CONTAINER, QUEUE_LABEL, WORKLOAD_OF_LABEL
+from orchestrator.kube.objects import Manifest, condition, labels, running
 from trainer.agent.protocol import JobState
 
 log = logging.getLogger(__name__)

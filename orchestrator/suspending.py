@@ -3,9 +3,10 @@ Kueue lets go what others suspend."""
 
 import time
 
-from orchestrator.kube import Cluster, ClusterError
-from orchestrator.kube_names import QUEUE_LABEL, WORKLOAD_OF_LABEL
-from orchestrator.kube_objects import Manifest, labels
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterError
+from orchestrator.kube.names import QUEUE_LABEL, WORKLOAD_OF_LABEL
+from orchestrator.kube.objects import Manifest, labels
 
 _WORKLOAD_S = 15.0
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from orchestrator.kube import Cluster, ClusterError, NotFound
-from orchestrator.kube_names import CONTAINER, selector_of
-from orchestrator.kube_objects import Manifest, index_of, newest_pods, running
-from orchestrator.observe import find_job
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterError, NotFound
+from orchestrator.kube.jobs import find_job
+from orchestrator.kube.names import CONTAINER, selector_of
+from orchestrator.kube.objects import Manifest, index_of, newest_pods, running
 
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 32 * 1024

@@ -7,7 +7,7 @@ be taken by one of several at once, which on a file system is a hard link (train
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.objects import Manifest
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:

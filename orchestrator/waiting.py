@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterator
 from enum import StrEnum
 
-from orchestrator.kube import Cluster, ClusterUnreachable, NotFound
-from orchestrator.kube_names import selector_of
-from orchestrator.kube_objects import Manifest, is_over, pod_is_over
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterUnreachable, NotFound
+from orchestrator.kube.jobs import find_job
+from orchestrator.kube.names import selector_of
+from orchestrator.kube.objects import Manifest, is_over, pod_is_over
+from orchestrator.kube.watch import View, Watch
 from orchestrator.loglines import Note
-from orchestrator.observe import find_job, status_of
+from orchestrator.observe import status_of
 from orchestrator.status import JobStatus
-from orchestrator.watching import View, Watch
 from trainer.errors import OrchError
 
 _LOOK_S = 1.0

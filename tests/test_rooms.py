@@ -103,6 +103,38 @@ def test_orchestrator_uses_of_trainer_only_what_is_free_of_tensorflow() -> None:
     assert found == []
 
 
+def rooms_of_the_orchestrator() -> dict[str, set[str]]:
+    """Room -> the rooms that it may import, from the table of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## Rooms of the orchestrator\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    return {room.strip(): {name.strip() for name in may.split(",") if name.strip()} for room, _what, may in rows}
+
+
+def test_a_room_imports_the_rooms_that_the_table_allows_it_and_nothing_else_of_the_orchestrator() -> None:
+    allowed = rooms_of_the_orchestrator()
+    assert "kube" in allowed
+    found = []
+    for room, may in allowed.items():
+        assert may <= allowed.keys(), f"{room} may import a room that the table does not have"
+        place = ROOT / "orchestrator" / room
+        paths = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        for path in paths:
+            for line, module in imports_of(path):
+                parts = module.split(".")
+                if parts[0] == "orchestrator" and (len(parts) == 1 or parts[1] not in {room, *may}):
+                    found.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert found == []
+
+
+def test_rooms_stand_in_no_circle() -> None:
+    """Each imports rooms that stand above it in the table."""
+    above: set[str] = set()
+    for room, may in rooms_of_the_orchestrator().items():
+        assert may <= above, f"{room} imports {may - above}, which stands below it"
+        above.add(room)
+
+
 def test_only_kube_talks_to_the_api_server() -> None:
     found = {
         str(path.relative_to(ROOT))
@@ -110,7 +142,7 @@ def test_only_kube_talks_to_the_api_server() -> None:
         for _line, module in imports_of(path)
         if is_part_of(module, ("kubernetes",))
     }
-    assert found <= {"orchestrator/kube.py"}
+    assert found <= {"orchestrator/kube/client.py"}
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:

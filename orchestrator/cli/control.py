@@ -7,7 +7,7 @@ import click
 from orchestrator.cli.output import cluster_options, output_option, print_error, print_json, say, skip_option
 
 if TYPE_CHECKING:
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
 
 _wait_option = click.option(
     "--wait/--no-wait", "waits", default=True, help="Whether to wait until its pods are gone. Default: wait."
@@ -116,8 +116,8 @@ def delete(names: tuple[str, ...], waits: bool, context: str | None, namespace: 
 
 
 def _delete(cluster: "Cluster", name: str, *, waits: bool) -> dict[str, object]:
-    from orchestrator.kube_objects import is_ours, run_directory_of
-    from orchestrator.observe import find_carriers
+    from orchestrator.kube.jobs import find_carriers
+    from orchestrator.kube.objects import is_ours, run_directory_of
     from orchestrator.removing import delete as remove
 
     ours = [item for item in find_carriers(cluster, name) if is_ours(item)]
@@ -180,7 +180,7 @@ def replace(
 
 
 def _connect(context: str | None, namespace: str | None) -> "Cluster":
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
 
     cluster = Cluster(context, namespace)
     say(f"context {cluster.context}, namespace {cluster.namespace}")

@@ -21,7 +21,7 @@ def doctor(context: str | None, namespace: str | None, output: str) -> int:
       orch doctor -n research
       orch doctor -o json | jq '.nodes[] | select(.accelerator != "")'
     """
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
     from orchestrator.preflight.doctor import examine, table
 
     cluster = Cluster(context, namespace)

@@ -68,7 +68,7 @@ def render(job_file: Path, overrides: tuple[str, ...], namespace: str | None) ->
     import secrets
 
     from orchestrator.jobfile import load, resolve_for_cluster
-    from orchestrator.kubecontext import context_namespace
+    from orchestrator.kube.context import context_namespace
     from orchestrator.manifests import render as render_objects
     from orchestrator.yamltext import to_yaml
 

@@ -22,7 +22,7 @@ def list_(all_namespaces: bool, context: str | None, namespace: str | None, outp
 
     from orchestrator import listing
     from orchestrator.cli.output import say
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
     from orchestrator.text import columns
 
     cluster = Cluster(context, namespace)

@@ -28,7 +28,7 @@ def exec(name: str, command: tuple[str, ...], worker: int, context: str | None, 
       orch exec digits -- tar c /tmp/profile > profile.tar
     """
     from orchestrator import terminal
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
 
     # Silent but for the command: its output may go on to another program.
     cluster = Cluster(context, namespace)

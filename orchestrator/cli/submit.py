@@ -17,7 +17,7 @@ from orchestrator.cli.output import (
 from orchestrator.cli.package import insecure_option, with_image
 
 if TYPE_CHECKING:
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
 
 
 @click.command()
@@ -82,7 +82,7 @@ def submit(
     spec = job.spec
     config = resolve_for_cluster(spec)
     if dry_run == "client":
-        from orchestrator.kubecontext import current
+        from orchestrator.kube.context import current
 
         name, default = current(context)
         where = namespace or spec.scheduling.namespace or default
@@ -165,7 +165,7 @@ def check(
 
 
 def _connect(context: str | None, namespace: str | None) -> "Cluster":
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
 
     cluster = Cluster(context, namespace)
     say(f"context {cluster.context}, namespace {cluster.namespace}")

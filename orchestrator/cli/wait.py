@@ -7,7 +7,7 @@ import click
 from orchestrator.cli.output import cluster_options, output_option, print_json, say
 
 if TYPE_CHECKING:
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
     from orchestrator.status import JobStatus
     from orchestrator.waiting import Goal
 

@@ -12,7 +12,7 @@ from orchestrator.cli.output import cluster_options, output_option_of_objects, p
 from orchestrator.text import first_line
 
 if TYPE_CHECKING:
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
     from orchestrator.status import JobStatus
 
 
@@ -145,8 +145,8 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
     directory = run_directory(target, context, namespace)
     if directory is not None:
         return directory, False
-    from orchestrator.kube_objects import run_directory_of
-    from orchestrator.observe import find_job
+    from orchestrator.kube.jobs import find_job
+    from orchestrator.kube.objects import run_directory_of
     from trainer.errors import ConfigError
 
     job = find_job(connect(target, context, namespace), target)
@@ -163,7 +163,7 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
 
 def connect(target: str, context: str | None, namespace: str | None) -> "Cluster":
     """The cluster of a job; says which, on stderr."""
-    from orchestrator.kube import Cluster
+    from orchestrator.kube.client import Cluster
 
     cluster = Cluster(context, namespace)
     say(f"job {target} of context {cluster.context}, namespace {cluster.namespace}")

@@ -8,11 +8,11 @@ container), ending.py (ended, lost, taken away), training.py (agents run, traini
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.carrier import event_sources
 from orchestrator.diagnose import admission, ending, scheduling, starting, training
 from orchestrator.diagnose.scheduling import NodeRoom
 from orchestrator.diagnose.trouble import Trouble, gathered, workers_text
-from orchestrator.kube_objects import Manifest, index_of, running, time_of
+from orchestrator.kube.carrier import event_sources
+from orchestrator.kube.objects import Manifest, index_of, running, time_of
 from trainer.agent.protocol import JobState
 
 __all__ = [

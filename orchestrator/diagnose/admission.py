@@ -1,8 +1,8 @@
 """Before there are pods: a suspended job, a queue, and pods that the namespace refuses. Texts of Kubernetes 1.34, Kueue 0.17."""
 
 from orchestrator.diagnose.trouble import Trouble, after, clock
-from orchestrator.kube_names import QUEUE_LABEL
-from orchestrator.kube_objects import Manifest, condition, labels
+from orchestrator.kube.names import QUEUE_LABEL
+from orchestrator.kube.objects import Manifest, condition, labels
 
 
 def of_job(

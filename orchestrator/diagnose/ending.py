@@ -1,8 +1,8 @@
 """A pod that ended badly, was taken away, or is out of reach. Texts of Kubernetes 1.34."""
 
 from orchestrator.diagnose.trouble import Trouble
-from orchestrator.kube_objects import Manifest, condition, container_status, index_of, job_of, last_words, pod_is_over
-from orchestrator.silent import silent_since
+from orchestrator.kube.objects import Manifest, condition, container_status, index_of, job_of, last_words, pod_is_over
+from orchestrator.kube.silent_node import silent_since
 from orchestrator.text import memory_size
 from trainer.exit_codes import ExitCode, title_of
 

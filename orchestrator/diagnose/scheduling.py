@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from orchestrator.diagnose.trouble import Trouble, after
-from orchestrator.kube_objects import Manifest, condition, labels, pod_is_over, quantity
+from orchestrator.kube.objects import Manifest, condition, labels, pod_is_over, quantity
 from orchestrator.text import amount_text
 
 

@@ -3,7 +3,7 @@
 import re
 
 from orchestrator.diagnose.trouble import Trouble, after
-from orchestrator.kube_objects import Manifest, container_status
+from orchestrator.kube.objects import Manifest, container_status
 
 
 def image(pod: Manifest, events: list[Manifest]) -> Trouble | None:

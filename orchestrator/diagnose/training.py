@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from orchestrator.diagnose.ending import MEMORY_REMEDY, limit_of
 from orchestrator.diagnose.trouble import Trouble
-from orchestrator.kube_objects import Manifest, job_of, running
+from orchestrator.kube.objects import Manifest, job_of, running
 from orchestrator.text import memory_size
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES, ExitCode

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from orchestrator.kube import Cluster
+from orchestrator.kube.client import Cluster
 from orchestrator.preflight.check import Check, Declared, Level, errors, lines
 from orchestrator.preflight.facts import look
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate, Job

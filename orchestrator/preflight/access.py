@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from orchestrator.kube import Cluster
+from orchestrator.kube.client import Cluster
 from orchestrator.preflight.addons import KUEUE
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown

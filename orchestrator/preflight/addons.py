@@ -2,7 +2,7 @@
 
 import json
 
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.objects import Manifest
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown, jobset_schema
 from orchestrator.preflight.subject import CLUSTER_CHECKS, JOB_CHECKS, Candidate, Place

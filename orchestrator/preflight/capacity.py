@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.kube import KINDS
-from orchestrator.kube_objects import Manifest, labels, quantity
+from orchestrator.kube.kinds import KINDS
+from orchestrator.kube.objects import Manifest, labels, quantity
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.pod import worker_of

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.accelerators import from_labels
-from orchestrator.kube import Cluster, Forbidden, NotFound
-from orchestrator.kube_objects import Manifest, annotations, answers, condition, labels, quantity, takes_pods
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import Forbidden, NotFound
+from orchestrator.kube.objects import Manifest, annotations, answers, condition, labels, quantity, takes_pods
 from orchestrator.manifests import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import access, addons, take
 from orchestrator.preflight.access import Permission

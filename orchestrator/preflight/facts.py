@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from orchestrator.kube import KINDS, Cluster, Forbidden, NotFound
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import Forbidden, NotFound
+from orchestrator.kube.kinds import KINDS
+from orchestrator.kube.objects import Manifest
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from orchestrator.image import LABEL_TRAINER
-from orchestrator.kube_objects import Manifest, labels
+from orchestrator.kube.objects import Manifest, labels
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate

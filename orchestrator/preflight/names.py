@@ -3,11 +3,13 @@
 import contextlib
 from dataclasses import dataclass
 
-from orchestrator.carrier import CARRIERS, child_names
-from orchestrator.kube import KINDS, AlreadyExists, Cluster, ClusterError, Forbidden, NotFound
-from orchestrator.kube_names import JOB_LABEL, JOBSET_LABEL
-from orchestrator.kube_objects import Manifest, condition, is_ours, is_over, labels, run_directory_of
-from orchestrator.observe import list_jobs
+from orchestrator.kube.carrier import CARRIERS, child_names
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import AlreadyExists, ClusterError, Forbidden, NotFound
+from orchestrator.kube.jobs import list_jobs
+from orchestrator.kube.kinds import KINDS
+from orchestrator.kube.names import JOB_LABEL, JOBSET_LABEL
+from orchestrator.kube.objects import Manifest, condition, is_ours, is_over, labels, run_directory_of
 from orchestrator.preflight.check import Finding, error, ok
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.spec import JobSpec

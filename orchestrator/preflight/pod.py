@@ -3,9 +3,10 @@
 The Job controller creates the pods later, and what refuses them then shows in status only; so it is asked now.
 """
 
-from orchestrator.kube import AlreadyExists, Cluster, ClusterError, ClusterUnreachable, Forbidden, Rejected
-from orchestrator.kube_names import COMPLETION_INDEX, JOB_UID_LABEL
-from orchestrator.kube_objects import Manifest, annotations, labels
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import AlreadyExists, ClusterError, ClusterUnreachable, Forbidden, Rejected
+from orchestrator.kube.names import COMPLETION_INDEX, JOB_UID_LABEL
+from orchestrator.kube.objects import Manifest, annotations, labels
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Facts, Unknown
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeVar
 
-from orchestrator.kube import Cluster
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.objects import Manifest
 from orchestrator.preflight.check import Registry
 from orchestrator.preflight.facts import Facts
 from orchestrator.spec import JobSpec

@@ -18,7 +18,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 
 from orchestrator.imageref import parse_reference
-from orchestrator.kube_objects import index_of
+from orchestrator.kube.objects import index_of
 from orchestrator.yamltext import to_yaml
 
 ROOT = Path(__file__).parents[2]

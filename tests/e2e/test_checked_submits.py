@@ -10,7 +10,8 @@ from support_cluster import Room, absent_tag, place_of
 
 from orchestrator import submit as submitting
 from orchestrator.jobfile import load, resolve_for_cluster
-from orchestrator.kube import Cluster, ClusterUnreachable
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterUnreachable
 from orchestrator.manifests import render
 from orchestrator.preflight.subject import JOB_CHECKS
 

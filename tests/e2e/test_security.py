@@ -16,7 +16,7 @@ from support_cluster_faults import Faults, why_no_faults
 
 from orchestrator.accelerators import every
 from orchestrator.jobfile import load, resolve_for_cluster
-from orchestrator.kube import Cluster
+from orchestrator.kube.client import Cluster
 from orchestrator.manifests import render
 from orchestrator.preflight.pod import worker_pod
 from orchestrator.yamltext import to_yaml

@@ -11,7 +11,8 @@ from support_told import Clock, event, not_admitted, unscheduled
 
 from orchestrator import submit as submitting
 from orchestrator.jobfile import load, resolve_for_cluster
-from orchestrator.kube import Cluster, ClusterUnreachable
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterUnreachable
 from trainer.exit_codes import ExitCode
 
 pytestmark = pytest.mark.e2e

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from orchestrator.carrier import as_job, event_sources, owner_reference
 from orchestrator.diagnose import diagnose
-from orchestrator.kube_objects import index_of
+from orchestrator.kube.carrier import as_job, event_sources, owner_reference
+from orchestrator.kube.objects import index_of
 
 Manifest = dict[str, Any]
 

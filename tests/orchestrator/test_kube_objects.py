@@ -10,8 +10,8 @@ import pytest
 from orchestrator import diagnose as package
 from orchestrator.diagnose import Surroundings, diagnose
 from orchestrator.diagnose.ending import node_lost
-from orchestrator.kube_objects import Manifest, condition, failure, is_over, quantity, takes_pods
-from orchestrator.silent import hint, silent_since, why_not
+from orchestrator.kube.objects import Manifest, condition, failure, is_over, quantity, takes_pods
+from orchestrator.kube.silent_node import hint, silent_since, why_not
 from orchestrator.status import Observation, judge
 
 SOURCES = sorted(Path(package.__file__).parents[1].rglob("*.py"))
@@ -192,6 +192,6 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
     ],
 )
 def test_no_module_reads_by_hand_what_has_a_reader(by_hand: str) -> None:
-    owners = {"kube_objects.py", "silent.py"}
+    owners = {"objects.py"}
     found = [path.name for path in SOURCES if re.search(by_hand, path.read_text(encoding="utf-8"), re.MULTILINE)]
     assert set(found) <= owners

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from orchestrator.accelerators import Accelerator, every, from_labels
-from orchestrator.carrier import kind_of
+from orchestrator.agree import kind_of
 from orchestrator.fields import NAME_LENGTH_MAX
-from orchestrator.kube_names import selector_of
+from orchestrator.kube.names import selector_of
 from orchestrator.manifests import EXCLUSIVE_TOPOLOGY, JOB_FILE, TOKEN_PLACEHOLDER, render
 from orchestrator.patches import merge_patch
 from orchestrator.spec import JobSpec

@@ -12,8 +12,9 @@ from support_api import Answer, api_server, listed, refused
 
 from orchestrator.image import LABEL_TRAINER
 from orchestrator.interrupts import held_back
-from orchestrator.kube import KINDS, Cluster
-from orchestrator.kube_names import JOBSET_LABEL
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.kinds import KINDS
+from orchestrator.kube.names import JOBSET_LABEL
 from orchestrator.manifests import render
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images

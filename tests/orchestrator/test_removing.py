@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from support_api import Answer, Script, api_server, listed, refused
 
-from orchestrator.carrier import launch_of
-from orchestrator.kube import Cluster
-from orchestrator.kube_names import labels_of
+from orchestrator.kube.carrier import launch_of
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.names import labels_of
 from orchestrator.removing import delete
 
 NAME = "digits"

@@ -9,7 +9,7 @@ from support_api import Answer, api_server
 from orchestrator import submit as submitting
 from orchestrator.cli.main import run
 from orchestrator.jobfile import resolve_for_cluster
-from orchestrator.kube import Cluster
+from orchestrator.kube.client import Cluster
 from orchestrator.manifests import render
 from orchestrator.spec import JobSpec
 

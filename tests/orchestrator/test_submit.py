@@ -11,7 +11,7 @@ from orchestrator import image
 from orchestrator import submit as submitting
 from orchestrator.cli.main import run
 from orchestrator.jobfile import resolve_for_cluster
-from orchestrator.kube import Cluster
+from orchestrator.kube.client import Cluster
 from orchestrator.manifests import render as render_objects
 from orchestrator.preflight.check import Check, Level
 from orchestrator.preflight.names import dry_run

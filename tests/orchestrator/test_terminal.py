@@ -10,7 +10,7 @@ import pytest
 from websocket import ABNF, WebSocket
 
 from orchestrator import terminal
-from orchestrator.kube import Cluster
+from orchestrator.kube.client import Cluster
 
 
 class OneCommand:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.kube_objects import is_over
+from orchestrator.kube.objects import is_over
 from orchestrator.waiting import is_stopped
 
 

@@ -6,7 +6,7 @@ not; orch need not be sure (docs/fault-tolerance.md, Old processes that wake up)
 
 from collections.abc import Mapping
 
-from orchestrator.kube_objects import Manifest, condition, conditions, container_status, index_of, pod_is_over
+from orchestrator.kube.objects import Manifest, condition, conditions, container_status, index_of, pod_is_over
 
 _SOME_TIME = "some time"
 

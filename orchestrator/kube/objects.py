@@ -1,6 +1,6 @@
 """What the API server's objects say: one reader for each fact, so that every command sees the same. Pure.
 
-Whether a pod's node is silent stands in silent.py, what a JobSet has in common with a Job in carrier.py.
+Whether a pod's node is silent stands in silent_node.py, what a JobSet has in common with a Job in carrier.py.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.kube_names import (
+from orchestrator.kube.names import (
     COMPLETION_INDEX,
     CONTAINER,
     GROUP_LABEL,

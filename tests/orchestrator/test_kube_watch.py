@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from support_api import Answer, Script, api_server, listed, pod, refused
 
-from orchestrator import kube, watching
-from orchestrator.kube import Cluster, ClusterUnreachable, Forbidden, ServerTrouble
-from orchestrator.watching import Pauses, View, Watch
+from orchestrator.kube import client as kube
+from orchestrator.kube import watch as watching
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ClusterUnreachable, Forbidden, ServerTrouble
+from orchestrator.kube.watch import Pauses, View, Watch
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +179,8 @@ def test_a_busy_server_is_asked_again_when_it_said_so(tmp_path: Path, monkeypatc
     sleep, this = time.sleep, threading.current_thread()
     # Threads that other tests left sleeping are none of this one's.
     monkeypatch.setattr(
-        "orchestrator.kube.time.sleep", lambda s: slept.append(s) if threading.current_thread() is this else sleep(s)
+        "orchestrator.kube.client.time.sleep",
+        lambda s: slept.append(s) if threading.current_thread() is this else sleep(s),
     )
     busy = refused(429, "too many requests", **{"Retry-After": "3"})
     created = Answer({"kind": "Job", "metadata": {"name": "digits"}})

@@ -5,13 +5,10 @@ A JobSet is read through a view that has the shape of a Job, so that status, log
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from orchestrator.kube_names import JOB_UID_LABEL, JOBSET_LABEL, JOBSET_UID_LABEL
-from orchestrator.kube_objects import Manifest, condition, conditions, labels
-
-if TYPE_CHECKING:
-    from orchestrator.spec import JobSpec
+from orchestrator.kube.names import JOB_UID_LABEL, JOBSET_LABEL, JOBSET_UID_LABEL
+from orchestrator.kube.objects import Manifest, condition, conditions, labels
 
 CarrierKind = Literal["Job", "JobSet"]
 
@@ -19,15 +16,6 @@ CARRIERS: tuple[CarrierKind, ...] = ("Job", "JobSet")
 API_VERSIONS: dict[CarrierKind, str] = {"Job": "batch/v1", "JobSet": "jobset.x-k8s.io/v1alpha2"}
 REPLICATED_JOB = "worker"
 """The one replicatedJob of a JobSet; its Jobs are NAME-worker-0, NAME-worker-1, ..."""
-
-
-def kind_of(spec: "JobSpec") -> CarrierKind:
-    """Which of the two carries the workers of a job file."""
-    kubernetes, hardware = spec.kubernetes, spec.resources.hardware()
-    if kubernetes.kind != "auto":
-        return kubernetes.kind
-    grouped = kubernetes.groups > 1 or kubernetes.exclusive_topology is not None
-    return "JobSet" if grouped or (hardware is not None and hardware.multi_host) else "Job"
 
 
 def owner_reference(carrier: Manifest) -> Manifest:

@@ -1,4 +1,4 @@
-"""Keeps views of the cluster up to date, one list and one watch each: the I/O around known.py.
+"""Keeps views of the cluster up to date, one list and one watch each: the I/O around cache.py.
 
 A watch goes on from the last resource version after the server ended it and after a connection broke, lists anew after
 410, and waits, longer each time, while the API server is away. Whoever looks takes what is known, and why it may be old.
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from orchestrator.known import Known
-from orchestrator.kube import STARTING_S, Cluster, ClusterError, ClusterUnreachable, Gone, ServerTrouble
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.cache import Known
+from orchestrator.kube.client import STARTING_S, Cluster
+from orchestrator.kube.errors import ClusterError, ClusterUnreachable, Gone, ServerTrouble
+from orchestrator.kube.objects import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from support_api import pod
 
-from orchestrator.known import Change, Known, trim
+from orchestrator.kube.cache import Change, Known, trim
 
 
 def names(known: Known) -> list[str]:

@@ -1,4 +1,4 @@
-"""The objects of one view (a kind and a selector) as far as they are known: a list, then changes. Pure: watching.py does the I/O.
+"""The objects of one view (a kind and a selector) as far as they are known: a list, then changes. Pure: watch.py does the I/O.
 
 What a list and a watch of the API server say goes in, and each object is kept once, trimmed to what somebody reads.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.objects import Manifest
 
 
 @dataclass(frozen=True)

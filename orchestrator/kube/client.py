@@ -11,14 +11,23 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from orchestrator.known import Change, trim
-from orchestrator.kube_objects import Manifest
+from orchestrator.kube.cache import Change, trim
+from orchestrator.kube.errors import (
+    AlreadyExists,
+    ClusterError,
+    ClusterUnreachable,
+    Forbidden,
+    Gone,
+    NotFound,
+    Rejected,
+    ServerTrouble,
+)
+from orchestrator.kube.kinds import KINDS
+from orchestrator.kube.objects import Manifest
 from orchestrator.text import first_line
-from trainer.errors import OrchError
 
 log = logging.getLogger(__name__)
 
@@ -35,93 +44,6 @@ _QUIET_S = 100.0
 """A watch brings a bookmark about once a minute; one that is silent for longer hangs on a dead connection."""
 _CONNECTIONS = 24
 """Preflight asks much at once; connections beyond this number are closed after use."""
-
-
-class ClusterError(OrchError):
-    """The cluster did not do what was asked."""
-
-
-class ClusterUnreachable(ClusterError):
-    """No cluster is configured, or its API server does not answer. Another try may help."""
-
-
-class ServerTrouble(ClusterUnreachable):
-    """The API server answers, with an error of its own making: overloaded, starting, a webhook that is away."""
-
-
-class Gone(ClusterError):
-    """A resource version is too old for the server: list anew."""
-
-
-class Forbidden(ClusterError):
-    """Credentials are missing, expired, or lack a permission."""
-
-
-class NotFound(ClusterError):
-    """No such object, or no such kind, in this cluster."""
-
-
-class AlreadyExists(ClusterError):
-    """The name is taken."""
-
-
-class Rejected(ClusterError):
-    """The API server, an admission webhook or a quota refused the object."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Where the objects of a kind live in the API."""
-
-    group: str
-    version: str
-    """Empty: whichever the server prefers, for add-ons whose API still moves."""
-    plural: str
-    namespaced: bool = True
-    """Whether its objects live in a namespace. Of others, all of the cluster are meant."""
-
-    @property
-    def resource(self) -> str:
-        """As RBAC and kubectl name it: jobs.batch."""
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-
-KINDS = {
-    "Job": Kind("batch", "v1", "jobs"),
-    # The version of what is rendered: an object is posted to the path of its own version.
-    "JobSet": Kind("jobset.x-k8s.io", "v1alpha2", "jobsets"),
-    "Pod": Kind("", "v1", "pods"),
-    "Service": Kind("", "v1", "services"),
-    "ConfigMap": Kind("", "v1", "configmaps"),
-    "Secret": Kind("", "v1", "secrets"),
-    "Event": Kind("", "v1", "events"),
-    "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies"),
-    "ServiceAccount": Kind("", "v1", "serviceaccounts"),
-    "PersistentVolumeClaim": Kind("", "v1", "persistentvolumeclaims"),
-    "ResourceQuota": Kind("", "v1", "resourcequotas"),
-    "LimitRange": Kind("", "v1", "limitranges"),
-    "DaemonSet": Kind("apps", "v1", "daemonsets"),
-    "EndpointSlice": Kind("discovery.k8s.io", "v1", "endpointslices"),
-    "Namespace": Kind("", "v1", "namespaces", namespaced=False),
-    "StorageClass": Kind("storage.k8s.io", "v1", "storageclasses", namespaced=False),
-    "ValidatingWebhookConfiguration": Kind(
-        "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", namespaced=False
-    ),
-    "MutatingWebhookConfiguration": Kind(
-        "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", namespaced=False
-    ),
-    "Node": Kind("", "v1", "nodes", namespaced=False),
-    "PersistentVolume": Kind("", "v1", "persistentvolumes", namespaced=False),
-    "PriorityClass": Kind("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False),
-    "CustomResourceDefinition": Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False),
-    "LocalQueue": Kind("kueue.x-k8s.io", "", "localqueues"),
-    # Who waits in a LocalQueue, as Kueue's visibility API tells it.
-    "LocalQueueView": Kind("visibility.kueue.x-k8s.io", "", "localqueues"),
-    "Workload": Kind("kueue.x-k8s.io", "", "workloads"),
-    "ClusterQueue": Kind("kueue.x-k8s.io", "", "clusterqueues", namespaced=False),
-    "ResourceFlavor": Kind("kueue.x-k8s.io", "", "resourceflavors", namespaced=False),
-    "WorkloadPriorityClass": Kind("kueue.x-k8s.io", "", "workloadpriorityclasses", namespaced=False),
-}
 
 
 class Cluster:
@@ -242,7 +164,7 @@ class Cluster:
         return None
 
     def select(self, kind: str, *, labels: str = "", fields: str = "", all_namespaces: bool = False) -> list[Manifest]:
-        """All objects that match, page by page, of this namespace or of all; trimmed (see known.trim)."""
+        """All objects that match, page by page, of this namespace or of all; trimmed (see cache.trim)."""
         return self.listed(kind, labels=labels, fields=fields, all_namespaces=all_namespaces)[0]
 
     def listed(
@@ -264,7 +186,7 @@ class Cluster:
         """What changes after a resource version, bookmarks included. The call returns when the server has begun to answer;
         the iterator ends after `timeout_s`, or when the connection breaks.
 
-        To go on, ask again from the version of the last change; watching.py does.
+        To go on, ask again from the version of the last change; watch.py does.
 
         Raises:
             Gone: the version is too old by now; the iterator may raise it too.
