@@ -20,8 +20,8 @@ from orchestrator.codefiles import CodeFiles
 from orchestrator.image import Layout, Packaged, variant_of
 from orchestrator.imagecache import key_of
 from orchestrator.imageref import Reference, is_loopback
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.registry import describe
-from orchestrator.spec import JobSpec
 from trainer.errors import ConfigError
 
 BUILDERS = ("docker", "podman", "buildah")

@@ -22,17 +22,10 @@ from orchestrator.baseimage import DEFAULT_BASE, ENTRYPOINT, Base, read_base, re
 from orchestrator.codefiles import CodeFiles, collect
 from orchestrator.imageparts import APP, HOME, UID, VENV
 from orchestrator.imageref import Reference, parse_reference
-from orchestrator.jobfile import LoadedJob
+from orchestrator.jobfile.load import LoadedJob
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.layers import Entry, Layer, code_entries, write_layer
-from orchestrator.registry import (
-    OCI_CONFIG,
-    OCI_LAYER,
-    OCI_MANIFEST,
-    ImageNotFound,
-    Repository,
-    sha256,
-)
-from orchestrator.spec import JobSpec
+from orchestrator.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, ImageNotFound, Repository, sha256
 from orchestrator.text import megabytes
 from trainer.errors import ConfigError
 

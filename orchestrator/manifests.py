@@ -13,14 +13,14 @@ from importlib import resources
 
 import yaml
 
-from orchestrator.accelerators import Accelerator
-from orchestrator.agree import kind_of
-from orchestrator.capacity import Capacity, capacity_of
+from orchestrator.jobfile.accelerators import Accelerator
+from orchestrator.jobfile.capacity import Capacity, capacity_of
+from orchestrator.jobfile.rules import kind_of
+from orchestrator.jobfile.spec import JobSpec, Toleration
 from orchestrator.kube.carrier import REPLICATED_JOB
 from orchestrator.kube.names import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, RUN_DIRECTORY, labels_of
 from orchestrator.kube.objects import Manifest
 from orchestrator.patches import apply_patches
-from orchestrator.spec import JobSpec, Toleration
 from orchestrator.volumes import check_run_directory, secret_volume, volume_source
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError

@@ -3,8 +3,8 @@
 import copy
 from typing import Any
 
+from orchestrator.jobfile.spec import KubernetesSection
 from orchestrator.kube.objects import Manifest
-from orchestrator.spec import KubernetesSection
 from trainer.errors import ConfigError
 
 _CONTAINER = "trainer"

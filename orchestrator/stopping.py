@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from orchestrator import submit as submitting
 from orchestrator.bucket import is_bucket
-from orchestrator.explain import dotted, explain
-from orchestrator.jobfile import resolve_for_cluster
+from orchestrator.jobfile.explain import dotted, explain
+from orchestrator.jobfile.resolve import resolve_for_cluster
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden, NotFound
 from orchestrator.kube.jobs import find_job
@@ -25,7 +26,6 @@ from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_
 from orchestrator.manifests import JOB_FILE
 from orchestrator.observe import status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
-from orchestrator.spec import JobSpec
 from orchestrator.suspending import suspend, wait_for_workload
 from trainer.errors import ConfigError, OrchError
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from orchestrator.image import placeholder, with_ref
 from orchestrator.interrupts import held_back
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.carrier import owner_reference
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import AlreadyExists, ClusterError, ClusterUnreachable, NotFound
@@ -20,7 +21,6 @@ from orchestrator.manifests import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import Check, Job, errors, preflight, said
 from orchestrator.preflight.subject import JOB_CHECKS
 from orchestrator.removing import delete
-from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 

@@ -9,7 +9,7 @@ from orchestrator.cli.output import output_option, print_json
 from orchestrator.text import columns
 
 if TYPE_CHECKING:
-    from orchestrator.accelerators import Accelerator
+    from orchestrator.jobfile.accelerators import Accelerator
 
 _SHOWN = 8
 """So many slices of a generation are shown where no name is given: v4 and v5p have hundreds."""
@@ -31,7 +31,7 @@ def accelerators(name: str | None, output: str) -> int:
       orch accelerators v5litepod-16
       orch accelerators nvidia-l4:2 -o json
     """
-    from orchestrator.accelerators import every, named
+    from orchestrator.jobfile.accelerators import every, named
 
     entries = list(every()) if name is None else named(name)
     if output == "json":

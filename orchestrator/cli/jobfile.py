@@ -19,7 +19,7 @@ def init(force: bool) -> None:
       orch init && orch run job.yaml
       orch run job.yaml --set train.steps=100
     """
-    from orchestrator.starter import write_starter
+    from orchestrator.jobfile.starter import write_starter
 
     for path in write_starter(Path.cwd(), force=force):
         click.echo(f"wrote {path.name}")
@@ -44,7 +44,7 @@ def schema(form: str) -> None:
     In VS Code, with the YAML extension, the first line of a job.yaml then reads
       # yaml-language-server: $schema=job.schema.json
     """
-    from orchestrator.reference import json_schema, markdown
+    from orchestrator.jobfile.reference import json_schema, markdown
 
     click.echo(json_schema() if form == "json" else markdown(), nl=False)
 
@@ -67,7 +67,8 @@ def render(job_file: Path, overrides: tuple[str, ...], namespace: str | None) ->
     """
     import secrets
 
-    from orchestrator.jobfile import load, resolve_for_cluster
+    from orchestrator.jobfile.load import load
+    from orchestrator.jobfile.resolve import resolve_for_cluster
     from orchestrator.kube.context import context_namespace
     from orchestrator.manifests import render as render_objects
     from orchestrator.yamltext import to_yaml

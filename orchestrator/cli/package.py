@@ -11,8 +11,8 @@ from orchestrator.text import size
 
 if TYPE_CHECKING:
     from orchestrator.image import Packaged
-    from orchestrator.jobfile import LoadedJob
-    from orchestrator.spec import JobSpec
+    from orchestrator.jobfile.load import LoadedJob
+    from orchestrator.jobfile.spec import JobSpec
 
 insecure_option = click.option(
     "--insecure-registry",
@@ -55,7 +55,7 @@ def package(
       orch package job.yaml --builder buildah
     """
     from orchestrator.image import package as make_image
-    from orchestrator.jobfile import load
+    from orchestrator.jobfile.load import load
 
     made = make_image(load(job_file, overrides), say=say, pushes=pushes, builder=builder, insecure=insecure)
     if output == "json":

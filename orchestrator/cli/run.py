@@ -34,7 +34,8 @@ def run(
       orch run job.yaml --fresh -o json
       orch run job.yaml --directory gs://bucket/try-1
     """
-    from orchestrator.jobfile import load, resolve_for_local
+    from orchestrator.jobfile.load import load
+    from orchestrator.jobfile.resolve import resolve_for_local
     from orchestrator.local import LocalRun
     from orchestrator.progress import Printer
     from trainer.rundir.store import open_store

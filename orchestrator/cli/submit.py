@@ -73,7 +73,8 @@ def submit(
     import secrets
 
     from orchestrator import submit as submitting
-    from orchestrator.jobfile import load, resolve_for_cluster
+    from orchestrator.jobfile.load import load
+    from orchestrator.jobfile.resolve import resolve_for_cluster
     from orchestrator.yamltext import to_yaml
 
     if dry_run and (waits or follow):
@@ -151,7 +152,8 @@ def check(
       orch check job.yaml -o json | jq '.checks[] | select(.level != "ok")'
     """
     from orchestrator import submit as submitting
-    from orchestrator.jobfile import load, resolve_for_cluster
+    from orchestrator.jobfile.load import load
+    from orchestrator.jobfile.resolve import resolve_for_cluster
     from orchestrator.preflight.check import errors
     from trainer.exit_codes import ExitCode
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.accelerators import from_labels
+from orchestrator.jobfile.accelerators import from_labels
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import Forbidden, NotFound
 from orchestrator.kube.objects import Manifest, annotations, answers, condition, labels, quantity, takes_pods
@@ -19,7 +20,6 @@ from orchestrator.preflight.facts import Unknown, jobset_schema, look
 from orchestrator.preflight.names import dry_run
 from orchestrator.preflight.pod import admitted, worker_pod
 from orchestrator.preflight.subject import CLUSTER_CHECKS, Place
-from orchestrator.spec import JobSpec
 from orchestrator.text import amount_text, columns
 from trainer.config import TrainConfig
 

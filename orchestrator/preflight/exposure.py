@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.preflight.check import Finding, ok, warning
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
-from orchestrator.spec import JobSpec
 
 _SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "APIKEY", "CREDENTIAL", "CREDENTIALS"}
 _KEY_WORDS = {"API", "ACCESS", "PRIVATE", "SECRET", "AUTH", "ENCRYPTION", "SIGNING"}

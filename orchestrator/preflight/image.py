@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from orchestrator.image import LABEL_TRAINER
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.objects import Manifest, labels
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
 from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryError
-from orchestrator.spec import JobSpec
 from orchestrator.text import megabytes
 from trainer.errors import OrchError
 

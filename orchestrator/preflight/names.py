@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.carrier import CARRIERS, child_names
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import AlreadyExists, ClusterError, Forbidden, NotFound
@@ -12,7 +13,6 @@ from orchestrator.kube.names import JOB_LABEL, JOBSET_LABEL
 from orchestrator.kube.objects import Manifest, condition, is_ours, is_over, labels, run_directory_of
 from orchestrator.preflight.check import Finding, error, ok
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
-from orchestrator.spec import JobSpec
 from orchestrator.volumes import claim_problem, volume_of_run_directory
 from trainer.config import TrainConfig
 

@@ -7,10 +7,10 @@ import secrets
 from dataclasses import dataclass
 
 from orchestrator.bucket import is_bucket
-from orchestrator.jobfile import SPOT_GRACE_S
+from orchestrator.jobfile.resolve import SPOT_GRACE_S
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
-from orchestrator.spec import JobSpec
 from orchestrator.text import size
 from trainer.config import TrainConfig
 from trainer.errors import OrchError, StoreDenied

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeVar
 
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.objects import Manifest
 from orchestrator.preflight.check import Registry
 from orchestrator.preflight.facts import Facts
-from orchestrator.spec import JobSpec
 from trainer.config import TrainConfig
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any
 from support_cluster import Room
 from support_cluster_faults import takes_pods
 
-from orchestrator.accelerators import Accelerator
+from orchestrator.jobfile.accelerators import Accelerator
 
 
 @contextlib.contextmanager

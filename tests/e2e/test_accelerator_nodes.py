@@ -9,7 +9,7 @@ import pytest
 from support_cluster import Room
 from support_hardware import node_with
 
-from orchestrator.accelerators import parse
+from orchestrator.jobfile.accelerators import parse
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,8 @@ import pytest
 from support_cluster import Room, absent_tag, place_of
 
 from orchestrator import submit as submitting
-from orchestrator.jobfile import load, resolve_for_cluster
+from orchestrator.jobfile.load import load
+from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable
 from orchestrator.manifests import render

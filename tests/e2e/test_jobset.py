@@ -9,8 +9,9 @@ from support_cluster import JOBSETS, Manifest, Room
 from support_hardware import nodes_with
 from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS
 
-from orchestrator.accelerators import parse
-from orchestrator.jobfile import load, resolve_for_cluster
+from orchestrator.jobfile.accelerators import parse
+from orchestrator.jobfile.load import load
+from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.manifests import NODE_POOL, render
 
 pytestmark = pytest.mark.e2e

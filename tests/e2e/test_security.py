@@ -14,8 +14,9 @@ from kubernetes import client
 from support_cluster import Room, close_room, open_room, what_is_missing
 from support_cluster_faults import Faults, why_no_faults
 
-from orchestrator.accelerators import every
-from orchestrator.jobfile import load, resolve_for_cluster
+from orchestrator.jobfile.accelerators import every
+from orchestrator.jobfile.load import load
+from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.kube.client import Cluster
 from orchestrator.manifests import render
 from orchestrator.preflight.pod import worker_pod

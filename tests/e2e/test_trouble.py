@@ -10,7 +10,8 @@ from support_cluster import Manifest, Room, absent_tag
 from support_told import Clock, event, not_admitted, unscheduled
 
 from orchestrator import submit as submitting
-from orchestrator.jobfile import load, resolve_for_cluster
+from orchestrator.jobfile.load import load
+from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable
 from trainer.exit_codes import ExitCode

@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from orchestrator.accelerators import GPUS, TPU_GENERATIONS, Accelerator, AcceleratorError, every, from_labels, parse
+from orchestrator.jobfile.accelerators import (
+    GPUS,
+    TPU_GENERATIONS,
+    Accelerator,
+    AcceleratorError,
+    every,
+    from_labels,
+    parse,
+)
 
 ENTRIES = list(every())
 TPUS = [entry for entry in ENTRIES if entry.kind == "tpu"]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from orchestrator.accelerators import GPUS, TPU_GENERATIONS, every
 from orchestrator.cli.main import run
+from orchestrator.jobfile.accelerators import GPUS, TPU_GENERATIONS, every
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

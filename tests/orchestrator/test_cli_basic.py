@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import main as cli
-from orchestrator.jobfile import load
+from orchestrator.jobfile.load import load
 from trainer.errors import ConfigError, StoreUnavailable
 from trainer.exit_codes import ExitCode
 
@@ -172,7 +172,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object, **_kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("orchestrator.starter.write_starter", fail)
+    monkeypatch.setattr("orchestrator.jobfile.starter.write_starter", fail)
 
 
 @pytest.mark.parametrize(

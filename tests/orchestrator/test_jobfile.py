@@ -9,7 +9,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.jobfile import LoadedJob, load, resolve_for_cluster, resolve_for_local
+from orchestrator.jobfile.load import LoadedJob, load
+from orchestrator.jobfile.resolve import resolve_for_cluster, resolve_for_local
 from trainer.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden" / "job-errors.txt"

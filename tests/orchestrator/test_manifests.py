@@ -10,13 +10,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from orchestrator.accelerators import Accelerator, every, from_labels
-from orchestrator.agree import kind_of
-from orchestrator.fields import NAME_LENGTH_MAX
+from orchestrator.jobfile.accelerators import Accelerator, every, from_labels
+from orchestrator.jobfile.fields import NAME_LENGTH_MAX
+from orchestrator.jobfile.rules import kind_of
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.names import selector_of
 from orchestrator.manifests import EXCLUSIVE_TOPOLOGY, JOB_FILE, TOKEN_PLACEHOLDER, render
 from orchestrator.patches import merge_patch
-from orchestrator.spec import JobSpec
 from orchestrator.yamltext import to_yaml
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError

@@ -18,7 +18,7 @@ from orchestrator.baseimage import ENTRYPOINT, BaseFiles
 from orchestrator.builders import Context, commands, find_builder
 from orchestrator.codefiles import collect
 from orchestrator.image import LABEL_TRAINER, Packaged, code_parts, environment_on, layout, package
-from orchestrator.jobfile import load
+from orchestrator.jobfile.load import load
 from orchestrator.layers import Entry, code_entries, write_layer
 from orchestrator.registry import describe, sha256
 from orchestrator.yamltext import to_yaml

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.explain import section_at
-from orchestrator.fields import NAME_LENGTH_MAX, memory_bytes, suggest_name
-from orchestrator.reference import json_schema, markdown
-from orchestrator.spec import JobSpec
-from orchestrator.starter import starter_text
+from orchestrator.jobfile.explain import section_at
+from orchestrator.jobfile.fields import NAME_LENGTH_MAX, memory_bytes, suggest_name
+from orchestrator.jobfile.reference import json_schema, markdown
+from orchestrator.jobfile.spec import JobSpec
+from orchestrator.jobfile.starter import starter_text
 from trainer.config import parse_duration
 
 ROOT = Path(__file__).parents[2]

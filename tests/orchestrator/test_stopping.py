@@ -8,10 +8,10 @@ from support_api import Answer, api_server
 
 from orchestrator import submit as submitting
 from orchestrator.cli.main import run
-from orchestrator.jobfile import resolve_for_cluster
+from orchestrator.jobfile.resolve import resolve_for_cluster
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
 from orchestrator.manifests import render
-from orchestrator.spec import JobSpec
 
 SPEC = JobSpec.model_validate(
     {

@@ -10,13 +10,13 @@ from support_api import Answer, api_server
 from orchestrator import image
 from orchestrator import submit as submitting
 from orchestrator.cli.main import run
-from orchestrator.jobfile import resolve_for_cluster
+from orchestrator.jobfile.resolve import resolve_for_cluster
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
 from orchestrator.manifests import render as render_objects
 from orchestrator.preflight.check import Check, Level
 from orchestrator.preflight.names import dry_run
 from orchestrator.preflight.subject import JOB_CHECKS, Job
-from orchestrator.spec import JobSpec
 
 JOB = """
 name: mine

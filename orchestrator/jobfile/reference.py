@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from orchestrator.explain import describe, dotted, section_at
-from orchestrator.spec import JobSpec
+from orchestrator.jobfile.explain import describe, dotted, section_at
+from orchestrator.jobfile.spec import JobSpec
 
 _HEAD = """\
 # The job file

@@ -8,11 +8,11 @@ from bisect import bisect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.capacity import FLEX_START_MAX_S, FLEX_START_TPUS
+from orchestrator.jobfile.capacity import FLEX_START_MAX_S, FLEX_START_TPUS
 from orchestrator.kube.carrier import CarrierKind
 
 if TYPE_CHECKING:
-    from orchestrator.spec import JobSpec
+    from orchestrator.jobfile.spec import JobSpec
 
 Disagreement = tuple[tuple[str | int, ...], str]
 """Field and message."""

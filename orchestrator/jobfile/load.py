@@ -1,6 +1,6 @@
 """Reading a job file: YAML and --set overrides in, a JobSpec out, or one ConfigError that names file, line and field.
 
-Also resolves a JobSpec into the TrainConfig that workers get, for this machine and for a cluster.
+What workers get of it is in resolve.py.
 """
 
 import difflib
@@ -10,21 +10,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator import yamltree
-from orchestrator.agree import batch_problem
-from orchestrator.explain import dotted, explain
-from orchestrator.fields import memory_bytes
-from orchestrator.overrides import apply_overrides
-from orchestrator.spec import JobSpec
-from orchestrator.taskcheck import task_problem
-from trainer.config import TrainConfig
+from orchestrator.jobfile import yaml_reader
+from orchestrator.jobfile.explain import dotted, explain
+from orchestrator.jobfile.overrides import apply_overrides
+from orchestrator.jobfile.spec import JobSpec
+from orchestrator.jobfile.task_source import task_problem
 from trainer.errors import ConfigError
 
 SIZE_MAX_BYTES = 1 << 20
 PROBLEMS_SHOWN = 5
-SPOT_GRACE_S = 15.0
-"""What GKE gives user pods on Spot VMs, whatever the pod asks for."""
-GRACE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class LoadedJob:
 
     spec: JobSpec
     path: Path
-    origins: Mapping[yamltree.Path, str]
+    origins: Mapping[yaml_reader.Path, str]
     """Where each value comes from: `job.yaml:12`, or `--set train.steps=5`."""
 
     @property
@@ -58,7 +52,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
         ConfigError: at most six lines, each with file, line and field.
     """
     path = Path(path)
-    tree = yamltree.read(_text(path))
+    tree = yaml_reader.read(_text(path))
     if tree.problems:
         raise _error([(f"{path}:{problem.line}", problem.path, problem.message) for problem in tree.problems])
     if tree.empty:
@@ -83,69 +77,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
             place = ("train", "task")
             raise _error([(_origin(place, origins), place, problem)])
     return LoadedJob(spec, path, origins)
-
-
-def resolve_for_cluster(spec: JobSpec) -> TrainConfig:
-    """What the workers of a cluster get: run.directory as given, and the limits of their pods.
-
-    Raises:
-        ConfigError: run.directory is missing.
-    """
-    if spec.run.directory is None:
-        raise ConfigError(
-            f"job {spec.name}: run.directory is missing",
-            remedy="On a cluster, workers share nothing else: give run: {directory: gs://bucket/prefix}.",
-        )
-    resources = spec.resources
-    hardware = resources.hardware()
-    return TrainConfig(
-        name=spec.name,
-        train=spec.train,
-        checkpoint=spec.checkpoint,
-        export=spec.export,
-        restarts=spec.restarts,
-        run_directory=spec.run.directory,
-        workers=resources.worker_count(),
-        grace_s=grace_s(spec),
-        memory_limit_bytes=memory_bytes(resources.memory) if resources.memory else None,
-        cpu_limit=resources.cpu,
-        log_all_workers=False,
-        tpu=hardware is not None and hardware.kind == "tpu",
-    )
-
-
-def resolve_for_local(job: LoadedJob, *, directory: str, workers: int = 1) -> TrainConfig:
-    """What the workers of `orch run` get: another directory, another number of workers, no limits of pods.
-
-    Raises:
-        ConfigError: the batch does not divide by the number of workers.
-    """
-    spec = job.spec
-    problem = batch_problem(spec.train.global_batch_size, workers) if spec.train.task is not None else None
-    if problem:
-        raise ConfigError(
-            f"{job.where('train.global_batch_size')}: train.global_batch_size: {problem}",
-            remedy="Choose another number of --workers, or --set train.global_batch_size=...",
-        )
-    return TrainConfig(
-        name=spec.name,
-        train=spec.train,
-        checkpoint=spec.checkpoint,
-        export=spec.export,
-        restarts=spec.restarts,
-        run_directory=directory,
-        workers=workers,
-        grace_s=grace_s(spec),
-        log_all_workers=True,
-        task_root=str(job.folder.resolve()),
-    )
-
-
-def grace_s(spec: JobSpec) -> float:
-    """Seconds between SIGTERM and SIGKILL: as given, or by the kind of capacity."""
-    if spec.preemption.grace != "auto":
-        return spec.preemption.grace
-    return SPOT_GRACE_S if spec.resources.capacity == "spot" else GRACE_S
 
 
 def _text(path: Path) -> str:
@@ -185,13 +116,13 @@ def _near_file(path: Path) -> str:
     return f'; did you mean "{path.with_name(near[0])}"?' if near else ""
 
 
-def _origin(place: yamltree.Path, origins: Mapping[yamltree.Path, str]) -> str:
+def _origin(place: yaml_reader.Path, origins: Mapping[yaml_reader.Path, str]) -> str:
     while place and place not in origins:
         place = place[:-1]
     return origins[place]
 
 
-def _by_line(problem: tuple[str, yamltree.Path, str]) -> tuple[bool, int]:
+def _by_line(problem: tuple[str, yaml_reader.Path, str]) -> tuple[bool, int]:
     origin = problem[0]
     line = origin.rpartition(":")[2]
     return (origin.startswith("--set"), int(line) if line.isdigit() else 0)
@@ -202,7 +133,7 @@ def _line(origin: str, field: str, message: str) -> str:
     return f"{origin}: {message}" if named_already else f"{origin}: {field}: {message}"
 
 
-def _error(problems: list[tuple[str, yamltree.Path, str]]) -> ConfigError:
+def _error(problems: list[tuple[str, yaml_reader.Path, str]]) -> ConfigError:
     lines = [_line(origin, dotted(place), message) for origin, place, message in problems]
     if len(lines) > PROBLEMS_SHOWN:
         lines = [*lines[:PROBLEMS_SHOWN], f"... and {len(lines) - PROBLEMS_SHOWN} more"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator import yamltree
+from orchestrator.jobfile import yaml_reader
 from trainer.errors import ConfigError
 
 _INSTEAD_OF: dict[tuple[str, ...], tuple[str, str]] = {
@@ -18,8 +18,8 @@ _INSTEAD_OF: dict[tuple[str, ...], tuple[str, str]] = {
 def apply_overrides(
     data: dict[str, Any],
     overrides: Sequence[str],
-    origins: dict[yamltree.Path, str],
-    written: dict[yamltree.Path, str],
+    origins: dict[yaml_reader.Path, str],
+    written: dict[yaml_reader.Path, str],
 ) -> dict[str, Any]:
     """`data` with each override in turn; the argument itself is left as it is.
 
@@ -50,13 +50,13 @@ def apply_overrides(
     return data
 
 
-def _parse(override: str) -> tuple[tuple[str, ...], yamltree.Tree, str]:
+def _parse(override: str) -> tuple[tuple[str, ...], yaml_reader.Tree, str]:
     label = f"--set {override}"
     key, equals, text = override.partition("=")
     parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
         raise ConfigError(f"{label}: write --set KEY=VALUE, such as --set train.steps=100")
-    tree = yamltree.read(text)
+    tree = yaml_reader.read(text)
     if tree.problems:
         raise ConfigError(f"{label}: {tree.problems[0].message}")
     tree.lines.setdefault((), 1)
@@ -82,7 +82,7 @@ def _put(data: Any, parts: tuple[str, ...], value: Any, label: str, depth: int =
     return {**data, part: _put(data.get(part), parts, value, label, depth + 1)}
 
 
-def _place(data: Any, parts: tuple[str, ...]) -> yamltree.Path:
+def _place(data: Any, parts: tuple[str, ...]) -> yaml_reader.Path:
     """The place that `parts` name in `data`: numbers where it has lists."""
     place: list[str | int] = []
     for part in parts:

@@ -15,8 +15,8 @@ import annotated_types
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator.fields import Words
-from orchestrator.spec import JobSpec
+from orchestrator.jobfile.fields import Words
+from orchestrator.jobfile.spec import JobSpec
 
 Path = tuple[str | int, ...]
 

@@ -4,7 +4,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from orchestrator.fields import suggest_name
+from orchestrator.jobfile.fields import suggest_name
 from trainer.errors import ConfigError
 
 FILES = {"job.yaml": "job.yaml", "task.py": "task.py.txt"}

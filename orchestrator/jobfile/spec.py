@@ -1,7 +1,7 @@
 """JobSpec: the whole job file. Description, unit and default of each field stand at it, for docs/job-file.md too.
 
-Reading the file is in jobfile.py; turning what pydantic says into clear errors, in explain.py; what several sections
-must agree on, in agree.py.
+Reading the file is in load.py; turning what pydantic says into clear errors, in explain.py; what several sections
+must agree on, in rules.py.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from orchestrator.accelerators import Accelerator, AcceleratorError, parse
-from orchestrator.agree import disagreements
-from orchestrator.capacity import CapacityName, reservation_labels
-from orchestrator.fields import (
+from orchestrator.jobfile.accelerators import Accelerator, AcceleratorError, parse
+from orchestrator.jobfile.capacity import CapacityName, reservation_labels
+from orchestrator.jobfile.fields import (
     AbsolutePath,
     EnvName,
     ImageReference,
@@ -24,6 +23,7 @@ from orchestrator.fields import (
     RunDirectory,
     Text,
 )
+from orchestrator.jobfile.rules import disagreements
 from trainer.config import (
     CheckpointSection,
     ExportSection,
