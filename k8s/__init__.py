@@ -1,1 +1,1 @@
-"""The plain YAML that orchestrator/manifests.py fills: one object a file, and setup/ for what a cluster needs once."""
+"""The plain YAML that orchestrator/manifests/render.py fills: one object a file, and setup/ for what a cluster needs once."""

@@ -10,7 +10,7 @@ from orchestrator.kube.jobs import find_carriers
 from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, is_ours, is_over, pod_is_over
 from orchestrator.kube.silent_node import hint, silent_since
-from orchestrator.manifests import token_name
+from orchestrator.manifests.render import token_name
 from orchestrator.surroundings import hosts
 from orchestrator.suspending import suspend
 

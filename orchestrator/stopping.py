@@ -23,7 +23,7 @@ from orchestrator.kube.errors import ClusterError, Forbidden, NotFound
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import QUEUE_LABEL
 from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_directory_of
-from orchestrator.manifests import JOB_FILE
+from orchestrator.manifests.render import JOB_FILE
 from orchestrator.observe import status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.suspending import suspend, wait_for_workload
@@ -174,7 +174,7 @@ def _saved_on_failure(
 
     It is written before: what ends this process may not ask first.
     """
-    from orchestrator.yamltext import to_yaml
+    from orchestrator.manifests.yaml_writer import to_yaml
 
     text = to_yaml([spec.written()])
     path = _written(Path(), f"{spec.name}.job", text)

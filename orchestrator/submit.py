@@ -17,7 +17,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import AlreadyExists, ClusterError, ClusterUnreachable, NotFound
 from orchestrator.kube.jobs import find_carriers
 from orchestrator.kube.objects import Manifest, annotations, is_ours, is_over, run_directory_of
-from orchestrator.manifests import TOKEN_PLACEHOLDER, render
+from orchestrator.manifests.render import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import Check, Job, errors, preflight, said
 from orchestrator.preflight.subject import JOB_CHECKS
 from orchestrator.removing import delete

@@ -70,8 +70,8 @@ def render(job_file: Path, overrides: tuple[str, ...], namespace: str | None) ->
     from orchestrator.jobfile.load import load
     from orchestrator.jobfile.resolve import resolve_for_cluster
     from orchestrator.kube.context import context_namespace
-    from orchestrator.manifests import render as render_objects
-    from orchestrator.yamltext import to_yaml
+    from orchestrator.manifests.render import render as render_objects
+    from orchestrator.manifests.yaml_writer import to_yaml
 
     spec = load(job_file, overrides).spec
     config = resolve_for_cluster(spec)

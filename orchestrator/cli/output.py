@@ -99,7 +99,7 @@ def print_object(value: Any, output: str, *names: str) -> None:
     elif output == "json":
         print_json(value)
     else:
-        from orchestrator.yamltext import to_yaml
+        from orchestrator.manifests.yaml_writer import to_yaml
 
         click.echo(to_yaml([value]), nl=False)
 

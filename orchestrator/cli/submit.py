@@ -75,7 +75,7 @@ def submit(
     from orchestrator import submit as submitting
     from orchestrator.jobfile.load import load
     from orchestrator.jobfile.resolve import resolve_for_cluster
-    from orchestrator.yamltext import to_yaml
+    from orchestrator.manifests.yaml_writer import to_yaml
 
     if dry_run and (waits or follow):
         raise click.UsageError(f"--dry-run creates nothing that {'--follow' if follow else '--wait'} could wait for.")

@@ -12,7 +12,7 @@ from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import Forbidden, NotFound
 from orchestrator.kube.objects import Manifest, annotations, answers, condition, labels, quantity, takes_pods
-from orchestrator.manifests import TOKEN_PLACEHOLDER, render
+from orchestrator.manifests.render import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import access, addons, take
 from orchestrator.preflight.access import Permission
 from orchestrator.preflight.check import Check, Finding, Level, error, errors, ok, warning

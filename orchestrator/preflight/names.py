@@ -11,9 +11,9 @@ from orchestrator.kube.jobs import list_jobs
 from orchestrator.kube.kinds import KINDS
 from orchestrator.kube.names import JOB_LABEL, JOBSET_LABEL
 from orchestrator.kube.objects import Manifest, condition, is_ours, is_over, labels, run_directory_of
+from orchestrator.manifests.volumes import claim_problem, volume_of_run_directory
 from orchestrator.preflight.check import Finding, error, ok
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
-from orchestrator.volumes import claim_problem, volume_of_run_directory
 from trainer.config import TrainConfig
 
 

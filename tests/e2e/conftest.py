@@ -16,7 +16,7 @@ from support_recovery import NOTE, ROW, Row, table
 from support_told import TOLD, Clock, Told, told_table
 from support_training import CHECKPOINT, STEPS, TRAIN
 
-from orchestrator.yamltext import to_yaml
+from orchestrator.manifests.yaml_writer import to_yaml
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from kubernetes.stream import stream
 
 from orchestrator.imageref import parse_reference
 from orchestrator.kube.objects import index_of
-from orchestrator.yamltext import to_yaml
+from orchestrator.manifests.yaml_writer import to_yaml
 
 ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]

@@ -13,7 +13,7 @@ from orchestrator.jobfile.load import load
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable
-from orchestrator.manifests import render
+from orchestrator.manifests.render import render
 from orchestrator.preflight.subject import JOB_CHECKS
 
 pytestmark = pytest.mark.e2e

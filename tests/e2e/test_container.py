@@ -15,7 +15,7 @@ from support_cluster import KILL_TRAINING, Manifest, Room, orch, what_is_missing
 from support_recovery import NOTE
 from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS, TRAIN
 
-from orchestrator.yamltext import to_yaml
+from orchestrator.manifests.yaml_writer import to_yaml
 from trainer.agent.last_words import LastWords
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, parse_record, read_records

@@ -12,7 +12,7 @@ from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS
 from orchestrator.jobfile.accelerators import parse
 from orchestrator.jobfile.load import load
 from orchestrator.jobfile.resolve import resolve_for_cluster
-from orchestrator.manifests import NODE_POOL, render
+from orchestrator.manifests.render import NODE_POOL, render
 
 pytestmark = pytest.mark.e2e
 

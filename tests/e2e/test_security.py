@@ -18,9 +18,9 @@ from orchestrator.jobfile.accelerators import every
 from orchestrator.jobfile.load import load
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.kube.client import Cluster
-from orchestrator.manifests import render
+from orchestrator.manifests.render import render
+from orchestrator.manifests.yaml_writer import to_yaml
 from orchestrator.preflight.pod import worker_pod
-from orchestrator.yamltext import to_yaml
 from trainer.rundir.attempts import AttemptRecord, read_records
 from trainer.rundir.store import open_store
 

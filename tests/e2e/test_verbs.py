@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support_cluster import Room, orch
 
-from orchestrator.yamltext import to_yaml
+from orchestrator.manifests.yaml_writer import to_yaml
 
 pytestmark = pytest.mark.e2e
 

@@ -15,9 +15,9 @@ from orchestrator.jobfile.fields import NAME_LENGTH_MAX
 from orchestrator.jobfile.rules import kind_of
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.names import selector_of
-from orchestrator.manifests import EXCLUSIVE_TOPOLOGY, JOB_FILE, TOKEN_PLACEHOLDER, render
-from orchestrator.patches import merge_patch
-from orchestrator.yamltext import to_yaml
+from orchestrator.manifests.patches import merge_patch
+from orchestrator.manifests.render import EXCLUSIVE_TOPOLOGY, JOB_FILE, TOKEN_PLACEHOLDER, render
+from orchestrator.manifests.yaml_writer import to_yaml
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 

@@ -20,8 +20,8 @@ from orchestrator.codefiles import collect
 from orchestrator.image import LABEL_TRAINER, Packaged, code_parts, environment_on, layout, package
 from orchestrator.jobfile.load import load
 from orchestrator.layers import Entry, code_entries, write_layer
+from orchestrator.manifests.yaml_writer import to_yaml
 from orchestrator.registry import describe, sha256
-from orchestrator.yamltext import to_yaml
 from tests.support_registry import Registry, serving
 from trainer.errors import ConfigError
 

@@ -16,7 +16,7 @@ from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.kinds import KINDS
 from orchestrator.kube.names import JOBSET_LABEL
-from orchestrator.manifests import render
+from orchestrator.manifests.render import render
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
 from orchestrator.preflight.capacity import Wanted

@@ -11,7 +11,7 @@ from orchestrator.cli.main import run
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
-from orchestrator.manifests import render
+from orchestrator.manifests.render import render
 
 SPEC = JobSpec.model_validate(
     {

@@ -13,7 +13,7 @@ from orchestrator.cli.main import run
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
-from orchestrator.manifests import render as render_objects
+from orchestrator.manifests.render import render as render_objects
 from orchestrator.preflight.check import Check, Level
 from orchestrator.preflight.names import dry_run
 from orchestrator.preflight.subject import JOB_CHECKS, Job

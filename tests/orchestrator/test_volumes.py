@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from orchestrator.jobfile.spec import Volume
-from orchestrator.volumes import check_run_directory, claim_problem
+from orchestrator.manifests.volumes import check_run_directory, claim_problem
 from trainer.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.jobfile.yaml_reader import Ambiguous, read, scalar
-from orchestrator.yamltext import to_yaml
+from orchestrator.manifests.yaml_writer import to_yaml
 
 # The scalars of the YAML 1.1 type repository (bool, int, float, null), written down apart from the code under test.
 YAML_1_1 = [

@@ -4,7 +4,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.yamltext import to_yaml
+from orchestrator.manifests.yaml_writer import to_yaml
 
 
 def test_words_with_another_meaning_in_yaml_1_1_are_quoted() -> None:

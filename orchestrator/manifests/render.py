@@ -20,8 +20,8 @@ from orchestrator.jobfile.spec import JobSpec, Toleration
 from orchestrator.kube.carrier import REPLICATED_JOB
 from orchestrator.kube.names import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, RUN_DIRECTORY, labels_of
 from orchestrator.kube.objects import Manifest
-from orchestrator.patches import apply_patches
-from orchestrator.volumes import check_run_directory, secret_volume, volume_source
+from orchestrator.manifests.patches import apply_patches
+from orchestrator.manifests.volumes import check_run_directory, secret_volume, volume_source
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
