@@ -134,7 +134,7 @@ def measure_images(given: argparse.Namespace, folder: Path, builders: list[str])
 
 def measure_pods(given: argparse.Namespace, folder: Path, builders: list[str]) -> None:
     """Measure as far as the pod, and print one line a builder."""
-    from orchestrator.builders import find_builder
+    from orchestrator.image.builders import find_builder
 
     if given.builder and find_builder(None) != given.builder:
         sys.exit(f"a submit would build with {find_builder(None)}, the first builder that is there")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
 
-from orchestrator.image import placeholder, with_ref
+from orchestrator.image.model import placeholder, with_ref
 from orchestrator.interrupts import held_back
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.carrier import owner_reference

@@ -10,7 +10,7 @@ from orchestrator.cli.output import output_option, print_json, say, set_option
 from orchestrator.text import size
 
 if TYPE_CHECKING:
-    from orchestrator.image import Packaged
+    from orchestrator.image.model import Packaged
     from orchestrator.jobfile.load import LoadedJob
     from orchestrator.jobfile.spec import JobSpec
 
@@ -54,7 +54,7 @@ def package(
       orch package job.yaml --no-push
       orch package job.yaml --builder buildah
     """
-    from orchestrator.image import package as make_image
+    from orchestrator.image.package import package as make_image
     from orchestrator.jobfile.load import load
 
     made = make_image(load(job_file, overrides), say=say, pushes=pushes, builder=builder, insecure=insecure)
@@ -76,8 +76,8 @@ def with_image(job: "LoadedJob", *, insecure: tuple[str, ...] = (), dry: bool = 
         ConfigError: the job file names no image at all.
         OrchError: what packaging meets.
     """
-    from orchestrator.image import no_image, placeholder, with_ref
-    from orchestrator.image import package as make_image
+    from orchestrator.image.model import no_image, placeholder, with_ref
+    from orchestrator.image.package import package as make_image
 
     spec = job.spec
     if spec.image.ref is not None:
@@ -94,7 +94,7 @@ def with_image(job: "LoadedJob", *, insecure: tuple[str, ...] = (), dry: bool = 
 
 
 def _tell(made: "Packaged") -> None:
-    from orchestrator.image import code_parts
+    from orchestrator.image.model import code_parts
 
     words = {"sent": "pushed", "mounted": "there, in the base's repository", "there": "there already"}
     for item in code_parts(made.layers):

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from orchestrator.image import LABEL_TRAINER
+from orchestrator.image.model import LABEL_TRAINER
+from orchestrator.image.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryError
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.objects import Manifest, labels
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
-from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryError
 from orchestrator.text import megabytes
 from trainer.errors import OrchError
 
@@ -59,7 +59,7 @@ def image(
     error_when="not there and on no node, or for another architecture",
 )
 def _image(on: Candidate) -> Finding:
-    from orchestrator.registry import describe
+    from orchestrator.image.registry import describe
 
     selector = on.job.template["spec"].get("nodeSelector") or {}
     return image(on.job.spec, on.facts.nodes, selector, on.job.version, describe=describe)

@@ -17,7 +17,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 
-from orchestrator.imageref import parse_reference
+from orchestrator.image.name import parse_reference
 from orchestrator.kube.objects import index_of
 from orchestrator.manifests.yaml_writer import to_yaml
 

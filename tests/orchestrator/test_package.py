@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import imageparts
-from orchestrator.baseimage import ENTRYPOINT, BaseFiles
-from orchestrator.builders import Context, commands, find_builder
-from orchestrator.codefiles import collect
-from orchestrator.image import LABEL_TRAINER, Packaged, code_parts, environment_on, layout, package
+from orchestrator.image import parts as imageparts
+from orchestrator.image.base import ENTRYPOINT, BaseFiles
+from orchestrator.image.builders import Context, commands, find_builder
+from orchestrator.image.files import collect
+from orchestrator.image.layers import Entry, code_entries, write_layer
+from orchestrator.image.model import LABEL_TRAINER, Packaged, code_parts
+from orchestrator.image.package import environment_on, layout, package
+from orchestrator.image.registry import describe, sha256
 from orchestrator.jobfile.load import load
-from orchestrator.layers import Entry, code_entries, write_layer
 from orchestrator.manifests.yaml_writer import to_yaml
-from orchestrator.registry import describe, sha256
 from tests.support_registry import Registry, serving
 from trainer.errors import ConfigError
 
@@ -218,7 +219,9 @@ def test_the_image_says_of_which_orch_its_trainer_is(
 ) -> None:
     # On a base without the trainer, orch adds it; what else it adds takes minutes to fetch.
     registry.image("base", "1", layers=(gzip.compress(b"\0" * 10240),))
-    monkeypatch.setattr("orchestrator.image.read_files", lambda *_, **__: BaseFiles("/usr/bin/python3.11", "", ""))
+    monkeypatch.setattr(
+        "orchestrator.image.package.read_files", lambda *_, **__: BaseFiles("/usr/bin/python3.11", "", "")
+    )
     for name in ("wheels_layer", "trainer_layer"):
         monkeypatch.setattr(imageparts, name, lambda *_: write_layer([Entry("x", b"")], code.parent / "x"))
     described = describe(packed(registry, code).ref)
@@ -292,7 +295,7 @@ def test_the_image_is_set_as_the_dockerfile_sets_it() -> None:
 
 
 def test_the_layers_of_a_base_are_shown_as_one() -> None:
-    from orchestrator.image import Sent
+    from orchestrator.image.model import Sent
 
     shown = code_parts([Sent("base", 1, "there"), Sent("base", 2, "sent"), Sent("code", 3, "sent")])
     assert shown == [Sent("base", 3, "sent"), Sent("code", 3, "sent")]

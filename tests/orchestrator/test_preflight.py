@@ -10,7 +10,8 @@ import pytest
 import yaml
 from support_api import Answer, api_server, listed, refused
 
-from orchestrator.image import LABEL_TRAINER
+from orchestrator.image.model import LABEL_TRAINER
+from orchestrator.image.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryUnreachable
 from orchestrator.interrupts import held_back
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
@@ -23,7 +24,6 @@ from orchestrator.preflight.capacity import Wanted
 from orchestrator.preflight.check import Check, Finding, Level, lines
 from orchestrator.preflight.facts import Facts, Unknown, jobset_schema
 from orchestrator.preflight.subject import JOB_CHECKS
-from orchestrator.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryUnreachable
 from trainer.config import TrainConfig
 from trainer.rundir.commits import Commit, Shard
 

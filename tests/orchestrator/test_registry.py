@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import registry as registries
-from orchestrator.credentials import Credentials
-from orchestrator.imageref import is_loopback, parse_reference
-from orchestrator.registry import (
+from orchestrator.image import registry as registries
+from orchestrator.image.credentials import Credentials
+from orchestrator.image.name import is_loopback, parse_reference
+from orchestrator.image.registry import (
     OCI_INDEX,
     ImageNotFound,
     RegistryDenied,

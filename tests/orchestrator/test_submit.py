@@ -7,9 +7,9 @@ import pytest
 import yaml
 from support_api import Answer, api_server
 
-from orchestrator import image
 from orchestrator import submit as submitting
 from orchestrator.cli.main import run
+from orchestrator.image import package as packaging
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.client import Cluster
@@ -36,7 +36,7 @@ def test_no_image_is_made_for_a_job_whose_name_is_taken(
         return [Check("name", Level.ERROR, "the name mine is taken")]
 
     monkeypatch.setattr(submitting, "preflight", preflight)
-    monkeypatch.setattr(image, "package", lambda *_, **__: done.append("image"))
+    monkeypatch.setattr(packaging, "package", lambda *_, **__: done.append("image"))
     (tmp_path / "job.yaml").write_text(JOB)
     (tmp_path / "task.py").write_text("class Mine: pass\n")
     with api_server([], tmp_path) as (_, kubeconfig):

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from orchestrator import bytecode
-from orchestrator.baseimage import PYTHON, BaseFiles
-from orchestrator.imagecache import cached_layer, key_of
-from orchestrator.layers import Entry, Layer, tree_entries
+from orchestrator.image import bytecode
+from orchestrator.image.base import PYTHON, BaseFiles
+from orchestrator.image.cache import cached_layer, key_of
+from orchestrator.image.layers import Entry, Layer, tree_entries
 from trainer.errors import ConfigError
 
 VENV = "/opt/venv"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.imageref import Reference
+from orchestrator.image.name import Reference
 from trainer.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.layers import Entry, Layer, write_layer
+from orchestrator.image.layers import Entry, Layer, write_layer
 
 
 def cache_folder() -> Path:

@@ -19,8 +19,8 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from orchestrator.imageref import DOCKER_HUB, Reference, is_loopback, parse_reference
-from orchestrator.registry_auth import RegistryAuth
+from orchestrator.image.name import DOCKER_HUB, Reference, is_loopback, parse_reference
+from orchestrator.image.registry_auth import RegistryAuth
 from trainer.errors import OrchError
 from trainer.exit_codes import ExitCode
 

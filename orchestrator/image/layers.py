@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.codefiles import CodeFile
+from orchestrator.image.files import CodeFile
 from trainer.errors import ConfigError
 
 TIME_S = 315532800

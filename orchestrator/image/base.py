@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.imagecache import remembered
-from orchestrator.imageref import Reference, parse_reference
-from orchestrator.registry import PLATFORM, RegistryError, Repository, persistently, platform_of
+from orchestrator.image.cache import remembered
+from orchestrator.image.name import Reference, parse_reference
+from orchestrator.image.registry import PLATFORM, RegistryError, Repository, persistently, platform_of
 from orchestrator.text import megabytes
 from trainer.errors import ConfigError
 

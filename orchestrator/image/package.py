@@ -2,7 +2,7 @@
 
 Without a builder the user's code, and where the base has not got them `trainer` and TensorFlow, are appended to the base as
 layers, and only those that the registry lacks are sent. With a Dockerfile of the user's, docker, podman or buildah builds.
-What is decided here is pure: `plan`, `assemble`, `layout`; the layers are made in imageparts.py and pushed by `push`.
+What is decided here is pure: `plan`, `assemble`, `layout`; the layers are made in parts.py and pushed by `push`.
 """
 
 import json
@@ -10,96 +10,40 @@ import os
 import posixpath
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from orchestrator import imageparts
-from orchestrator.baseimage import DEFAULT_BASE, ENTRYPOINT, Base, read_base, read_files
-from orchestrator.codefiles import CodeFiles, collect
-from orchestrator.imageparts import APP, HOME, UID, VENV
-from orchestrator.imageref import Reference, parse_reference
+from orchestrator.image import parts as imageparts
+from orchestrator.image.base import DEFAULT_BASE, ENTRYPOINT, Base, read_base, read_files
+from orchestrator.image.builders import build
+from orchestrator.image.files import CodeFiles, collect
+from orchestrator.image.layers import Entry, code_entries, write_layer
+from orchestrator.image.model import (
+    LABEL_CONTENT,
+    LABEL_TRAINER,
+    Image,
+    Layout,
+    Packaged,
+    Part,
+    Sent,
+    State,
+    no_image,
+    variant_of,
+)
+from orchestrator.image.name import Reference, parse_reference
+from orchestrator.image.parts import APP, HOME, UID, VENV
+from orchestrator.image.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, ImageNotFound, Repository, sha256
 from orchestrator.jobfile.load import LoadedJob
-from orchestrator.jobfile.spec import JobSpec
-from orchestrator.layers import Entry, Layer, code_entries, write_layer
-from orchestrator.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, ImageNotFound, Repository, sha256
 from orchestrator.text import megabytes
 from trainer.errors import ConfigError
 
 LARGE_CODE_BYTES = 200 << 20
-LABEL_CONTENT = "orch.code"
-"""The label with the digest of the user's code as it is in the image."""
-LABEL_TRAINER = "orch.trainer"
-"""The label with the version of the package trainer in the image, which the Dockerfile sets as well."""
 _CREATED = "1980-01-01T00:00:00Z"
 _TELL_S = 2.0
 Say = Callable[[str], None]
-State = Literal["sent", "mounted", "there"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the user's folder lies in the image."""
-
-    folder: Path
-    """On this machine: image.build."""
-    prefix: str
-    """In the image: /app, or a folder in it."""
-    workdir: str
-    """Where the workers start: what paths of the job file are relative to."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A layer that orch adds, and what it is."""
-
-    name: Literal["system", "wheels", "trainer", "code"]
-    layer: Layer
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image that is ready to be pushed."""
-
-    base: Base
-    parts: tuple[Part, ...]
-    config: bytes
-    manifest: bytes
-
-    @property
-    def digest(self) -> str:
-        return sha256(self.manifest)
-
-    @property
-    def size_bytes(self) -> int:
-        """What a node pulls: all layers, compressed."""
-        return self.base.size_bytes + sum(part.layer.size_bytes for part in self.parts)
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One layer of an image and what became of it."""
-
-    name: str
-    size_bytes: int
-    state: State
-
-
-@dataclass(frozen=True)
-class Packaged:
-    """The image of a job."""
-
-    ref: str
-    """repository@sha256:..., for image.ref; a tag where a builder built and nothing was pushed."""
-    size_bytes: int
-    pushed: bool
-    pushed_bytes: int | None
-    """Of layers; None where a builder pushed them."""
-    layers: tuple[Sent, ...]
-    seconds: float
 
 
 def package(
@@ -126,8 +70,6 @@ def package(
     _check_task(job, place, code)
     target = parse_reference(spec.repository)
     if spec.dockerfile is not None or builder not in (None, "none"):
-        from orchestrator.builders import build
-
         return build(job.spec, place, code, target, builder=builder, pushes=pushes, insecure=insecure, say=say)
     base = read_base(spec.base or DEFAULT_BASE, insecure=insecure)
     with tempfile.TemporaryDirectory(prefix="orch-") as scratch:
@@ -141,36 +83,6 @@ def package(
         layers=sent or tuple(Sent(part.name, part.layer.size_bytes, "there") for part in image.parts),
         seconds=time.monotonic() - started,
     )
-
-
-def no_image(spec: JobSpec) -> ConfigError:
-    """What is wrong with a job that a cluster could not run."""
-    return ConfigError(
-        f"job {spec.name} has no image",
-        remedy="have it made from your code: image: {repository: REGISTRY/NAME, build: .}, "
-        "or name a finished one: image: {ref: REGISTRY/NAME@sha256:...}",
-    )
-
-
-def placeholder(spec: JobSpec) -> str:
-    """What dry runs show for an image that is made at submit."""
-    return f"{spec.image.repository}:packaged-at-submit"
-
-
-def with_ref(spec: JobSpec, ref: str) -> JobSpec:
-    """The same job with a finished image."""
-    image = spec.image.model_copy(
-        update={"ref": ref, "repository": None, "build": None, "base": None, "dockerfile": None}
-    )
-    return spec.model_copy(update={"image": image})
-
-
-def variant_of(spec: JobSpec) -> str:
-    """Which TensorFlow: as given, or by the accelerator."""
-    if spec.image.variant != "auto":
-        return spec.image.variant
-    hardware = spec.resources.hardware()
-    return hardware.kind if hardware is not None else "cpu"
 
 
 def layout(job_folder: Path, build: str) -> Layout:
@@ -356,14 +268,3 @@ def _check_task(job: LoadedJob, place: Layout, code: CodeFiles) -> None:
             f"{job.where('train.task')}: train.task: {source} does not go into the image",
             remedy=f"it must lie in image.build ({place.folder}), and .dockerignore must not leave it out",
         )
-
-
-def code_parts(sent: Sequence[Sent]) -> list[Sent]:
-    """Layers for people: those of the base as one."""
-    base = [item for item in sent if item.name == "base"]
-    rest = [item for item in sent if item.name != "base"]
-    if not base:
-        return rest
-    moved = [item for item in base if item.state != "there"]
-    state: State = moved[0].state if moved else "there"
-    return [Sent("base", sum(item.size_bytes for item in base), state), *rest]

@@ -1,6 +1,6 @@
 """An image by a builder of the user's machine: docker, podman or buildah, called as a program.
 
-It sees a copy of what codefiles.py lets through, so that .git and secrets stay out here, too. What it prints goes to stderr.
+It sees a copy of what files.py lets through, so that .git and secrets stay out here, too. What it prints goes to stderr.
 """
 
 import os
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from orchestrator.baseimage import DEFAULT_BASE, PLATFORM_FLAG, read_base
-from orchestrator.codefiles import CodeFiles
-from orchestrator.image import Layout, Packaged, variant_of
-from orchestrator.imagecache import key_of
-from orchestrator.imageref import Reference, is_loopback
+from orchestrator.image.base import DEFAULT_BASE, PLATFORM_FLAG, read_base
+from orchestrator.image.cache import key_of
+from orchestrator.image.files import CodeFiles
+from orchestrator.image.model import Layout, Packaged, variant_of
+from orchestrator.image.name import Reference, is_loopback
+from orchestrator.image.registry import describe
 from orchestrator.jobfile.spec import JobSpec
-from orchestrator.registry import describe
 from trainer.errors import ConfigError
 
 BUILDERS = ("docker", "podman", "buildah")

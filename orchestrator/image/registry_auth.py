@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from orchestrator.credentials import Credentials, credentials_for
-from orchestrator.imageref import Reference, is_loopback
+from orchestrator.image.credentials import Credentials, credentials_for
+from orchestrator.image.name import Reference, is_loopback
 
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _TIMEOUT_S = (5.0, 30.0)
