@@ -24,8 +24,8 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.progress import Printer
-from orchestrator.runlock import private_folder, run_lock, write_live
-from orchestrator.runview import RunView, read_run, saved_in_words
+from orchestrator.runs.lock import private_folder, run_lock, write_live
+from orchestrator.runs.view import RunView, read_run, saved_in_words
 from trainer.agent.child import Lines
 from trainer.agent.last_words import LastWords
 from trainer.agent.link import CoordinatorClient

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from orchestrator import surroundings
 from orchestrator.bucket import is_bucket
-from orchestrator.goodput import STATUS_SEGMENTS, read_ledger
 from orchestrator.kube.carrier import event_sources
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden
@@ -15,6 +14,7 @@ from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import CONTAINER, selector_of
 from orchestrator.kube.objects import Manifest, newest_pods, run_directory_of, running
 from orchestrator.kube.silent_node import doubtful
+from orchestrator.runs.goodput import STATUS_SEGMENTS, read_ledger
 from orchestrator.status import JobStatus, Observation, judge
 from orchestrator.text import first_line
 from trainer.agent.protocol import JobState

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from orchestrator.goodput import for_status, history_lines
+from orchestrator.runs.goodput import for_status, history_lines
 from orchestrator.status import JobStatus, WorkerStatus
-from orchestrator.text import columns
+from orchestrator.text import columns, progress
 from trainer.exit_codes import ExitCode
 
 _MOST_ROWS = 32
@@ -46,11 +46,6 @@ def summary(found: JobStatus) -> str:
     """One line: what changes as a job goes on, but for its step."""
     again = f" (restarts {found.restarts})" if found.restarts else ""
     return f"{found.name}: {found.state}{again}" + (f": {found.reason}" if found.reason else "")
-
-
-def progress(step: int, total_steps: int | None, rate: float) -> str:
-    """How far a job is, and how fast: `rate` in steps a second, 0 where nobody knows."""
-    return f"step {step}" + (f" of {total_steps}" if total_steps else "") + (f", {rate:.1f} steps/s" if rate else "")
 
 
 def _workers(found: JobStatus) -> list[str]:

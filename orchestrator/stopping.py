@@ -157,7 +157,7 @@ def _with_workers(spec: JobSpec, workers: int | None) -> JobSpec:
 
 
 def _step(directory: str) -> int | None:
-    from orchestrator.runview import read_run
+    from orchestrator.runs.view import read_run
 
     if not is_bucket(directory):
         return None

@@ -47,6 +47,11 @@ def short_duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
 
 
+def progress(step: int, total_steps: int | None, rate: float) -> str:
+    """How far a job is, and how fast: `rate` in steps a second, 0 where nobody knows."""
+    return f"step {step}" + (f" of {total_steps}" if total_steps else "") + (f", {rate:.1f} steps/s" if rate else "")
+
+
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     """A line a row, columns as wide as what they hold."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []

@@ -11,7 +11,7 @@ from orchestrator.cli.watch import directory_of
 from orchestrator.text import columns, size
 
 if TYPE_CHECKING:
-    from orchestrator.checkpoints import Checkpoint, Overview
+    from orchestrator.runs.checkpoints import Checkpoint, Overview
 
 EXIT_DAMAGED = 1
 _SPOKEN_EVERY_S = 1.0
@@ -47,7 +47,7 @@ def list_(target: str, context: str | None, namespace: str | None, output: str) 
       orch checkpoints list digits
       orch checkpoints list gs://acme-train/digits -o json
     """
-    from orchestrator.checkpoints import Run
+    from orchestrator.runs.checkpoints import Run
 
     overview = Run(directory_of(target, context, namespace)[0]).overview()
     if output == "json":
@@ -73,7 +73,7 @@ def verify(target: str, which: str | None, context: str | None, namespace: str |
       orch checkpoints verify runs/digits 200
       orch checkpoints verify gs://acme-train/digits step-200.attempt-1 -o json
     """
-    from orchestrator.checkpoints import Run
+    from orchestrator.runs.checkpoints import Run
 
     run = Run(directory_of(target, context, namespace)[0])
     refs = [run.find(which)] if which else run.line()
@@ -135,8 +135,8 @@ def export(
       orch checkpoints export runs/digits 200 --to weights/
       orch checkpoints export gs://acme-train/digits step-200.attempt-1 --to digits.safetensors --force
     """
-    from orchestrator.checkpoint_export import export as write
-    from orchestrator.checkpoints import Run
+    from orchestrator.runs.checkpoints import Run
+    from orchestrator.runs.export import export as write
     from trainer.errors import ConfigError
 
     run = Run(directory_of(target, context, namespace)[0])

@@ -24,9 +24,9 @@ def goodput(target: str, context: str | None, namespace: str | None, output: str
       orch goodput gs://bucket/digits
       orch goodput digits -n research
     """
-    from orchestrator import goodput as ledgers
-    from orchestrator import runview
-    from orchestrator.runlock import holder
+    from orchestrator.runs import goodput as ledgers
+    from orchestrator.runs import view as runview
+    from orchestrator.runs.lock import holder
 
     directory, running = directory_of(target, context, namespace)
     view = runview.read_run(directory)

@@ -50,8 +50,8 @@ def tensorboard(target: str, port: int | None, context: str | None, namespace: s
       orch tensorboard digits
       orch tensorboard runs/digits --port 7000
     """
-    from orchestrator import tensorboard as showing
     from orchestrator.cli.watch import directory_of
+    from orchestrator.runs import tensorboard as showing
 
     showing.program()
     directory, _ = directory_of(target, context, namespace)

@@ -81,7 +81,7 @@ def run(
 
 
 def _say_what_stays(directory: str, say: Callable[[str], None]) -> None:
-    from orchestrator.runview import read_run
+    from orchestrator.runs.view import read_run
 
     view = read_run(directory)
     if view.records:
@@ -97,7 +97,7 @@ def _short(directory: str) -> str:
 
 def _told(directory: str) -> dict[str, Any]:
     """The status of the run directory; where that cannot be read just now, why. The result stands all the same."""
-    from orchestrator import runview
+    from orchestrator.runs import view as runview
     from trainer.errors import ConfigError, StoreError
 
     try:
@@ -110,8 +110,8 @@ def _told(directory: str) -> dict[str, Any]:
 
 def _print_what_happened(facts: dict[str, Any], directory: str, restarts: int) -> None:
     """What went wrong on the way, where something did."""
-    from orchestrator import goodput
-    from orchestrator.runview import restarts_from
+    from orchestrator.runs import goodput
+    from orchestrator.runs.view import restarts_from
 
     target = _short(directory)
     lines = goodput.broken_off_lines(restarts_from(facts.get("broken_off", [])))

@@ -9,7 +9,7 @@ import click
 
 from orchestrator.bucket import is_bucket
 from orchestrator.cli.output import cluster_options, output_option_of_objects, print_object, say
-from orchestrator.text import first_line
+from orchestrator.text import first_line, progress
 
 if TYPE_CHECKING:
     from orchestrator.kube.client import Cluster
@@ -47,7 +47,7 @@ def status(target: str, watch: bool, context: str | None, namespace: str | None,
             return _watch_run(directory, target, as_json=output == "json")
         return _watch_job(connect(target, context, namespace), target, as_json=output == "json")
     if directory is not None:
-        from orchestrator import runview
+        from orchestrator.runs import view as runview
 
         facts = runview.status(directory)
         if output == "text":
@@ -76,7 +76,7 @@ def _watch_job(cluster: "Cluster", name: str, *, as_json: bool) -> int:
     """Show a job until it is over; its exit code."""
     from orchestrator.cli.live import Live
     from orchestrator.following import follow
-    from orchestrator.statustext import progress, status_lines, summary
+    from orchestrator.statustext import status_lines, summary
 
     found = None
     with Live(as_json=as_json) as live:
@@ -95,9 +95,8 @@ def _watch_job(cluster: "Cluster", name: str, *, as_json: bool) -> int:
 
 def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
     """Show a run directory until nobody runs in it any more; its exit code."""
-    from orchestrator import runview
     from orchestrator.cli.live import Live
-    from orchestrator.statustext import progress
+    from orchestrator.runs import view as runview
     from trainer.errors import StoreError
     from trainer.exit_codes import ExitCode
 

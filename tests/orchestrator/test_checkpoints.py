@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 from support_checkpoints import attempt, begin, ref, state_of_step, writer_process
 
-from orchestrator import checkpoint_export
-from orchestrator.checkpoints import State, judge
 from orchestrator.cli.main import run
+from orchestrator.runs import export as checkpoint_export
+from orchestrator.runs.checkpoints import State, judge
 from trainer.checkpoint.snapshot import NamedArray
 from trainer.rundir.commits import list_commits, read_commit
 from trainer.rundir.store import Store, open_store

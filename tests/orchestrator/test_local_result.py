@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.local import LocalResult, result_of
-from orchestrator.runview import RunView
+from orchestrator.runs.view import RunView
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch

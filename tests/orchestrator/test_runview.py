@@ -10,7 +10,7 @@ from support_gcs import FakeGcs, Proxy, always, healthy
 
 from orchestrator.cli.main import run
 from orchestrator.cli.watch import _watch_run
-from orchestrator.runlock import private_folder, run_lock, write_live
+from orchestrator.runs.lock import private_folder, run_lock, write_live
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
 from trainer.rundir.store import open_store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tensorboard import Mirror, program
+from orchestrator.runs.tensorboard import Mirror, program
 from trainer.errors import ConfigError
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.store import Entry, open_store

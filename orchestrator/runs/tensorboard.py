@@ -8,14 +8,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.bucket import is_bucket
-from orchestrator.removing import Say
-from orchestrator.runview import no_run, read_run
+from orchestrator.runs.view import no_run, read_run
 from trainer.errors import ConfigError, ObjectNotFound, OrchError, StoreError
 from trainer.rundir.store import Store, check_name, open_store
+
+Say = Callable[[str], None]
 
 EVENTS = "tensorboard/"
 COPY_EVERY_S = 15.0

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator import goodput
 from orchestrator.bucket import is_bucket
-from orchestrator.runlock import holder, read_live
-from orchestrator.statustext import progress
-from orchestrator.text import columns, first_line
+from orchestrator.runs import goodput
+from orchestrator.runs.lock import holder, read_live
+from orchestrator.text import columns, first_line, progress
 from trainer.agent.last_words import SAVE_REMEDY, general_remedy
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.errors import ConfigError, ObjectNotFound, StoreError

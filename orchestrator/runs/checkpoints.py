@@ -1,7 +1,7 @@
 """The checkpoints of a run directory as its owner sees them: which there are, which count, whether their bytes are whole.
 
 Judging is pure (`judge`); reading goes through the store. What a restart takes is asked of trainer/rundir/lineage.py, as the
-coordinator asks. Writing tensors elsewhere is in checkpoint_export.py.
+coordinator asks. Writing tensors elsewhere is in export.py.
 """
 
 import time

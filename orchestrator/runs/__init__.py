@@ -1,0 +1,1 @@
+"""A run directory as seen from outside: what became of the job, its checkpoints, where its time went."""
