@@ -21,8 +21,8 @@ from orchestrator.kube.names import CONTAINER, selector_of
 from orchestrator.kube.objects import Manifest, container_status, index_of, is_over, run_directory_of
 from orchestrator.kube.watch import View, Watch
 from orchestrator.loglines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
-from orchestrator.observe import status_of
 from orchestrator.runlogs import of_gone_pods
+from orchestrator.status.observe import status_of
 from trainer.errors import OrchError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, is_ours, is_over, pod_is_over
 from orchestrator.kube.silent_node import hint, silent_since
 from orchestrator.manifests.render import token_name
-from orchestrator.surroundings import hosts
+from orchestrator.status.surroundings import hosts
 from orchestrator.suspending import suspend
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")

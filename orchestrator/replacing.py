@@ -10,7 +10,7 @@ from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, index_of, pod_is_over
 from orchestrator.kube.silent_node import freed, why_not
 from orchestrator.removing import Say
-from orchestrator.surroundings import hosts
+from orchestrator.status.surroundings import hosts
 from trainer.errors import ConfigError
 from trainer.rundir.attempts import now
 

@@ -24,8 +24,8 @@ from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import QUEUE_LABEL
 from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_directory_of
 from orchestrator.manifests.render import JOB_FILE
-from orchestrator.observe import status_of
 from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
+from orchestrator.status.observe import status_of
 from orchestrator.suspending import suspend, wait_for_workload
 from trainer.errors import ConfigError, OrchError
 

@@ -11,8 +11,8 @@ from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, is_over, pod_is_over
 from orchestrator.kube.watch import View, Watch
 from orchestrator.loglines import Note
-from orchestrator.observe import status_of
-from orchestrator.status import JobStatus
+from orchestrator.status.model import JobStatus
+from orchestrator.status.observe import status_of
 from trainer.errors import OrchError
 
 _LOOK_S = 1.0

@@ -20,9 +20,9 @@ def list_(all_namespaces: bool, context: str | None, namespace: str | None, outp
     """
     from datetime import UTC, datetime
 
-    from orchestrator import listing
     from orchestrator.cli.output import say
     from orchestrator.kube.client import Cluster
+    from orchestrator.status import listing
     from orchestrator.text import columns
 
     cluster = Cluster(context, namespace)
@@ -55,9 +55,9 @@ def events(name: str, watch: bool, context: str | None, namespace: str | None, o
       orch events digits -w
       orch events digits -o json
     """
-    from orchestrator import happenings
     from orchestrator.cli.watch import connect
-    from orchestrator.following import events_of, follow_events
+    from orchestrator.status import events as happenings
+    from orchestrator.status.follow import events_of, follow_events
 
     cluster = connect(name, context, namespace)
     if not watch:

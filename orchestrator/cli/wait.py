@@ -8,7 +8,7 @@ from orchestrator.cli.output import cluster_options, output_option, print_json, 
 
 if TYPE_CHECKING:
     from orchestrator.kube.client import Cluster
-    from orchestrator.status import JobStatus
+    from orchestrator.status.model import JobStatus
     from orchestrator.waiting import Goal
 
 EXIT_TOO_LATE = 124

@@ -13,7 +13,7 @@ from orchestrator.text import first_line, progress
 
 if TYPE_CHECKING:
     from orchestrator.kube.client import Cluster
-    from orchestrator.status import JobStatus
+    from orchestrator.status.model import JobStatus
 
 
 _LOOK_S = 1.0
@@ -55,7 +55,7 @@ def status(target: str, watch: bool, context: str | None, namespace: str | None,
         else:
             print_object(facts, output, facts["name"])
         return 0
-    from orchestrator.observe import status_of
+    from orchestrator.status.observe import status_of
 
     found = status_of(connect(target, context, namespace), target, with_goodput=True)
     if output == "text":
@@ -67,7 +67,7 @@ def status(target: str, watch: bool, context: str | None, namespace: str | None,
 
 def print_status(found: "JobStatus") -> None:
     """A status for a person."""
-    from orchestrator.statustext import status_lines
+    from orchestrator.status.text import status_lines
 
     click.echo("\n".join(status_lines(found)))
 
@@ -75,8 +75,8 @@ def print_status(found: "JobStatus") -> None:
 def _watch_job(cluster: "Cluster", name: str, *, as_json: bool) -> int:
     """Show a job until it is over; its exit code."""
     from orchestrator.cli.live import Live
-    from orchestrator.following import follow
-    from orchestrator.statustext import status_lines, summary
+    from orchestrator.status.follow import follow
+    from orchestrator.status.text import status_lines, summary
 
     found = None
     with Live(as_json=as_json) as live:

@@ -96,7 +96,7 @@ def ended_badly(pod: Manifest, events: list[Manifest]) -> Trouble | None:
             "the image must be built from the project's Dockerfile, or FROM an image that was",
         )
     if message.startswith("{"):
-        return None  # the agent's own last words: status.py reads them
+        return None  # the agent's own last words: a status reads them
     if "configuration in ORCH_CONFIG cannot be read" in message:
         return Trouble(
             "the trainer in the image does not understand the job's configuration: it is of another version than orch",

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.cli import watch
 from orchestrator.cli.main import run
-from orchestrator.observe import status_of
+from orchestrator.status.observe import status_of
 from trainer.rundir.attempts import AttemptRecord, Launch, append_record
 from trainer.rundir.store import open_store
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.happenings import concerns, line, merged, of_events, of_restarts
-from orchestrator.listing import row, table, told
-from orchestrator.status import WorkerStatus
-from orchestrator.statustext import rows_of
+from orchestrator.status.events import concerns, line, merged, of_events, of_restarts
+from orchestrator.status.listing import row, table, told
+from orchestrator.status.model import WorkerStatus
+from orchestrator.status.text import rows_of
 from trainer.agent.protocol import JobState
 from trainer.rundir.history import Restart
 

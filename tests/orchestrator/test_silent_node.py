@@ -9,7 +9,7 @@ from support_api import Answer, api_server, listed, refused
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.silent_node import freed, hint, silent_since, why_not
 from orchestrator.replacing import replace
-from orchestrator.surroundings import hosts
+from orchestrator.status.surroundings import hosts
 from trainer.errors import ConfigError
 
 SINCE = "2026-01-02T03:04:05Z"

@@ -4,7 +4,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.status import JobStatus, Observation, judge
+from orchestrator.status.judge import judge
+from orchestrator.status.model import JobStatus, Observation
 from trainer.agent.last_words import SIZE_MAX_BYTES, LastWords, remedy_for
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord, Launch, Member

@@ -1,11 +1,10 @@
-"""Gathers what status.py judges: the Job, its pods and their events, the coordinator's state, the run directory's records."""
+"""Gathers what judge.py judges: the Job, its pods and their events, the coordinator's state, the run directory's records."""
 
 import logging
 import threading
 import time
 from dataclasses import dataclass
 
-from orchestrator import surroundings
 from orchestrator.bucket import is_bucket
 from orchestrator.kube.carrier import event_sources
 from orchestrator.kube.client import Cluster
@@ -15,7 +14,9 @@ from orchestrator.kube.names import CONTAINER, selector_of
 from orchestrator.kube.objects import Manifest, newest_pods, run_directory_of, running
 from orchestrator.kube.silent_node import doubtful
 from orchestrator.runs.goodput import STATUS_SEGMENTS, read_ledger
-from orchestrator.status import JobStatus, Observation, judge
+from orchestrator.status import surroundings
+from orchestrator.status.judge import judge
+from orchestrator.status.model import JobStatus, Observation
 from orchestrator.text import first_line
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError

@@ -20,8 +20,8 @@ from orchestrator.kube.objects import (
     newest_pods,
     run_directory_of,
 )
-from orchestrator.observe import ask_coordinator
-from orchestrator.status import State
+from orchestrator.status.model import State
+from orchestrator.status.observe import ask_coordinator
 from orchestrator.text import duration
 from trainer.agent.protocol import JobState
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.runs.goodput import for_status, history_lines
-from orchestrator.status import JobStatus, WorkerStatus
+from orchestrator.status.model import JobStatus, WorkerStatus
 from orchestrator.text import columns, progress
 from trainer.exit_codes import ExitCode
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orchestrator.happenings import Happening, concerns, merged, of_events, of_restarts
 from orchestrator.kube.carrier import as_job, child_selector, failed
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable, NotFound
@@ -13,8 +12,10 @@ from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, conditions, newest_pods
 from orchestrator.kube.watch import View, Watch
-from orchestrator.observe import look_around
-from orchestrator.status import JobStatus, Observation, judge
+from orchestrator.status.events import Happening, concerns, merged, of_events, of_restarts
+from orchestrator.status.judge import judge
+from orchestrator.status.model import JobStatus, Observation
+from orchestrator.status.observe import look_around
 
 ASK_S = 4.0
 """How often the coordinator is asked: each time starts a small program beside the training."""

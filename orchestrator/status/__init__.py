@@ -1,0 +1,1 @@
+"""How a job of a cluster is doing: gathered, judged, put into words, followed."""
