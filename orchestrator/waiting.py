@@ -10,7 +10,7 @@ from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, is_over, pod_is_over
 from orchestrator.kube.watch import View, Watch
-from orchestrator.loglines import Note
+from orchestrator.logs.lines import Note
 from orchestrator.status.model import JobStatus
 from orchestrator.status.observe import status_of
 from trainer.errors import OrchError

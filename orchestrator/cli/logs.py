@@ -13,7 +13,7 @@ from orchestrator.cli.output import cluster_options, say
 from orchestrator.cli.watch import connect, run_directory
 
 if TYPE_CHECKING:
-    from orchestrator.loglines import Line, Note, Wanted
+    from orchestrator.logs.lines import Line, Note, Wanted
 
 
 @click.command()
@@ -55,11 +55,11 @@ def logs(
     directory = run_directory(target, context, namespace)
     printer = LinePrinter()
     if directory is not None:
-        from orchestrator import runlogs
+        from orchestrator.logs import segments as runlogs
 
         printer.print_all(runlogs.read(directory, wanted, follow=follow))
         return 0
-    from orchestrator import logs as cluster_logs
+    from orchestrator.logs import pods as cluster_logs
 
     cluster = connect(target, context, namespace)
     reading = cluster_logs.follow if follow else cluster_logs.read
@@ -72,7 +72,7 @@ def logs(
 
 def _from_run_directory(left: str, target: str, wanted: "Wanted", printer: "LinePrinter") -> None:
     """What the pods of a job left behind: `left` is its run directory, or empty while there is none to be looked at."""
-    from orchestrator import runlogs
+    from orchestrator.logs import segments as runlogs
     from trainer.errors import ConfigError
 
     if left:
@@ -105,7 +105,7 @@ class LinePrinter:
 
     def print_all(self, lines: "Iterable[Line | Note]") -> None:
         """Print them as they come."""
-        from orchestrator.loglines import Line
+        from orchestrator.logs.lines import Line
 
         for line in lines:
             if isinstance(line, Line):
@@ -128,7 +128,7 @@ class LinePrinter:
 def _wanted(
     workers: str | None, attempt: int | None, since: str | None, pattern: str | None, tail: int | None
 ) -> "Wanted":
-    from orchestrator.loglines import Wanted, workers_of
+    from orchestrator.logs.lines import Wanted, workers_of
     from trainer.config import parse_duration
 
     try:

@@ -77,8 +77,8 @@ def follow_to_the_end(cluster: "Cluster", name: str, *, with_logs: bool, output:
     from orchestrator.cli.watch import print_status
 
     if with_logs:
-        from orchestrator import logs as cluster_logs
-        from orchestrator.loglines import Wanted
+        from orchestrator.logs import pods as cluster_logs
+        from orchestrator.logs.lines import Wanted
 
         LinePrinter(to_stderr=output == "json").print_all(cluster_logs.follow(cluster, name, Wanted()))
     found = _wait(cluster, name)
@@ -94,7 +94,7 @@ def _wait(
     cluster: "Cluster", name: str, goal: "Goal | None" = None, *, timeout_s: float | None = None
 ) -> "JobStatus | None":
     from orchestrator import waiting
-    from orchestrator.loglines import Note
+    from orchestrator.logs.lines import Note
 
     found = None
     for item in waiting.wait(cluster, name, goal or waiting.Goal.DONE, timeout_s=timeout_s):

@@ -1,4 +1,4 @@
-"""A run directory as a person sees it: what became of the job. Local paths and gs:// alike. runlogs.py has what was printed."""
+"""A run directory as a person sees it: what became of the job. Local paths and gs:// alike. What was printed is in logs/."""
 
 import json
 import time

@@ -6,17 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.loglines import (
-    Attempts,
-    Cursor,
-    Line,
-    Stamped,
-    Wanted,
-    last_of_each,
-    parse,
-    stamp,
-    workers_of,
-)
+from orchestrator.logs.lines import Attempts, Cursor, Line, Stamped, Wanted, last_of_each, parse, stamp, workers_of
 
 SECOND = 10**9
 

@@ -1,7 +1,7 @@
 """What the workers of a job on the cluster print, all of them at once, through broken connections and the replacement of pods.
 
 What is there already comes in order of time. Then a thread reads each pod on from where that ended, one thread watches the job
-for new pods, and the caller's thread takes lines from one queue. Which lines are new and which are wanted decides loglines.py.
+for new pods, and the caller's thread takes lines from one queue. Which lines are new and which are wanted decides lines.py.
 """
 
 import heapq
@@ -20,8 +20,8 @@ from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import CONTAINER, selector_of
 from orchestrator.kube.objects import Manifest, container_status, index_of, is_over, run_directory_of
 from orchestrator.kube.watch import View, Watch
-from orchestrator.loglines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
-from orchestrator.runlogs import of_gone_pods
+from orchestrator.logs.lines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
+from orchestrator.logs.segments import of_gone_pods
 from orchestrator.status.observe import status_of
 from trainer.errors import OrchError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.bucket import is_bucket
 from orchestrator.diagnose import workers_text
-from orchestrator.loglines import Line, Wanted, last_of_each
+from orchestrator.logs.lines import Line, Wanted, last_of_each
 from orchestrator.runs.lock import holder
 from trainer.errors import ConfigError, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
