@@ -29,7 +29,7 @@ def cancel(name: str, waits: bool, context: str | None, namespace: str | None, o
       orch cancel digits
       orch cancel digits --no-wait
     """
-    from orchestrator import stopping
+    from orchestrator.jobs import stop as stopping
 
     done = stopping.cancel(_connect(context, namespace), name, say=say, wait=waits)
     if output == "json":
@@ -70,7 +70,7 @@ def resume(
       orch resume digits --workers 8
       orch resume digits --workers 8 --skip bucket
     """
-    from orchestrator import stopping
+    from orchestrator.jobs import stop as stopping
 
     done = stopping.resume(_connect(context, namespace), name, workers=workers, say=say, skip=skip)
     if output == "json":
@@ -116,9 +116,9 @@ def delete(names: tuple[str, ...], waits: bool, context: str | None, namespace: 
 
 
 def _delete(cluster: "Cluster", name: str, *, waits: bool) -> dict[str, object]:
+    from orchestrator.jobs.delete import delete as remove
     from orchestrator.kube.jobs import find_carriers
     from orchestrator.kube.objects import is_ours, run_directory_of
-    from orchestrator.removing import delete as remove
 
     ours = [item for item in find_carriers(cluster, name) if is_ours(item)]
     directory = next(filter(None, map(run_directory_of, ours)), "")
@@ -161,7 +161,7 @@ def replace(
       orch replace digits --worker 3
       orch replace digits --worker 3 --worker 4
     """
-    from orchestrator import replacing
+    from orchestrator.jobs import replace as replacing
 
     cluster = _connect(context, namespace)
     results = []

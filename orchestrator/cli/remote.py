@@ -27,7 +27,7 @@ def exec(name: str, command: tuple[str, ...], worker: int, context: str | None, 
       orch exec digits --worker 3 -- bash
       orch exec digits -- tar c /tmp/profile > profile.tar
     """
-    from orchestrator import terminal
+    from orchestrator.jobs import exec as terminal
     from orchestrator.kube.client import Cluster
 
     # Silent but for the command: its output may go on to another program.

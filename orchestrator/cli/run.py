@@ -36,8 +36,8 @@ def run(
     """
     from orchestrator.jobfile.load import load
     from orchestrator.jobfile.resolve import resolve_for_local
-    from orchestrator.local import LocalRun
-    from orchestrator.progress import Printer
+    from orchestrator.local.printer import Printer
+    from orchestrator.local.run import LocalRun
     from trainer.rundir.store import open_store
 
     job = load(job_file, overrides)

@@ -72,9 +72,9 @@ def submit(
     """
     import secrets
 
-    from orchestrator import submit as submitting
     from orchestrator.jobfile.load import load
     from orchestrator.jobfile.resolve import resolve_for_cluster
+    from orchestrator.jobs import submit as submitting
     from orchestrator.manifests.yaml_writer import to_yaml
 
     if dry_run and (waits or follow):
@@ -151,9 +151,9 @@ def check(
       orch check job.yaml --set resources.workers=64 -n research
       orch check job.yaml -o json | jq '.checks[] | select(.level != "ok")'
     """
-    from orchestrator import submit as submitting
     from orchestrator.jobfile.load import load
     from orchestrator.jobfile.resolve import resolve_for_cluster
+    from orchestrator.jobs import submit as submitting
     from orchestrator.preflight.check import errors
     from trainer.exit_codes import ExitCode
 

@@ -7,9 +7,9 @@ import click
 from orchestrator.cli.output import cluster_options, output_option, print_json, say
 
 if TYPE_CHECKING:
+    from orchestrator.jobs.wait import Goal
     from orchestrator.kube.client import Cluster
     from orchestrator.status.model import JobStatus
-    from orchestrator.waiting import Goal
 
 EXIT_TOO_LATE = 124
 """As timeout(1) has it. No exit code of a job."""
@@ -47,8 +47,8 @@ def wait(name: str, timeout: str | None, goal: str, context: str | None, namespa
       orch wait digits --for running --timeout 10m
     """
     from orchestrator.cli.watch import connect, print_status
-    from orchestrator.waiting import Goal as Goals
-    from orchestrator.waiting import TooLate
+    from orchestrator.jobs.wait import Goal as Goals
+    from orchestrator.jobs.wait import TooLate
     from trainer.config import parse_duration
 
     try:
@@ -93,7 +93,7 @@ def follow_to_the_end(cluster: "Cluster", name: str, *, with_logs: bool, output:
 def _wait(
     cluster: "Cluster", name: str, goal: "Goal | None" = None, *, timeout_s: float | None = None
 ) -> "JobStatus | None":
-    from orchestrator import waiting
+    from orchestrator.jobs import wait as waiting
     from orchestrator.logs.lines import Note
 
     found = None

@@ -335,7 +335,7 @@ class Cluster:
             session.close()
 
     def open_exec(self, pod: str, command: list[str], *, container: str, terminal: bool) -> Any:
-        """A WebSocket to a command that starts in a container, with its stdin; terminal.py speaks over it.
+        """A WebSocket to a command that starts in a container, with its stdin; jobs/exec.py speaks over it.
 
         Raises:
             NotFound: the pod is gone. ClusterError: it cannot be reached.

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support_cluster import Room, absent_tag, place_of
 
-from orchestrator import submit as submitting
 from orchestrator.jobfile.load import load
 from orchestrator.jobfile.resolve import resolve_for_cluster
+from orchestrator.jobs import submit as submitting
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable
 from orchestrator.manifests.render import render

@@ -9,9 +9,9 @@ from kubernetes import client
 from support_cluster import Manifest, Room, absent_tag
 from support_told import Clock, event, not_admitted, unscheduled
 
-from orchestrator import submit as submitting
 from orchestrator.jobfile.load import load
 from orchestrator.jobfile.resolve import resolve_for_cluster
+from orchestrator.jobs import submit as submitting
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable
 from trainer.exit_codes import ExitCode

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.main import run
-from orchestrator.local import LocalResult, LocalRun
+from orchestrator.local.run import LocalResult, LocalRun
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
 from trainer.rundir.store import Store, open_store
 

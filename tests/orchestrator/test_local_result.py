@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.local import LocalResult, result_of
+from orchestrator.local.run import LocalResult, result_of
 from orchestrator.runs.view import RunView
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.config import TrainConfig

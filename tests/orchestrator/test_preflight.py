@@ -12,8 +12,8 @@ from support_api import Answer, api_server, listed, refused
 
 from orchestrator.image.model import LABEL_TRAINER
 from orchestrator.image.registry import ImageInfo, ImageNotFound, RegistryDenied, RegistryUnreachable
-from orchestrator.interrupts import held_back
 from orchestrator.jobfile.spec import JobSpec
+from orchestrator.jobs.interrupts import held_back
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.kinds import KINDS
 from orchestrator.kube.names import JOBSET_LABEL

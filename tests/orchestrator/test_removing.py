@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from support_api import Answer, Script, api_server, listed, refused
 
+from orchestrator.jobs.delete import delete
 from orchestrator.kube.carrier import launch_of
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.names import labels_of
-from orchestrator.removing import delete
 
 NAME = "digits"
 NONE = refused(404, "not found")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from support_api import Answer, api_server, listed, refused
 
+from orchestrator.jobs.replace import replace
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.silent_node import freed, hint, silent_since, why_not
-from orchestrator.replacing import replace
 from orchestrator.status.surroundings import hosts
 from trainer.errors import ConfigError
 

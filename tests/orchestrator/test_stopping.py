@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from support_api import Answer, api_server
 
-from orchestrator import submit as submitting
 from orchestrator.cli.main import run
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.jobfile.spec import JobSpec
+from orchestrator.jobs import submit as submitting
 from orchestrator.kube.client import Cluster
 from orchestrator.manifests.render import render
 

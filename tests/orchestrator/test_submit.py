@@ -7,11 +7,11 @@ import pytest
 import yaml
 from support_api import Answer, api_server
 
-from orchestrator import submit as submitting
 from orchestrator.cli.main import run
 from orchestrator.image import package as packaging
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.jobfile.spec import JobSpec
+from orchestrator.jobs import submit as submitting
 from orchestrator.kube.client import Cluster
 from orchestrator.manifests.render import render as render_objects
 from orchestrator.preflight.check import Check, Level

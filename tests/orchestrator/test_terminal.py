@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from websocket import ABNF, WebSocket
 
-from orchestrator import terminal
+from orchestrator.jobs import exec as terminal
 from orchestrator.kube.client import Cluster
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.jobs.wait import is_stopped
 from orchestrator.kube.objects import is_over
-from orchestrator.waiting import is_stopped
 
 
 def job(*conditions: tuple[str, str], suspend: bool = False) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import time
 from dataclasses import dataclass
 
+from orchestrator.jobs.delete import Say
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import AlreadyExists, ClusterError, NotFound
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, index_of, pod_is_over
 from orchestrator.kube.silent_node import freed, why_not
-from orchestrator.removing import Say
 from orchestrator.status.surroundings import hosts
 from trainer.errors import ConfigError
 from trainer.rundir.attempts import now

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator.progress import Printer
+from orchestrator.local.printer import Printer
 from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.runs.view import RunView, read_run, saved_in_words
 from trainer.agent.child import Lines

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 
+from orchestrator.jobs.suspend import suspend
 from orchestrator.kube.carrier import child_selector, launch_of
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, ClusterUnreachable, Forbidden, NotFound
@@ -12,7 +13,6 @@ from orchestrator.kube.objects import Manifest, is_ours, is_over, pod_is_over
 from orchestrator.kube.silent_node import hint, silent_since
 from orchestrator.manifests.render import token_name
 from orchestrator.status.surroundings import hosts
-from orchestrator.suspending import suspend
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
 """What belongs to a job besides its Job or JobSet and its pods."""

@@ -1,4 +1,4 @@
-"""A job onto the cluster, whole or not at all. removing.py takes it off again."""
+"""A job onto the cluster, whole or not at all. delete.py takes it off again."""
 
 import contextlib
 import logging
@@ -10,8 +10,9 @@ from importlib.metadata import version
 from typing import TypeVar
 
 from orchestrator.image.model import placeholder, with_ref
-from orchestrator.interrupts import held_back
 from orchestrator.jobfile.spec import JobSpec
+from orchestrator.jobs.delete import delete
+from orchestrator.jobs.interrupts import held_back
 from orchestrator.kube.carrier import owner_reference
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import AlreadyExists, ClusterError, ClusterUnreachable, NotFound
@@ -20,7 +21,6 @@ from orchestrator.kube.objects import Manifest, annotations, is_ours, is_over, r
 from orchestrator.manifests.render import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import Check, Job, errors, preflight, said
 from orchestrator.preflight.subject import JOB_CHECKS
-from orchestrator.removing import delete
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 

@@ -1,6 +1,6 @@
 """Stopping a job with a checkpoint, and letting it go on: with as many workers as before, or with another number.
 
-Both are one field (suspending.py). The template of a Job cannot be changed once it has started: another number of workers is
+Both are one field (suspend.py). The template of a Job cannot be changed once it has started: another number of workers is
 another Job of the same name, made from the job file that its ConfigMap holds. What training knows is in the run directory
 either way.
 """
@@ -13,20 +13,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator import submit as submitting
 from orchestrator.bucket import is_bucket
 from orchestrator.jobfile.explain import dotted, explain
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.jobfile.spec import JobSpec
+from orchestrator.jobs import submit as submitting
+from orchestrator.jobs.delete import POD_WAIT_S, Say, wait_for_pods
+from orchestrator.jobs.suspend import suspend, wait_for_workload
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden, NotFound
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import QUEUE_LABEL
 from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_directory_of
 from orchestrator.manifests.render import JOB_FILE
-from orchestrator.removing import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.status.observe import status_of
-from orchestrator.suspending import suspend, wait_for_workload
 from trainer.errors import ConfigError, OrchError
 
 _CONFIG_VOLUME = "orch-config"

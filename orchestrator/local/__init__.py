@@ -1,0 +1,1 @@
+"""A job on this machine: its agents, and what they print."""
