@@ -12,7 +12,7 @@ from orchestrator.kube.names import selector_of
 from orchestrator.kube.objects import Manifest, is_ours, is_over, pod_is_over
 from orchestrator.kube.silent_node import hint, silent_since
 from orchestrator.manifests.render import token_name
-from orchestrator.status.surroundings import hosts
+from orchestrator.status.surroundings import hosts_if_told
 
 DEPENDENTS = ("NetworkPolicy", "Service", "ConfigMap", "Secret")
 """What belongs to a job besides its Job or JobSet and its pods."""
@@ -157,7 +157,7 @@ def _waiting(cluster: Cluster, name: str, pods: list[Manifest]) -> str:
 
 def _hint(cluster: Cluster, name: str, pods: list[Manifest]) -> str:
     silent = [pod for pod in pods if silent_since(pod)]
-    return hint(name, silent, hosts(cluster, silent))
+    return hint(name, silent, hosts_if_told(cluster, silent))
 
 
 def _remove(cluster: Cluster, items: list[Manifest]) -> list[str]:

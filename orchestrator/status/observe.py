@@ -81,7 +81,7 @@ def look_around(
         records_error=kept.error,
         saved_step=kept.step,
         nodes=surroundings.node_rooms(cluster, list(newest.values())),
-        hosts=surroundings.hosts(cluster, [pod for pod in newest.values() if doubtful(pod)]),
+        hosts=surroundings.hosts_if_told(cluster, [pod for pod in newest.values() if doubtful(pod)]),
         workload=workload,
         ahead=ahead,
         said=surroundings.unheard(cluster, list(newest.values()), live),

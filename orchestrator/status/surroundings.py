@@ -61,7 +61,11 @@ def node_rooms(cluster: Cluster, pods: Sequence[Manifest]) -> list[NodeRoom]:
 
 
 def hosts(cluster: Cluster, pods: Sequence[Manifest]) -> dict[str, Manifest]:
-    """Name -> the Node of these pods, where the user may see it. One that is gone says nothing: it is as silent as can be."""
+    """Name -> the Node of these pods, where the user may see it. One that is gone says nothing: it is as silent as can be.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
     names = {pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName")}
     try:
         if len(names) > _HOSTS:
@@ -72,6 +76,15 @@ def hosts(cluster: Cluster, pods: Sequence[Manifest]) -> dict[str, Manifest]:
         log.debug("no nodes: %s", error)
         return {}
     return {name: there.get(name, {}) for name in names}
+
+
+def hosts_if_told(cluster: Cluster, pods: Sequence[Manifest]) -> dict[str, Manifest]:
+    """The same, and none where the cluster does not answer just now: the pods alone must tell, as to who may not see Nodes."""
+    try:
+        return hosts(cluster, pods)
+    except ClusterError as error:
+        log.debug("no nodes: %s", error)
+        return {}
 
 
 def _lacks_room(pod: Manifest) -> bool:

@@ -8,8 +8,9 @@ from support_api import Answer, api_server, listed, refused
 
 from orchestrator.jobs.replace import replace
 from orchestrator.kube.client import Cluster
+from orchestrator.kube.errors import ServerTrouble
 from orchestrator.kube.silent_node import freed, hint, silent_since, why_not
-from orchestrator.status.surroundings import hosts
+from orchestrator.status.surroundings import hosts, hosts_if_told
 from trainer.errors import ConfigError
 
 SINCE = "2026-01-02T03:04:05Z"
@@ -112,6 +113,17 @@ def test_a_node_that_is_gone_says_nothing_and_one_that_may_not_be_seen_is_not_kn
         assert hosts(cluster, []) == {}
         assert hosts(cluster, [pod()]) == {"node2": {}}
         assert hosts(cluster, [pod()]) == {}
+
+
+def test_a_cluster_that_does_not_answer_stops_a_replace_and_not_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with api_server([refused(500, "broken")] * 2, tmp_path) as (_, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        cluster = Cluster()
+        with pytest.raises(ServerTrouble):
+            hosts(cluster, [pod()])
+        assert hosts_if_told(cluster, [pod()]) == {}
 
 
 def test_the_nodes_of_many_pods_are_had_by_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
