@@ -213,19 +213,6 @@ class Cluster:
                     raise self._refusal(int(item.get("code") or 500), json.dumps(item).encode(), what)
                 yield Change(event["type"], trim(item))
 
-    def watch(self, kind: str, *, labels: str = "", fields: str = "", timeout_s: int = 300) -> Iterator[Change]:
-        """What is there, as ADDED, then each change. Ends after `timeout_s`, or when the server ends it: call again.
-
-        The caller sees every object anew with each call, so a call that ended early loses nothing.
-        """
-        items, version = self.listed(kind, labels=labels, fields=fields)
-        for item in items:
-            yield Change("ADDED", item)
-        with contextlib.suppress(Gone):
-            for change in self.changes(kind, version, labels=labels, fields=fields, timeout_s=timeout_s):
-                if change.type != "BOOKMARK":
-                    yield change
-
     def patch(self, kind: str, name: str, patch: Manifest, *, subresource: str = "") -> Manifest:
         """A merge patch (RFC 7386). Raises NotFound, Rejected."""
         path = self._path(kind, name) + (f"/{subresource}" if subresource else "")
