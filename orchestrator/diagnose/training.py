@@ -4,24 +4,28 @@ import re
 from collections.abc import Sequence
 
 from orchestrator.diagnose.ending import MEMORY_REMEDY, limit_of
-from orchestrator.diagnose.trouble import Trouble
+from orchestrator.diagnose.trouble import Trouble, after
 from orchestrator.kube.objects import Manifest, job_of, running
 from orchestrator.text import memory_size
+from trainer.agent import log_events
+from trainer.agent.log_events import Event, Logged
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES, ExitCode
 
-_UNREACHED = re.compile(r"worker 0 .*?: (gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError): (.*)")
+_OF_THE_NETWORK = re.compile(r"gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError")
+"""Classes of errors that mean that worker 0 is not found or not reached; others come from its agent."""
 
 
 def unheard(pod: Manifest, lines: Sequence[str]) -> Trouble | None:
     """A worker that runs and does not reach worker 0, by what its agent logs."""
     if not running(pod):
         return None
-    found = [match for line in lines if (match := _UNREACHED.search(line))]
+    found = [logged for line in lines if (logged := log_events.read(line)) and _is_of_the_network(logged)]
     if not found:
         return None
-    name, (kind, message) = f"{job_of(pod)}-0.{job_of(pod)}", found[-1].groups()
-    if kind == "gaierror":
+    name, error = f"{job_of(pod)}-0.{job_of(pod)}", found[-1].fields["error"]
+    message = after(found[-1].message, f"{error}: ")
+    if error == "gaierror":
         return Trouble(
             f"the name of worker 0, {name}, is not resolved: {message}",
             f"see whether the cluster's DNS runs (kubectl -n kube-system get pods -l k8s-app=kube-dns) and Service "
@@ -31,6 +35,10 @@ def unheard(pod: Manifest, lines: Sequence[str]) -> Trouble | None:
         f"worker 0 is not reached at {name}: {message}",
         "see whether a NetworkPolicy or a firewall stands between the nodes; the job goes on by itself when it is reached",
     )
+
+
+def _is_of_the_network(logged: Logged) -> bool:
+    return logged.event is Event.UNREACHED and _OF_THE_NETWORK.fullmatch(logged.fields["error"]) is not None
 
 
 def of_restarts(job: Manifest, live: JobState) -> Trouble | None:

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from trainer.agent import log_events
+from trainer.agent.log_events import Event
+
 
 @dataclass(frozen=True)
 class Line:
@@ -140,11 +143,6 @@ class Cursor:
             yield line
 
 
-# What the agent says when the process of an attempt starts, and when it has ended (trainer/agent/main.py).
-_STARTS = re.compile(r"worker=\d+ INFO attempt (\d+) starts restore=")
-_ENDED = re.compile(r"worker=\d+ (?:INFO|WARNING) training process ended attempt=(\d+)\b")
-
-
 @dataclass
 class Attempts:
     """Which attempt the lines of one pod belong to, from its first line on."""
@@ -152,13 +150,13 @@ class Attempts:
     _running: int | None = None
 
     def of(self, text: str) -> int | None:
-        """The attempt of the next line; the two lines by which the agent marks it belong to it."""
-        if match := _STARTS.match(text):
-            self._running = int(match[1])
-        elif match := _ENDED.match(text):
-            self._running = None
-            return int(match[1])
-        return self._running
+        """The attempt of the next line; the two events of its process's start and end belong to it."""
+        logged = log_events.read(text)
+        if logged is None or logged.event not in (Event.ATTEMPT_STARTS, Event.PROCESS_ENDED):
+            return self._running
+        attempt = int(logged.fields["attempt"])
+        self._running = attempt if logged.event is Event.ATTEMPT_STARTS else None
+        return attempt
 
 
 def workers_of(text: str) -> frozenset[int]:

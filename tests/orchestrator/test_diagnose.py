@@ -9,6 +9,7 @@ from orchestrator.diagnose.ending import ended_by_memory
 from orchestrator.diagnose.scheduling import amount, rooms
 from orchestrator.diagnose.training import of_end
 from trainer.agent.last_words import LastWords
+from trainer.agent.log_events import Event, marked
 from trainer.agent.protocol import AgentReport, ExitReport, JobState
 from trainer.rundir.attempts import AttemptEnd
 from trainer.rundir.history import Restart
@@ -464,6 +465,10 @@ def test_a_job_that_was_given_up_says_what_to_do_about_its_culprit() -> None:
         (
             "worker=1 INFO waiting for worker 0 for 60 s: TimeoutError: timed out",
             "worker 0 is not reached at digits-0.digits: timed out",
+        ),
+        (
+            f"worker=1 WARNING no answer: OSError: no route {marked(Event.UNREACHED, error='OSError')}",
+            "worker 0 is not reached at digits-0.digits: no route",
         ),
     ],
 )

@@ -61,6 +61,10 @@ def test_lines_between_the_agents_marks_belong_to_the_attempt() -> None:
         "worker=1 WARNING training process ended attempt=3 code=75 (lost)": 3,
         "worker=1 INFO waiting: for worker 0": None,
         "worker=1 INFO attempt 5 starts restore=x": 5,
+        "worker=1 INFO and it goes port=1 event=attempt-starts attempt=6": 6,
+        "user says: event=attempt-starts attempt=9": 6,
+        "worker=1 WARNING over: why? event=process-ended attempt=6": 6,
+        "worker=1 INFO event=of-a-later-version attempt=7": None,
     }
     assert [attempts.of(text) for text in told] == list(told.values())
 

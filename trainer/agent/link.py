@@ -164,6 +164,8 @@ class Link:
         self.silent_since: float | None = None
         """Since when the coordinator has not answered (monotonic), or None."""
         self.error = ""
+        """Why it does not answer, and the class of what was raised."""
+        self.error_class = ""
         self._unsent: ExitReport | None = None
         """The exit of which nothing but its code could be told."""
         self._asking: _Records | None = None
@@ -207,7 +209,7 @@ class Link:
             except Exception as error:  # whatever it is: an agent that polls no more waits for ever
                 now = time.monotonic()
                 self.silent_since = self.silent_since or now
-                self.error = f"{type(error).__name__}: {error}"
+                self.error, self.error_class = f"{type(error).__name__}: {error}", type(error).__name__
                 wait_s = 0.5
                 # Of a coordinator that cannot be reached time may make another one; of a report that cannot be told, never.
                 away = isinstance(error, OSError | http.client.HTTPException | ValueError)

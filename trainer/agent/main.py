@@ -25,6 +25,7 @@ from trainer.agent.coordinator import Job
 from trainer.agent.duty import Duty
 from trainer.agent.last_words import LastWords, remedy_for
 from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
+from trainer.agent.log_events import Event, marked
 from trainer.agent.memory import limit_of_cgroup
 from trainer.agent.output import LossyPipe, Segments
 from trainer.agent.ports import free_port
@@ -310,7 +311,8 @@ class Agent:
         record = directive.record
         assert record is not None
         restore = record.restore.name if record.restore else "nothing"
-        log.info("attempt %d starts restore=%s port=%d", record.number, restore, self._port)
+        mark = marked(Event.ATTEMPT_STARTS, attempt=record.number)
+        log.info("attempt %d starts restore=%s port=%d %s", record.number, restore, self._port, mark)
         prefix = f"attempt-{record.number}/"
         hold = not self._config.log_all_workers and self._identity.index != 0
         self._output = Segments(
@@ -416,16 +418,18 @@ class Agent:
         self._result = attempt.result if report.code == ExitCode.DONE else None
         self._last_commit = attempt.progress.last_commit
         self._last_reason = report.message or title_of(report.code)
+        mark = marked(Event.PROCESS_ENDED, attempt=report.attempt)
         if report.code == ExitCode.DONE:
-            log.info("training process ended attempt=%d step=%d", report.attempt, report.step)
+            log.info("training process ended attempt=%d step=%d %s", report.attempt, report.step, mark)
         else:
             log.warning(
-                "training process ended attempt=%d code=%d (%s) step=%d %s",
+                "training process ended attempt=%d code=%d (%s) step=%d %s %s",
                 report.attempt,
                 report.code,
                 title_of(report.code),
                 report.step,
                 (f"{report.exception}: " if report.exception else "") + report.message.partition("\n")[0],
+                mark,
             )
         if report.code not in (ExitCode.DONE, ExitCode.STOPPED) and self._output is not None:
             self._output.flush()
@@ -492,7 +496,7 @@ class Agent:
         silent_since = self._link.silent_since
         unreached = silent_since is not None and now - silent_since > UNREACHED_S
         if unreached and not self._unreached_said and silent_since is not None:
-            log.warning("worker 0 is not reached for %.0f s: %s", now - silent_since, self._link.error)
+            log.warning("worker 0 is not reached for %.0f s: %s", now - silent_since, self._unreached())
         self._unreached_said = unreached
         if now < self._next_summary:
             return
@@ -502,9 +506,13 @@ class Agent:
             figures = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
             log.info("step=%d/%s rate=%.1f/s %s", report.step, report.total_steps or "?", report.rate, figures)
         elif self._link.silent_since is not None:
-            log.info("waiting for worker 0 for %.0f s: %s", now - self._link.silent_since, self._link.error)
+            log.info("waiting for worker 0 for %.0f s: %s", now - self._link.silent_since, self._unreached())
         else:
             log.info("waiting: %s", self._waiting_reason)
+
+    def _unreached(self) -> str:
+        link = self._link
+        return f"{link.error} {marked(Event.UNREACHED, error=link.error_class)}"
 
     def _prometheus(self) -> str:
         report = self._report
