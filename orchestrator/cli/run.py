@@ -76,7 +76,7 @@ def run(
     if result.load and result.state == "succeeded":
         click.echo(f"to load the model: {result.load}")
     if result.state == "failed":
-        _print_failure(result.run_directory, result.code, result.reason)
+        _print_failure(result.run_directory, result.code, result.remedy)
     return result.code
 
 
@@ -128,9 +128,8 @@ def _print_what_happened(facts: dict[str, Any], directory: str, restarts: int) -
         click.echo(line)
 
 
-def _print_failure(directory: str, code: int, reason: str) -> None:
-    from trainer.agent.last_words import general_remedy
+def _print_failure(directory: str, code: int, remedy: str) -> None:
     from trainer.exit_codes import title_of
 
-    click.echo(f"what to do: {general_remedy(code, reason)}")
+    click.echo(f"what to do: {remedy}")
     click.echo(f"exit code {code}: {title_of(code)}; `orch logs {_short(directory)}` shows what the workers printed")

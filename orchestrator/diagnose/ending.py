@@ -4,7 +4,9 @@ from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube.objects import Manifest, condition, container_status, index_of, job_of, last_words, pod_is_over
 from orchestrator.kube.silent_node import silent_since
 from orchestrator.text import memory_size
+from trainer.agent.memory import is_full
 from trainer.exit_codes import ExitCode, title_of
+from trainer.rundir.attempts import EndRecord
 
 _BY_ITSELF = "nothing: Kubernetes replaces the pod, and training goes on from the last checkpoint"
 
@@ -117,8 +119,8 @@ def out_of_memory(pod: Manifest) -> Trouble | None:
     ended = container_status(pod).get("state", {}).get("terminated", {})
     said = last_words(pod)
     by_words = said is not None and (
-        "out of memory" in said.reason
-        or (said.code == ExitCode.KILLED and _nearly(said.memory_peak_bytes, said.memory_limit_bytes))
+        said.out_of_memory
+        or (said.code == ExitCode.KILLED and is_full(said.memory_peak_bytes, said.memory_limit_bytes))
     )
     if ended.get("reason") != "OOMKilled" and not by_words:
         return None
@@ -131,9 +133,9 @@ def out_of_memory(pod: Manifest) -> Trouble | None:
     return Trouble(f"out of memory{step}: Linux killed it at {where}{peak}", MEMORY_REMEDY)
 
 
-def ended_by_memory(job: Manifest, reason: str) -> Trouble | None:
-    """The same from the reason of a job's end, which comes seconds before its pods tell theirs."""
-    if "out of memory" not in reason:
+def ended_by_memory(job: Manifest, end: EndRecord) -> Trouble | None:
+    """The same from a job's end record, which comes seconds before its pods tell theirs."""
+    if not end.out_of_memory:
         return None
     limit = limit_of(job["spec"].get("template", {}).get("spec", {}))
     where = f"at its limit of {limit}" if limit else "at the limit of its node"
@@ -147,10 +149,6 @@ def limit_of(pod_spec: Manifest) -> str:
 
 
 MEMORY_REMEDY = "raise resources.memory, or make train.global_batch_size smaller"
-
-
-def _nearly(peak: int, limit: int | None) -> bool:
-    return bool(limit) and peak > 0.9 * (limit or 0)
 
 
 def of_earlier(pod: Manifest) -> Trouble:

@@ -11,6 +11,7 @@ from trainer.agent import log_events
 from trainer.agent.log_events import Event, Logged
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES, ExitCode
+from trainer.rundir.attempts import EndRecord
 
 _OF_THE_NETWORK = re.compile(r"gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError")
 """Classes of errors that mean that worker 0 is not found or not reached; others come from its agent."""
@@ -47,7 +48,7 @@ def of_restarts(job: Manifest, live: JobState) -> Trouble | None:
     last = live.last_end
     if last is None or live.end is not None:
         return None
-    memory = last.code == ExitCode.KILLED and last.memory_full
+    memory = last.out_of_memory
     if not memory and last.code not in CRASH_CODES:
         return None
     alike = 0
@@ -85,16 +86,9 @@ def remedy_of_code(job: str, code: int, worker: int | None, *, memory: bool = Fa
     return f"{logs} shows the last lines before it; the same step of the same data ends it each time"
 
 
-_GIVEN_UP = re.compile(r"with code (\d+): (?:worker (\d+))?")
-
-
-def of_end(job: str, reason: str) -> str:
-    """What to do about a job that was given up (77), from the culprit's code that its reason names; empty without one."""
-    match = _GIVEN_UP.search(reason)
-    if match is None:
+def of_end(job: str, end: EndRecord) -> str:
+    """What to do about a job that was given up (77), from how its last attempt ended; empty where that says nothing."""
+    last = end.previous
+    if end.code != ExitCode.GIVEN_UP or last is None or not (last.out_of_memory or last.code in CRASH_CODES):
         return ""
-    code, worker = int(match[1]), int(match[2]) if match[2] else None
-    memory = code == ExitCode.KILLED and ("crash loop" in reason or "out of memory" in reason)
-    if not memory and code not in CRASH_CODES:
-        return ""
-    return remedy_of_code(job, code, worker, memory=memory)
+    return remedy_of_code(job, last.code, last.worker, memory=last.out_of_memory)

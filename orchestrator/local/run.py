@@ -27,7 +27,7 @@ from orchestrator.local.printer import Printer
 from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.runs.view import RunView, read_run, saved_in_words
 from trainer.agent.child import Lines
-from trainer.agent.last_words import LastWords
+from trainer.agent.last_words import LastWords, general_remedy
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.protocol import JobState
 from trainer.agent.stillness import STOPPED_S, Stopped
@@ -96,6 +96,8 @@ class LocalResult:
     weights_sha256: str | None
     traceback: str = ""
     """Of a failed job: the user's own frames, and the message."""
+    remedy: str = ""
+    """Of a failed job: what to do."""
     export: str | None = None
     """Where the trained model is."""
     load: str = ""
@@ -404,7 +406,7 @@ class LocalRun:
         before, self._told_attempt = self._told_attempt, state.attempt
         restarts = [restart for restart in state.history if restart.attempt >= before]
         for restart in restarts:
-            words = lost_in_words(restart).replace("went", "going", 1)
+            words = lost_in_words(restart, "going on")
             self._printer.line(f"attempt {restart.attempt + 1}: {restart.reason}; {words}")
         if not restarts and state.last_end is not None:
             self._printer.line(f"attempt {state.attempt}: {state.last_end.reason}; going on")
@@ -463,6 +465,7 @@ def result_of(
             metrics=end.metrics,
             weights_sha256=end.weights_sha256,
             traceback=end.traceback or _traceback_in(last),
+            remedy=general_remedy(end.code, out_of_memory=end.out_of_memory) if end.code else "",
             export=end.export,
             load=end.load,
             finished_before=end.launch.id != launch,
@@ -480,14 +483,16 @@ def result_of(
             saved = f"{saved_in_words(last)}; {unread}"
         return LocalResult(state="stopped", code=code, reason=f"stopped ({saved}); run again to go on", **facts)
     if gave_up:
-        return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, **facts)
+        remedy = general_remedy(ExitCode.GIVEN_UP)
+        return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, remedy=remedy, **facts)
     code = next((code for code in codes if code not in (None, ExitCode.DONE)), ExitCode.GIVEN_UP)
-    told = next((said.reason for said in words if said.code == code and code in FINAL_CODES), "")
-    told = told or (last.reason if last and code in FINAL_CODES else "")
+    said = next((said for said in words if said.code == code and code in FINAL_CODES), None)
+    told = (said.reason if said else "") or (last.reason if last and code in FINAL_CODES else "")
     reason = told or f"the agents left: {title_of(int(code or 0))}"
     if unread:
         reason = f"{reason} ({unread})"
-    return LocalResult(state="failed", code=int(code or 0), reason=reason, **facts)
+    remedy = (said.remedy if said else "") or general_remedy(int(code or 0))
+    return LocalResult(state="failed", code=int(code or 0), reason=reason, remedy=remedy, **facts)
 
 
 def _traceback_in(last: JobState | None) -> str:

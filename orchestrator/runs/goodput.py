@@ -143,7 +143,8 @@ def history_lines(history: Sequence[Restart], restarts: int, target: str) -> lis
 
 
 def _where_to_look(restart: Restart, target: str) -> str:
-    if restart.code == ExitCode.HANG and restart.worker is not None and "SIGSTOP" not in restart.reason:
+    # Of records that do not tell whether there are stacks, most have some.
+    if restart.code == ExitCode.HANG and restart.worker is not None and restart.stacks is not False:
         return f"; its stacks: orch logs {target} --worker {restart.worker}"
     return ""
 
@@ -156,7 +157,7 @@ def broken_off_lines(launches: Sequence[Restart]) -> list[str]:
     count = "an earlier launch" if len(launches) == 1 else f"{len(launches)} earlier launches"
     which = "" if len(launches) == 1 else " the last of them in"
     at = _clock(last.at, "%Y-%m-%d %H:%M:%S UTC") + (f", step {last.step}" if last.step is not None else "")
-    went_on = lost_in_words(last).replace("went", "the next one went", 1)
+    went_on = lost_in_words(last, "the next one went on")
     return [f"{count} {last.reason}:{which} attempt {last.attempt}, last heard of at {at}; {went_on}"]
 
 

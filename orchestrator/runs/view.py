@@ -138,6 +138,7 @@ def status(directory: str) -> dict[str, Any]:
         "export": end.export if end else None,
         "load": end.load if end else "",
         "traceback": end.traceback if end else "",
+        "remedy": _remedy(end),
         "total_steps": None,
         "rate": 0.0,
         "workers": [],
@@ -147,7 +148,7 @@ def status(directory: str) -> dict[str, Any]:
     history = history_of(view, signs)
     earlier = broken_off(view.records, signs) if signs is not None else []
     facts |= {
-        "history": [restart.model_dump(mode="json") for restart in history],
+        "history": [restart.model_dump(mode="json", exclude={"stacks"}) for restart in history],
         "broken_off": [launch.model_dump(mode="json") for launch in earlier],
         "goodput": None,
         "steps_lost": None,
@@ -193,13 +194,19 @@ def _as_told(live: JobState, holding: str, url: str, unread: str) -> dict[str, A
         "export": end.export if end else None,
         "load": end.load if end else "",
         "traceback": end.traceback if end else "",
-        "history": [restart.model_dump(mode="json") for restart in live.history],
+        "remedy": _remedy(end),
+        "history": [restart.model_dump(mode="json", exclude={"stacks"}) for restart in live.history],
         "broken_off": [],
         "goodput": None,
         "steps_lost": None,
         "save_troubles": [],
         "unread": unread,
     } | _figures(live)
+
+
+def _remedy(end: EndRecord | None) -> str:
+    """What to do about a job that failed."""
+    return general_remedy(end.code, out_of_memory=end.out_of_memory) if end is not None and end.code else ""
 
 
 def _figures(live: JobState) -> dict[str, Any]:
@@ -288,8 +295,8 @@ def describe(facts: dict[str, Any], target: str) -> list[str]:
         lines.append(f"  {facts['reason']}")
     if facts["traceback"]:
         lines += [f"    {text}" for text in facts["traceback"].rstrip().splitlines()[-12:]]
-    if facts["state"] == "failed":
-        lines.append(f"  what to do: {general_remedy(facts['code'], facts['reason'])}")
+    if facts["remedy"]:
+        lines.append(f"  what to do: {facts['remedy']}")
     how_far = progress(facts["step"], facts["total_steps"], facts["rate"])
     lines.append(f"  {how_far}, attempt {facts['attempts']}, restarts {facts['restarts']}")
     if facts["metrics"]:

@@ -58,9 +58,9 @@ def judge(seen: Observation) -> JobStatus:
     if end is not None:
         words = _culprit([(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None])
         memory = [trouble for trouble in map(out_of_memory, newest.values()) if trouble is not None]
-        told = ended_by_memory(seen.job, end.reason)
+        told = ended_by_memory(seen.job, end)
         memory += [told] if told is not None else []
-        remedy = _remedy(words, end.code) or of_end(common["name"], end.reason)
+        remedy = _remedy(words, end.code) or of_end(common["name"], end)
         return _from_end(end, common, remedy, memory[:1] if end.code else [])
     ended = failure(seen.job)
     if ended or condition(seen.job, "Complete", "True"):

@@ -125,5 +125,5 @@ class JobStatus:
         return {name: getattr(self, name) for name in names} | {
             "troubles": [vars(trouble) | {"text": trouble.text} for trouble in self.troubles],
             "workers": [vars(worker) for worker in self.workers],
-            "history": [restart.model_dump(mode="json") for restart in self.history],
+            "history": [restart.model_dump(mode="json", exclude={"stacks"}) for restart in self.history],
         }

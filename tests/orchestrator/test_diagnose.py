@@ -1,5 +1,6 @@
 """What Kubernetes says about pods that do not run becomes a reason and a remedy. Its texts are those of 1.34 and containerd."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from orchestrator.diagnose.training import of_end
 from trainer.agent.last_words import LastWords
 from trainer.agent.log_events import Event, marked
 from trainer.agent.protocol import AgentReport, ExitReport, JobState
-from trainer.rundir.attempts import AttemptEnd
+from trainer.rundir.attempts import AttemptEnd, EndRecord, Launch
 from trainer.rundir.history import Restart
 
 Manifest = dict[str, Any]
@@ -401,6 +402,14 @@ def ended(code: int, step: int = 7, **changes: Any) -> AttemptEnd:
     return AttemptEnd(attempt=2, code=code, reason=f"worker 1: ended with {code}", worker=1, step=step, **changes)
 
 
+def given_up(last: AttemptEnd | None) -> EndRecord:
+    """The end of a job that was given up for how its last attempt ended."""
+    launch = Launch(id="job-1", started=datetime(2026, 1, 1, tzinfo=UTC))
+    return EndRecord(
+        number=3, nonce="n", launch=launch, created=launch.started, state="failed", code=77, reason="", step=7, previous=last
+    )  # fmt: skip
+
+
 def restart(code: int, step: int = 7) -> Restart:
     return Restart(attempt=1, at=None, worker=1, reason="", code=code, step=step, resumed_step=0, steps_lost=step)
 
@@ -414,15 +423,13 @@ def test_attempts_that_end_alike_are_told_before_the_job_gives_up() -> None:
 
 def test_an_end_by_memory_is_told_before_the_pod_tells_it() -> None:
     limits = {"template": {"spec": {"containers": [{"resources": {"limits": {"memory": "1Gi"}}}]}}}
-    reason = (
-        "restarts.max (0) is used up; the last attempt ended with code 137: worker 0: killed (SIGKILL): out of memory"
-    )
-    trouble = ended_by_memory({"spec": limits}, reason)
+    end = given_up(ended(137, memory_full=True))
+    trouble = ended_by_memory({"spec": limits}, end)
     assert trouble is not None
     assert trouble.reason == "out of memory: Linux killed the training process at its limit of 1Gi"
     assert "resources.memory" in trouble.remedy
-    assert "resources.memory" in of_end("digits", reason)
-    assert ended_by_memory({"spec": limits}, "worker 0: killed (SIGKILL)") is None
+    assert "resources.memory" in of_end("digits", end)
+    assert ended_by_memory({"spec": limits}, given_up(ended(137))) is None
 
 
 def test_a_hang_names_the_stacks_and_memory_its_peak() -> None:
@@ -448,11 +455,10 @@ def test_an_end_that_training_went_past_is_no_trouble_and_neither_is_a_lost_peer
 
 
 def test_a_job_that_was_given_up_says_what_to_do_about_its_culprit() -> None:
-    crash = "crash loop: 3 attempts ended alike at step 0, with code 137: worker 1: killed (SIGKILL)"
-    assert "resources.memory" in of_end("digits", crash)
-    hang = "restarts.max (2) is used up; the last attempt ended with code 76: worker 1 hung: silent for 30 s (step 9)"
-    assert "orch logs digits --worker 1 shows the stacks" in of_end("digits", hang)
-    assert of_end("digits", "no worker registered within 900 s") == ""
+    assert "resources.memory" in of_end("digits", given_up(ended(137, memory_full=True)))
+    assert "orch logs digits --worker 1 shows the stacks" in of_end("digits", given_up(ended(76)))
+    assert of_end("digits", given_up(ended(143))) == ""
+    assert of_end("digits", given_up(None)) == "", "no worker registered within 900 s"
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,6 @@ def test_last_words_fit_into_what_kubernetes_keeps_and_say_what_to_do() -> None:
     assert remedy_for(78, own, memory_limit_bytes=None) == "Train the model that was saved."
     assert "correct the task" in remedy_for(70, "one\ntwo", memory_limit_bytes=None)
     assert "resources.memory" in remedy_for(137, memory_peak_bytes=95, memory_limit_bytes=100)
-    given_up = "crash loop: 3 attempts ended alike at step 23, with code 137: worker 0: killed (SIGKILL): out of memory"
-    assert "resources.memory" in remedy_for(77, reason=given_up, memory_limit_bytes=None)
+    assert "resources.memory" in remedy_for(77, out_of_memory=True, memory_limit_bytes=None)
     assert remedy_for(75, memory_limit_bytes=None) == "nothing: the job goes on by itself"
     assert remedy_for(None, memory_limit_bytes=None) == ""

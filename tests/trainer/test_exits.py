@@ -42,6 +42,7 @@ def test_a_hang_says_where_its_stacks_are_and_a_stopped_process_has_none() -> No
     stopped = exit_report(ending(137, hung_s=5.0, stopped=True))
     assert stopped.code == ExitCode.HANG
     assert "SIGSTOP" in stopped.message
+    assert [exit_report(ending(137, hung_s=20.0)).stacks, stopped.stacks] == [True, False]
 
 
 def test_a_process_that_the_kernel_killed_for_want_of_memory_says_so() -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
 
-from trainer.agent.last_words import IS_ANOTHER_JOB
+from trainer.agent.last_words import ANEW
 from trainer.agent.protocol import WITHIN, AgentReport, Directive, JobState, Phase, Result
 from trainer.agent.verdict import TOLD_TO_LEAVE, Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
 from trainer.exit_codes import FINAL_CODES, ExitCode
@@ -141,6 +141,7 @@ class Coordinator:
         self.end: EndRecord | None = None
         """The end record, once there is one: agents leave with its code."""
         self.leave: tuple[ExitCode, str] | None = None
+        self._leave_remedy = ""
         """This worker has no business here any more: the code and the reason to leave with."""
         self.store_error = ""
         self._store_failing_since: tuple[float, datetime] | None = None
@@ -175,7 +176,8 @@ class Coordinator:
         elif isinstance(newest, EndRecord) and finished_before(self.job, newest):
             changes = self._changed.get(newest.number)
             if changes:
-                self.leave = (ExitCode.CONFIGURATION, f"{newest.reason}: it {IS_ANOTHER_JOB}: {'; '.join(changes)}")
+                told = f"{newest.reason}: it is finished, and the job has changed since: {'; '.join(changes)}"
+                self.leave, self._leave_remedy = (ExitCode.CONFIGURATION, told), ANEW
             else:
                 self._ended(newest)
 
@@ -639,7 +641,7 @@ class Coordinator:
             return self._directive("wait", reason=self.leave[1])
         if self.leave:
             self._told.add(report.index)
-            return self._directive("leave", code=self.leave[0], reason=self.leave[1])
+            return self._directive("leave", code=self.leave[0], reason=self.leave[1], remedy=self._leave_remedy)
         if self.end is not None:
             self._told.add(report.index)
             return self._directive("exit", end=self.end, reason=self.end.reason)

@@ -65,7 +65,13 @@ def exit_report(ending: Ending) -> ExitReport:
         bad_commit=failure.bad_commit if failure else None,
         memory_peak_bytes=ending.memory_peak_bytes,
         out_of_memory=out_of_memory,
+        stacks=code == ExitCode.HANG and ending.hung_s is not None and _has_stacks(ending),
     )
+
+
+def _has_stacks(ending: Ending) -> bool:
+    """Whether a process that hung could write its stacks: a program of the user's own has no handler that does."""
+    return not ending.command and not ending.stopped
 
 
 def _code_and_message(ending: Ending) -> tuple[int, str]:
@@ -75,8 +81,9 @@ def _code_and_message(ending: Ending) -> tuple[int, str]:
         return ExitCode.STOPPED, "the grace period was too short to save" if late else ""
     if ending.hung_s is not None:
         message = f"silent for {ending.hung_s:.0f} s in phase {ending.phase}"
-        how = ", stopped by a signal (SIGSTOP)" if ending.stopped else ", its log has the stacks of all threads"
-        return ExitCode.HANG, message + ("" if ending.command and not ending.stopped else how)
+        if ending.stopped:
+            message += ", stopped by a signal (SIGSTOP)"
+        return ExitCode.HANG, message + (", its log has the stacks of all threads" if _has_stacks(ending) else "")
     if ending.command and 0 < status < _SIGNALS and status not in _CODES:
         return ExitCode.SCRIPT_FAILED, f"it ended with exit code {status}"
     return status, ending.failure.message if ending.failure else ""

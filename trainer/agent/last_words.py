@@ -23,12 +23,11 @@ _BY_ITSELF = "nothing: the job goes on by itself"
 _OUT_OF_MEMORY = f"raise resources.memory, or make train.global_batch_size smaller, then {_AGAIN}"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
 
-IS_ANOTHER_JOB = "is finished, and the job has changed since"
-"""In the reason of a launch that finds the end of a job which is not the one it was given."""
-_ANEW = (
+ANEW = (
     "train anew with another run.directory (orch run: --fresh or --directory), or go on from what is there with a larger "
     "train.steps or train.epochs"
 )
+"""What a person can do about a run directory that holds the end of another job than the one that was started."""
 
 SAVE_REMEDY = (
     "training goes on and the next save tries again; see to the run directory (space, quota, permissions, network), "
@@ -50,6 +49,8 @@ class LastWords(Wire):
     """What to do next."""
     memory_peak_bytes: int = 0
     memory_limit_bytes: int | None = None
+    out_of_memory: bool = False
+    """Linux killed a process for want of memory: this agent's last one, or the one for which the job was given up."""
 
     def encode(self) -> bytes:
         """JSON of at most 4 KiB: what is too long is cut, the traceback at its beginning, before all else."""
@@ -72,28 +73,30 @@ class LastWords(Wire):
 
 
 def remedy_for(
-    code: int | None, message: str = "", *, reason: str = "", memory_peak_bytes: int = 0, memory_limit_bytes: int | None
+    code: int | None,
+    message: str = "",
+    *,
+    out_of_memory: bool = False,
+    memory_peak_bytes: int = 0,
+    memory_limit_bytes: int | None,
 ) -> str:
     """What to do next about an end with this code; empty while there was none.
 
-    `message` is the failed process's own: where orch itself raised it, its last line says what to do. `reason` is the job's.
+    `message` is the failed process's own: where orch itself raised it, its last line says what to do. `out_of_memory`: as of
+    LastWords.
     """
     if code is None or code == ExitCode.DONE:
         return ""
     own = message.strip().splitlines()[1:]
     if code in (ExitCode.SAVE_REFUSED, ExitCode.CONFIGURATION) and own and not own[-1].startswith(" "):
         return own[-1]
-    if code == ExitCode.KILLED and (
-        is_full(memory_peak_bytes, memory_limit_bytes) or message.startswith("out of memory")
-    ):
+    if code == ExitCode.KILLED and (out_of_memory or is_full(memory_peak_bytes, memory_limit_bytes)):
         return _MEMORY
-    return general_remedy(code, reason)
+    return general_remedy(code, out_of_memory=out_of_memory)
 
 
-def general_remedy(code: int, reason: str = "") -> str:
-    """What to do next about an end of which the code is known, and perhaps the job's reason."""
-    if code == ExitCode.CONFIGURATION and IS_ANOTHER_JOB in reason:
-        return _ANEW
-    if code == ExitCode.GIVEN_UP and "out of memory" in reason:
+def general_remedy(code: int, *, out_of_memory: bool = False) -> str:
+    """What to do next about an end of which no more is known than its code, and whether memory was the cause."""
+    if code == ExitCode.GIVEN_UP and out_of_memory:
         return _OUT_OF_MEMORY
     return next((text for known, text in _REMEDIES.items() if known == code), _BY_ITSELF)

@@ -90,6 +90,7 @@ class Agent:
         self._last_commit: CommitRef | None = None
         self._terminating_until: float | None = None
         self._leaving: tuple[int, str] | None = None
+        self._leave_remedy = ""
         self._end: EndRecord | None = None
         self._end_since: float | None = None
         self._waiting_reason = ""
@@ -303,7 +304,7 @@ class Agent:
                 faults.reach("agent.end-known")
             case "leave" if self._leaving is None:
                 log.warning("told to leave: %s", directive.reason)
-                self._leaving = (directive.code, directive.reason)
+                self._leaving, self._leave_remedy = (directive.code, directive.reason), directive.remedy
                 if self._attempt is not None:
                     self._attempt.kill(now)
 
@@ -545,8 +546,10 @@ class Agent:
         if self._attempt is not None:
             peak = self._peak_written_bytes = self._attempt.progress.memory_peak_bytes
         own = report.message if report and report.code == code else ""
+        starved = bool(report and report.out_of_memory and report.code == code)
         if end is not None:
-            reason = end.reason
+            reason, starved = end.reason, end.out_of_memory
+        remedy = remedy_for(code, own, out_of_memory=starved, memory_peak_bytes=peak, memory_limit_bytes=limit)
         words = LastWords(
             code=code,
             name=title_of(code) if code is not None else "",
@@ -554,9 +557,10 @@ class Agent:
             step=end.step if end else self._report.step,
             attempt=self._last_attempt,
             traceback=end.traceback if end else "",
-            remedy=remedy_for(code, own, reason=reason, memory_peak_bytes=peak, memory_limit_bytes=limit),
+            remedy=self._leave_remedy or remedy,
             memory_peak_bytes=peak,
             memory_limit_bytes=limit,
+            out_of_memory=starved,
         )
         with contextlib.suppress(OSError):
             Path(path).write_bytes(words.encode())

@@ -316,6 +316,8 @@ class ExitReport(Wire):
     memory_peak_bytes: int = 0
     out_of_memory: bool = False
     """Linux killed it for want of memory, and spared its agent."""
+    stacks: bool = False
+    """Its log has the stacks of all threads at its end."""
 
 
 class AgentReport(Wire):
@@ -365,6 +367,8 @@ class Directive(Wire):
     code: int = 143
     """With kind leave: the code to leave with."""
     reason: str = ""
+    remedy: str = ""
+    """With kind leave: what a person can do about it, where the coordinator knows."""
     peers_wait: bool = False
     """Another worker waits for its data or a callback, and so this one may be silent."""
     poll_after_s: float = 0.25

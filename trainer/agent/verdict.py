@@ -96,6 +96,7 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
         blocks=blocks,
         heard=heard,
         memory_full=report.out_of_memory or is_full(report.memory_peak_bytes, memory_limit),
+        stacks=report.stacks,
         at=at,
     )
 
@@ -144,7 +145,7 @@ def _first_line(text: str) -> str:
 
 def is_crash(end: AttemptEnd) -> bool:
     """Whether this end counts towards a crash loop."""
-    return end.code in CRASH_CODES or (end.code == ExitCode.KILLED and end.memory_full)
+    return end.code in CRASH_CODES or end.out_of_memory
 
 
 def crash_loop(ends: Sequence[AttemptEnd]) -> bool:

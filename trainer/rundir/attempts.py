@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from trainer.errors import ObjectExists, ObjectNotFound, StoreUnavailable
+from trainer.exit_codes import ExitCode
 from trainer.rundir.store import Store
 
 PREFIX = "attempts/"
@@ -96,7 +97,14 @@ class AttemptEnd(Wire):
     """Whether any training process of it was left to tell its step."""
     memory_full: bool = False
     """Whether the culprit's last reported memory was above 90 % of its limit."""
+    stacks: bool | None = None
+    """Whether the culprit's log has the stacks of all threads at its end; None in records of versions that did not tell."""
     at: datetime | None = None
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the culprit was killed for want of memory, by all that is known."""
+        return self.code == ExitCode.KILLED and self.memory_full
 
 
 class AttemptRecord(Wire):
@@ -154,6 +162,12 @@ class EndRecord(Wire):
     bad: list[str] = []
     traceback: str = ""
     previous: AttemptEnd | None = None
+    """Why the last attempt ended, as of an AttemptRecord. A job that is given up (77) is given up for this."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the job was given up for a process that was killed for want of memory."""
+        return self.code == ExitCode.GIVEN_UP and self.previous is not None and self.previous.out_of_memory
 
 
 class Closed(Wire):

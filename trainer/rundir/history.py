@@ -28,6 +28,8 @@ class Restart(Wire):
     """The step that the next attempt went on from."""
     steps_lost: int | None
     """Steps that were done, and done again; None where nobody was left to tell."""
+    stacks: bool | None = None
+    """As of the AttemptEnd."""
 
 
 def restarts_of(
@@ -68,6 +70,7 @@ def _restart(record: AttemptRecord, told: int | None) -> Restart:
         step=step,
         resumed_step=resumed,
         steps_lost=None if step is None else step - resumed,
+        stacks=end.stacks,
     )
 
 
@@ -106,9 +109,9 @@ def broken_off(records: Sequence[AttemptRecord | EndRecord], signs: Mapping[int,
     return found
 
 
-def lost_in_words(restart: Restart) -> str:
-    """`went on from step 300, 50 steps lost`."""
+def lost_in_words(restart: Restart, went_on: str = "went on") -> str:
+    """`went on from step 300, 50 steps lost`, with other words for `went on` where the sentence wants them."""
     lost = restart.steps_lost
     words = "steps lost unknown" if lost is None else "1 step lost" if lost == 1 else f"{lost or 'no'} steps lost"
     start = f"step {restart.resumed_step}" if restart.resumed_step else "the start"
-    return f"went on from {start}, {words}"
+    return f"{went_on} from {start}, {words}"
