@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from orchestrator.bucket import is_bucket
-from orchestrator.diagnose import workers_text
+from orchestrator.diagnose.trouble import workers_text
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, ClusterUnreachable, NotFound, Rejected
 from orchestrator.kube.jobs import find_job

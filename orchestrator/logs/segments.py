@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.bucket import is_bucket
-from orchestrator.diagnose import workers_text
+from orchestrator.diagnose.trouble import workers_text
 from orchestrator.logs.lines import Line, Wanted, last_of_each
 from orchestrator.runs.lock import holder
 from trainer.errors import ConfigError, ObjectNotFound

@@ -6,10 +6,11 @@ the Job say must do.
 
 from typing import Any
 
-from orchestrator.diagnose import Surroundings, Trouble, diagnose
 from orchestrator.diagnose.admission import stopped
 from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
+from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.diagnose.training import of_end
+from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube.objects import (
     Manifest,
     condition,

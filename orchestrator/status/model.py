@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator.diagnose import NodeRoom, Trouble
+from orchestrator.diagnose.scheduling import NodeRoom
+from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube.objects import Manifest
 from trainer.agent.protocol import JobState
 from trainer.rundir.attempts import AttemptRecord, EndRecord

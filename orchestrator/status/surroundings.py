@@ -7,8 +7,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from orchestrator.diagnose import NodeRoom
-from orchestrator.diagnose.scheduling import rooms
+from orchestrator.diagnose.scheduling import NodeRoom, rooms
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden
 from orchestrator.kube.names import CONTAINER, QUEUE_LABEL, WORKLOAD_OF_LABEL

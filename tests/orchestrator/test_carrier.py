@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.diagnose import diagnose
+from orchestrator.diagnose.job import diagnose
 from orchestrator.kube.carrier import as_job, event_sources, owner_reference
 from orchestrator.kube.objects import index_of
 

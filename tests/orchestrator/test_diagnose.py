@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.diagnose import Surroundings, Trouble, diagnose, workers_text
 from orchestrator.diagnose.ending import ended_by_memory
+from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.diagnose.scheduling import amount, rooms
 from orchestrator.diagnose.training import of_end
+from orchestrator.diagnose.trouble import Trouble, workers_text
 from trainer.agent.last_words import LastWords
 from trainer.agent.log_events import Event, marked
 from trainer.agent.protocol import AgentReport, ExitReport, JobState

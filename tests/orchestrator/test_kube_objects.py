@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator import diagnose as package
-from orchestrator.diagnose import Surroundings, diagnose
 from orchestrator.diagnose.ending import node_lost
+from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.kube.objects import Manifest, condition, failure, is_over, quantity, takes_pods
 from orchestrator.kube.silent_node import hint, silent_since, why_not
 from orchestrator.status.judge import judge
