@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from orchestrator.bucket import is_bucket
 from orchestrator.cli.output import output_option, print_json, set_option
 
 
@@ -38,6 +36,8 @@ def run(
     from orchestrator.jobfile.resolve import resolve_for_local
     from orchestrator.local.printer import Printer
     from orchestrator.local.run import LocalRun
+    from orchestrator.status.run_directory import with_its_past
+    from orchestrator.status.text import beside, last_lines
     from trainer.rundir.store import open_store
 
     job = load(job_file, overrides)
@@ -54,30 +54,13 @@ def run(
     if result.state == "failed" and result.traceback:
         # The culprit's, before anything else is said.
         click.echo(result.traceback.rstrip(), err=True)
+    result = with_its_past(result)
     if output == "json":
-        print_json(result.as_json())
-        return result.code
-    if result.state == "succeeded":
-        # Of the held-out data where there is any, else what training showed last.
-        held_out = {name: value for name, value in result.metrics.items() if name.startswith("val_")}
-        for name, value in (held_out or result.metrics).items():
-            click.echo(f"{'test' if held_out else 'train'} {name.removeprefix('val_')} {value:.4f}")
-    facts = _told(result.run_directory)
-    click.echo(f"{result.name}: {result.state} at step {result.step}" + (f": {result.reason}" if result.reason else ""))
-    if result.finished_before:
-        click.echo(
-            "it was finished before, and nothing was trained now: to go on, raise train.steps or train.epochs; to train anew, "
-            "use --fresh or another --directory"
-        )
-    click.echo(f"run directory: {_short(result.run_directory)}")
-    _print_what_happened(facts, result.run_directory, result.restarts)
-    if result.export and result.state == "succeeded":
-        click.echo(f"exported to {_short(result.export)}")
-    if result.load and result.state == "succeeded":
-        click.echo(f"to load the model: {result.load}")
-    if result.state == "failed":
-        _print_failure(result.run_directory, result.code, result.remedy)
-    return result.code
+        print_json(result.to_json())
+    else:
+        here = Path.cwd()
+        click.echo("\n".join(last_lines(result, beside(result.run_directory, here), here=here)))
+    return result.code or 0
 
 
 def _say_what_stays(directory: str, say: Callable[[str], None]) -> None:
@@ -86,50 +69,3 @@ def _say_what_stays(directory: str, say: Callable[[str], None]) -> None:
     view = read_run(directory)
     if view.records:
         say(f"--fresh: {view.attempts} earlier attempts and {len(view.line)} checkpoints stay in {directory}, unused")
-
-
-def _short(directory: str) -> str:
-    path = Path(directory)
-    if is_bucket(directory) or not path.is_relative_to(Path.cwd()):
-        return directory
-    return str(path.relative_to(Path.cwd()))
-
-
-def _told(directory: str) -> dict[str, Any]:
-    """The status of the run directory; where that cannot be read just now, why. The result stands all the same."""
-    from orchestrator.runs import view as runview
-    from trainer.errors import ConfigError, StoreError
-
-    try:
-        return runview.status(directory)
-    except StoreError as error:
-        return {"unread": error.message}
-    except ConfigError:  # it ended before its first record
-        return {}
-
-
-def _print_what_happened(facts: dict[str, Any], directory: str, restarts: int) -> None:
-    """What went wrong on the way, where something did."""
-    from orchestrator.runs import goodput
-    from orchestrator.runs.view import restarts_from
-
-    target = _short(directory)
-    lines = goodput.broken_off_lines(restarts_from(facts.get("broken_off", [])))
-    if restarts:
-        history = restarts_from(facts.get("history", []))
-        lines.append(f"{restarts} restart{'s' if restarts > 1 else ''}:")
-        lines += [f"  {line}" for line in goodput.history_lines(history, restarts, target)]
-    lines += goodput.save_lines(facts.get("save_troubles", []))
-    if facts.get("unread"):
-        lines.append(f"what happened on the way cannot be read now: {facts['unread']}")
-    elif lines:
-        lines.append(goodput.for_status(facts.get("goodput"), facts.get("steps_lost"), target))
-    for line in lines:
-        click.echo(line)
-
-
-def _print_failure(directory: str, code: int, remedy: str) -> None:
-    from trainer.exit_codes import title_of
-
-    click.echo(f"what to do: {remedy}")
-    click.echo(f"exit code {code}: {title_of(code)}; `orch logs {_short(directory)}` shows what the workers printed")

@@ -67,7 +67,7 @@ def wait(name: str, timeout: str | None, goal: str, context: str | None, namespa
     if output == "json":
         print_json(found.to_json())
     else:
-        print_status(found)
+        print_status(found, name)
     return (found.code or 0) if found.over else 0
 
 
@@ -86,7 +86,7 @@ def follow_to_the_end(cluster: "Cluster", name: str, *, with_logs: bool, output:
     if output == "json":
         print_json(found.to_json())
     else:
-        print_status(found)
+        print_status(found, name)
     return found.code or 0
 
 

@@ -1,24 +1,20 @@
 """`orch status`, for a job of the cluster and for a run directory alike, and what TARGET means."""
 
 import os
-import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.bucket import is_bucket
 from orchestrator.cli.output import cluster_options, output_option_of_objects, print_object, say
-from orchestrator.text import first_line, progress
+from orchestrator.text import progress
 
 if TYPE_CHECKING:
     from orchestrator.kube.client import Cluster
-    from orchestrator.status.model import JobStatus
-
-
-_LOOK_S = 1.0
-_LOOK_AT_BUCKET_S = 10.0
-"""Each look lists a bucket, which costs time and money."""
+    from orchestrator.status.model import JobStatus, Moment
 
 
 @click.command()
@@ -43,85 +39,60 @@ def status(target: str, watch: bool, context: str | None, namespace: str | None,
         raise click.UsageError("--watch shows text, or with -o json an object a line")
     directory = run_directory(target, context, namespace)
     if watch:
-        if directory is not None:
-            return _watch_run(directory, target, as_json=output == "json")
-        return _watch_job(connect(target, context, namespace), target, as_json=output == "json")
+        return _watch(_moments(directory, target, context, namespace), target, as_json=output == "json")
     if directory is not None:
-        from orchestrator.runs import view as runview
+        from orchestrator.status.run_directory import status_of_run
 
-        facts = runview.status(directory)
-        if output == "text":
-            click.echo("\n".join(runview.describe(facts, target)))
-        else:
-            print_object(facts, output, facts["name"])
-        return 0
-    from orchestrator.status.observe import status_of
+        found = status_of_run(directory)
+    else:
+        from orchestrator.status.observe import status_of
 
-    found = status_of(connect(target, context, namespace), target, with_goodput=True)
+        found = status_of(connect(target, context, namespace), target, with_past=True)
     if output == "text":
-        print_status(found)
+        print_status(found, target)
     else:
         print_object(found.to_json(), output, found.name)
     return 0
 
 
-def print_status(found: "JobStatus") -> None:
-    """A status for a person."""
+def print_status(found: "JobStatus", target: str) -> None:
+    """A status for a person. `target` is what they called the job."""
     from orchestrator.status.text import status_lines
 
-    click.echo("\n".join(status_lines(found)))
+    click.echo("\n".join(status_lines(found, target, here=Path.cwd())))
 
 
-def _watch_job(cluster: "Cluster", name: str, *, as_json: bool) -> int:
-    """Show a job until it is over; its exit code."""
-    from orchestrator.cli.live import Live
+def _moments(directory: str | None, target: str, context: str | None, namespace: str | None) -> "Iterator[Moment]":
+    """What is known of a job, again and again: of a run directory, or of the cluster."""
+    if directory is not None:
+        from orchestrator.status.run_directory import follow_run
+
+        return follow_run(directory)
     from orchestrator.status.follow import follow
+
+    return follow(connect(target, context, namespace), target)
+
+
+def _watch(moments: "Iterator[Moment]", target: str, *, as_json: bool) -> int:
+    """Show a job until it is over, or nobody runs it any more; its exit code."""
+    from orchestrator.cli.live import Live
     from orchestrator.status.text import status_lines, summary
+    from trainer.exit_codes import ExitCode
 
     found = None
     with Live(as_json=as_json) as live:
-        for moment in follow(cluster, name):
+        for moment in moments:
             found = moment.status
+            shown = replace(found, unread="") if moment.away else found
             away = [f"  (as it was last seen: {moment.away})"] if moment.away else []
             live.show(
-                [*status_lines(found), *away],
+                [*status_lines(shown, target, here=Path.cwd()), *away],
                 moment.away or summary(found),
                 found.to_json() | {"away": moment.away},
                 progress=progress(found.step, found.total_steps, found.rate),
             )
     assert found is not None
-    return (found.code or 0) if found.over else 0
-
-
-def _watch_run(directory: str, target: str, *, as_json: bool) -> int:
-    """Show a run directory until nobody runs in it any more; its exit code."""
-    from orchestrator.cli.live import Live
-    from orchestrator.runs import view as runview
-    from trainer.errors import StoreError
-    from trainer.exit_codes import ExitCode
-
-    facts: dict[str, Any] = {}
-    with Live(as_json=as_json) as live:
-        while True:
-            try:
-                facts = runview.status(directory)
-                away = []
-            except StoreError as error:
-                if not facts:
-                    raise
-                facts["unread"] = first_line(error.message)
-                away = ["  (the rest is as it was last seen)"]
-            lines = runview.describe(facts, target) + away
-            how_far = progress(facts["step"], facts["total_steps"], facts["rate"])
-            summary = f"{facts['name']}: {facts['state']}: {facts['reason']}"
-            if facts["unread"]:
-                summary += f" (the run directory cannot be read: {facts['unread']})"
-            live.show(lines, summary, facts, progress=how_far)
-            if facts["state"] == "stopped":
-                return int(ExitCode.STOPPED)
-            if facts["state"] != "running":
-                return int(facts["code"] or 0)
-            time.sleep(_LOOK_AT_BUCKET_S if is_bucket(facts["run_directory"]) else _LOOK_S)
+    return int(ExitCode.STOPPED) if found.state == "stopped" else found.code or 0
 
 
 def run_directory(target: str, context: str | None, namespace: str | None) -> str | None:

@@ -134,12 +134,11 @@ def out_of_memory(pod: Manifest) -> Trouble | None:
 
 
 def ended_by_memory(job: Manifest, end: EndRecord) -> Trouble | None:
-    """The same from a job's end record, which comes seconds before its pods tell theirs."""
-    if not end.out_of_memory:
-        return None
+    """The same from a job's end record, which comes seconds before its pods tell theirs: the limit, which that does not name."""
     limit = limit_of(job["spec"].get("template", {}).get("spec", {}))
-    where = f"at its limit of {limit}" if limit else "at the limit of its node"
-    return Trouble(f"out of memory: Linux killed the training process {where}", MEMORY_REMEDY)
+    if not limit or end.cause is None or not end.cause.out_of_memory:
+        return None
+    return Trouble(f"out of memory: Linux killed the training process at its limit of {limit}", MEMORY_REMEDY)
 
 
 def limit_of(pod_spec: Manifest) -> str:

@@ -11,7 +11,7 @@ from trainer.agent import log_events
 from trainer.agent.log_events import Event, Logged
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES, ExitCode
-from trainer.rundir.attempts import EndRecord
+from trainer.rundir.attempts import AttemptEnd
 
 _OF_THE_NETWORK = re.compile(r"gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError")
 """Classes of errors that mean that worker 0 is not found or not reached; others come from its agent."""
@@ -86,9 +86,8 @@ def remedy_of_code(job: str, code: int, worker: int | None, *, memory: bool = Fa
     return f"{logs} shows the last lines before it; the same step of the same data ends it each time"
 
 
-def of_end(job: str, end: EndRecord) -> str:
-    """What to do about a job that was given up (77), from how its last attempt ended; empty where that says nothing."""
-    last = end.previous
-    if end.code != ExitCode.GIVEN_UP or last is None or not (last.out_of_memory or last.code in CRASH_CODES):
+def of_cause(job: str, cause: AttemptEnd) -> str:
+    """What to do about a job that was given up for this end of an attempt; empty where that says nothing."""
+    if not cause.out_of_memory and cause.code not in CRASH_CODES:
         return ""
-    return remedy_of_code(job, last.code, last.worker, memory=last.out_of_memory)
+    return remedy_of_code(job, cause.code, cause.worker, memory=cause.out_of_memory)

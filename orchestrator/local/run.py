@@ -17,17 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from orchestrator.local.printer import Printer
 from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.runs.view import RunView, read_run, saved_in_words
+from orchestrator.status.model import JobStatus
 from trainer.agent.child import Lines
-from trainer.agent.last_words import LastWords, general_remedy
+from trainer.agent.last_words import LastWords
 from trainer.agent.link import CoordinatorClient
 from trainer.agent.protocol import JobState
 from trainer.agent.stillness import STOPPED_S, Stopped
@@ -80,36 +80,6 @@ class _Agent:
     """Its last message, once it has left for good."""
 
 
-@dataclass(frozen=True)
-class LocalResult:
-    """How a local run ended: the fields of `orch run -o json`."""
-
-    name: str
-    state: str
-    code: int
-    reason: str
-    step: int
-    attempts: int
-    restarts: int
-    run_directory: str
-    metrics: dict[str, float]
-    weights_sha256: str | None
-    traceback: str = ""
-    """Of a failed job: the user's own frames, and the message."""
-    remedy: str = ""
-    """Of a failed job: what to do."""
-    export: str | None = None
-    """Where the trained model is."""
-    load: str = ""
-    """One line of Python that gives it."""
-    finished_before: bool = False
-    """An earlier launch did all of it; this one trained nothing."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as a dict."""
-        return dict(self.__dict__)
-
-
 class LocalRun:
     """One launch on this machine."""
 
@@ -140,7 +110,7 @@ class LocalRun:
         self._last_state: JobState | None = None
         self._told_attempt = 0
 
-    def run(self) -> LocalResult:
+    def run(self) -> JobStatus:
         """Train to the end, or to a stop.
 
         Raises:
@@ -413,7 +383,7 @@ class LocalRun:
 
     # --- the result
 
-    def _result(self) -> LocalResult:
+    def _result(self) -> JobStatus:
         unread = ""
         try:
             view = read_run(self._config.run_directory)
@@ -444,55 +414,53 @@ def result_of(
     last: JobState | None,
     unread: str = "",
     words: Sequence[LastWords] = (),
-) -> LocalResult:
+) -> JobStatus:
     """What became of the launch, from the run directory and from how its agents left. `last` is what the coordinator last
     told, `words` what the agents did when they left; `unread` says why the run directory, and so `view`, tells nothing."""
     own = [record for record in view.records if isinstance(record, AttemptRecord) and record.launch.id == launch]
-    facts: dict[str, Any] = {
-        "name": config.name,
-        "run_directory": config.run_directory,
-        "attempts": view.attempts or (last.attempt if last else 0),
-        "restarts": last.restarts if unread and last else max(len(own) - 1, 0),
-    }
+    told = JobStatus(
+        name=config.name,
+        run_directory=config.run_directory,
+        attempts=view.attempts or (last.attempt if last else 0),
+        restarts=last.restarts if unread and last else max(len(own) - 1, 0),
+    )
     done = all(code == ExitCode.DONE for code in codes)
     end = _end_of(launch, [*view.records, *([last.end] if last and last.end else [])], done=done)
     if end is not None and not gave_up:
-        return LocalResult(
-            state=end.state,
-            code=ExitCode.TASK_ERROR if end.code == ExitCode.SCRIPT_FAILED else end.code,
-            reason=end.reason,
-            step=end.step,
-            metrics=end.metrics,
-            weights_sha256=end.weights_sha256,
+        return replace(
+            told.ended_by(end),
+            code=int(ExitCode.TASK_ERROR) if end.code == ExitCode.SCRIPT_FAILED else end.code,
             traceback=end.traceback or _traceback_in(last),
-            remedy=general_remedy(end.code, out_of_memory=end.out_of_memory) if end.code else "",
-            export=end.export,
-            load=end.load,
             finished_before=end.launch.id != launch,
-            **facts,
         )
     step = last.step if unread and last else view.step
-    facts |= {"step": step, "metrics": last.metrics if last else {}, "weights_sha256": None}
-    facts["traceback"] = "" if done else _traceback_in(last)
+    told = replace(told, step=step, metrics=last.metrics if last else {})
     if done:
-        return LocalResult(state="succeeded", code=int(ExitCode.DONE), reason=unread, **facts)
+        return replace(told, state="succeeded", code=int(ExitCode.DONE), reason=unread)
+    told = replace(told, traceback=_traceback_in(last))
     if stop_signal is not None:
         code = 130 if stop_signal == signal.SIGINT else 128 + stop_signal
         saved = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         if unread:
             saved = f"{saved_in_words(last)}; {unread}"
-        return LocalResult(state="stopped", code=code, reason=f"stopped ({saved}); run again to go on", **facts)
+        return replace(told, state="stopped", code=code, reason=f"stopped ({saved}); run again to go on")
     if gave_up:
-        remedy = general_remedy(ExitCode.GIVEN_UP)
-        return LocalResult(state="failed", code=ExitCode.GIVEN_UP, reason=gave_up, remedy=remedy, **facts)
-    code = next((code for code in codes if code not in (None, ExitCode.DONE)), ExitCode.GIVEN_UP)
+        return replace(told, state="failed", code=int(ExitCode.GIVEN_UP), reason=gave_up)
+    return _left_without_end(told, codes, last=last, unread=unread, words=words)
+
+
+def _left_without_end(
+    told: JobStatus, codes: Sequence[int | None], *, last: JobState | None, unread: str, words: Sequence[LastWords]
+) -> JobStatus:
+    """A failure that no record tells: by the agents' exit codes and last words."""
+    code = int(next((code for code in codes if code not in (None, ExitCode.DONE)), ExitCode.GIVEN_UP) or 0)
     said = next((said for said in words if said.code == code and code in FINAL_CODES), None)
-    told = (said.reason if said else "") or (last.reason if last and code in FINAL_CODES else "")
-    reason = told or f"the agents left: {title_of(int(code or 0))}"
+    reason = (said.reason if said else "") or (last.reason if last and code in FINAL_CODES else "")
+    reason = reason or f"the agents left: {title_of(code)}"
     if unread:
         reason = f"{reason} ({unread})"
-    remedy = (said.remedy if said else "") or general_remedy(int(code or 0))
-    return LocalResult(state="failed", code=int(code or 0), reason=reason, remedy=remedy, **facts)
+    remedy = said.own_remedy(code) if said is not None else ""
+    return replace(told, state="failed", code=code, reason=reason, remedy=remedy)
 
 
 def _traceback_in(last: JobState | None) -> str:

@@ -1,7 +1,8 @@
 """Reads what the ledger needs from a run directory, and puts a ledger and a history of restarts into words and JSON."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +33,7 @@ def read_ledger(
     *,
     running: bool,
     segments_max: int | None = None,
-    signs: dict[int, list[Sign]] | None = None,
+    signs: Mapping[int, Sequence[Sign]] | None = None,
 ) -> Ledger | None:
     """The ledger of a run directory; None where nothing has run in it yet. `running`: somebody is
     known to run it at this moment.
@@ -161,17 +162,39 @@ def broken_off_lines(launches: Sequence[Restart]) -> list[str]:
     return [f"{count} {last.reason}:{which} attempt {last.attempt}, last heard of at {at}; {went_on}"]
 
 
-def save_lines(troubles: Sequence[Mapping[str, Any]]) -> list[str]:
+@dataclass(frozen=True)
+class SaveTrouble:
+    """Something that went wrong with a save: it was given up, or another try ended the trouble."""
+
+    time: float
+    """Seconds since 1970, by the agent's clock."""
+    step: int
+    error: str
+    failed: bool
+    """Whether the save was given up."""
+
+
+def save_troubles(signs: Mapping[int, Sequence[Sign]], attempts: Collection[int]) -> list[SaveTrouble]:
+    """Those of some attempts, oldest first."""
+    return [
+        SaveTrouble(sign.time, sign.step, sign.error, sign.type == "save_failed")
+        for number in sorted(attempts)
+        for sign in signs.get(number, [])
+        if sign.type in ("save_failed", "save_trouble")
+    ]
+
+
+def save_lines(troubles: Sequence[SaveTrouble]) -> list[str]:
     """`saves met trouble 3 times, 1 was given up; the last time at 12:00:07 UTC: No space left on device`."""
     if not troubles:
         return []
-    failed = sum(bool(trouble["failed"]) for trouble in troubles)
+    failed = sum(trouble.failed for trouble in troubles)
     times = "once" if len(troubles) == 1 else f"{len(troubles)} times"
     given_up = f", {failed} {'was' if failed == 1 else 'were'} given up" if failed else ""
     last = troubles[-1]
-    at = _clock(datetime.fromtimestamp(last["time"], UTC), "%H:%M:%S UTC")
-    reason = first_line(last["error"])
-    return [f"saves met trouble {times}{given_up}; the last time at {at}, step {last['step']}: {reason}"]
+    at = _clock(datetime.fromtimestamp(last.time, UTC), "%H:%M:%S UTC")
+    reason = first_line(last.error)
+    return [f"saves met trouble {times}{given_up}; the last time at {at}, step {last.step}: {reason}"]
 
 
 def _clock(at: datetime | None, form: str) -> str:

@@ -2,8 +2,8 @@
 coordinator now and then."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from orchestrator.kube.carrier import as_job, child_selector, failed
 from orchestrator.kube.client import Cluster
@@ -14,7 +14,8 @@ from orchestrator.kube.objects import Manifest, conditions, newest_pods
 from orchestrator.kube.watch import View, Watch
 from orchestrator.status.events import Happening, concerns, merged, of_events, of_restarts
 from orchestrator.status.judge import judge
-from orchestrator.status.model import JobStatus, Observation
+from orchestrator.status.model import Moment
+from orchestrator.status.observation import Observation
 from orchestrator.status.observe import look_around
 
 ASK_S = 4.0
@@ -24,17 +25,6 @@ SHOW_S = 0.5
 SILENT_S = 30.0
 """So long the coordinator's last answer is shown while it cannot be asked, as when the API server has just come back."""
 EVENTS_MOST = 2000
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What is known now."""
-
-    status: JobStatus
-    happened: list[Happening]
-    """Oldest first."""
-    away: str = ""
-    """Why it may be old: the API server does not answer."""
 
 
 def follow(cluster: Cluster, name: str) -> Iterator[Moment]:
@@ -73,7 +63,7 @@ def follow(cluster: Cluster, name: str) -> Iterator[Moment]:
             time.sleep(max(SHOW_S - (time.monotonic() - began_s), 0.0))
 
 
-def events_of(cluster: Cluster, name: str) -> list[Happening]:
+def events_of(cluster: Cluster, name: str) -> Sequence[Happening]:
     """What happened to a job so far, oldest first.
 
     Raises:

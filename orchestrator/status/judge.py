@@ -4,12 +4,11 @@ While a job lives its coordinator knows best; once it is over, the end record do
 the Job say must do.
 """
 
-from typing import Any
+from dataclasses import dataclass, replace
 
 from orchestrator.diagnose.admission import stopped
 from orchestrator.diagnose.ending import ended_by_memory, out_of_memory
 from orchestrator.diagnose.job import Surroundings, diagnose
-from orchestrator.diagnose.training import of_end
 from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube.objects import (
     Manifest,
@@ -24,9 +23,10 @@ from orchestrator.kube.objects import (
     running,
     time_of,
 )
-from orchestrator.status.model import JobStatus, Observation, State, WorkerStatus
+from orchestrator.status.model import JobStatus, State, WorkerStatus
+from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
-from trainer.agent.last_words import SAVE_REMEDY, LastWords, general_remedy
+from trainer.agent.last_words import SAVE_REMEDY, LastWords
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, EndRecord
@@ -46,27 +46,20 @@ def judge(seen: Observation) -> JobStatus:
         said=seen.said,
     )
     troubles = diagnose(seen.job, list(newest.values()), seen.events, around)
-    workers = _workers(seen, newest)
-    common: dict[str, Any] = {
-        "name": seen.job["metadata"]["name"],
-        "run_directory": run_directory_of(seen.job),
-        "workers": workers,
-        "history": _restarts(seen),
-        "goodput": seen.ledger.goodput if seen.ledger is not None else None,
-        "steps_lost": seen.ledger.steps_lost if seen.ledger is not None else None,
-    }
+    told = JobStatus(
+        name=seen.job["metadata"]["name"],
+        run_directory=run_directory_of(seen.job),
+        workers=_workers(seen, newest),
+        history=_restarts(seen),
+        unread=seen.records_error,
+    ).with_past(seen.past)
     end = end_of_launch(seen)
     if end is not None:
-        words = _culprit([(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None])
-        memory = [trouble for trouble in map(out_of_memory, newest.values()) if trouble is not None]
-        told = ended_by_memory(seen.job, end)
-        memory += [told] if told is not None else []
-        remedy = _remedy(words, end.code) or of_end(common["name"], end)
-        return _from_end(end, common, remedy, memory[:1] if end.code else [])
+        return _from_end(seen, end, newest, told)
     ended = failure(seen.job)
     if ended or condition(seen.job, "Complete", "True"):
-        return _from_job(seen, ended, newest, common, troubles)
-    return _alive(seen, common, troubles)
+        return _from_job(seen, ended, newest, replace(told, troubles=troubles))
+    return _alive(seen, replace(told, troubles=troubles))
 
 
 def end_of_launch(seen: Observation) -> EndRecord | None:
@@ -82,86 +75,63 @@ def end_of_launch(seen: Observation) -> EndRecord | None:
 def _restarts(seen: Observation) -> list[Restart]:
     if seen.live is not None:
         return list(seen.live.history)
-    return restarts_of(seen.records or [], seen.job["metadata"]["uid"])
+    return restarts_of(seen.records or [], seen.job["metadata"]["uid"], told=seen.past.told_steps)
 
 
-def _from_end(end: EndRecord, common: dict[str, Any], remedy: str, troubles: list[Trouble]) -> JobStatus:
-    return JobStatus(
-        state=end.state,
-        code=end.code,
-        reason=end.reason,
-        step=end.step,
+def _from_end(seen: Observation, end: EndRecord, newest: dict[int, Manifest], told: JobStatus) -> JobStatus:
+    """The job is over, and its end record tells of it; where memory was the cause, its pods may tell more."""
+    words = _culprit(newest)
+    memory = [*map(out_of_memory, newest.values()), ended_by_memory(seen.job, end)] if end.code else []
+    return replace(
+        told.ended_by(end),
         attempts=end.attempts,
         restarts=end.restarts,
-        metrics=end.metrics,
-        weights_sha256=end.weights_sha256,
-        export=end.export,
-        load=end.load,
-        total_steps=end.total_steps,
-        traceback=end.traceback,
-        remedy=remedy,
-        troubles=troubles,
-        **common,
+        remedy=words.own_remedy(end.code) if words is not None else "",
+        troubles=[trouble for trouble in memory if trouble is not None][:1],
     )
 
 
-def _from_job(
-    seen: Observation,
-    failed: Manifest,
-    newest: dict[int, Manifest],
-    common: dict[str, Any],
-    troubles: list[Trouble],
-) -> JobStatus:
+def _from_job(seen: Observation, failed: Manifest, newest: dict[int, Manifest], told: JobStatus) -> JobStatus:
     """The job is over and its end record cannot be had, or was never written."""
-    words = [(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None]
-    said = _culprit(words)
-    history = _history(seen)
-    facts: dict[str, Any] = {
-        "step": max(said.step if said else 0, history["step"]),
-        "attempts": max(said.attempt if said else 0, history["attempts"]),
-        "restarts": history["restarts"],
-        "metrics": {},
-        "weights_sha256": None,
-        "notes": _notes(seen),
-    }
+    said, records = _culprit(newest), _of_records(seen)
+    told = replace(
+        told,
+        step=max(said.step if said else 0, records.step),
+        attempts=max(said.attempt if said else 0, records.attempts),
+        restarts=records.restarts,
+    )
     if not failed:
         reason = said.reason if said else ""
-        return JobStatus(state="succeeded", code=int(ExitCode.DONE), reason=reason, **facts, **common)
+        return replace(told, state="succeeded", code=int(ExitCode.DONE), reason=reason, troubles=())
     code: int | None = said.code if said and said.code else _failed_code(newest)
     if failed.get("reason") == "DeadlineExceeded":
         code, reason = int(ExitCode.GIVEN_UP), "scheduling.max_runtime is over"
     elif said is not None and said.reason:
         reason = said.reason
-    elif troubles:
-        reason = troubles[0].text
+    elif told.troubles:
+        reason = told.troubles[0].text
     else:
         reason = str(failed.get("message") or failed.get("reason") or "the Job failed")
     if code is None:
         code = int(ExitCode.GIVEN_UP)
-    return JobStatus(
+    return replace(
+        told,
         state="failed",
         code=code,
         reason=reason,
-        troubles=troubles,
         traceback=said.traceback if said else "",
-        remedy=_remedy(said, code),
-        **facts,
-        **common,
+        remedy=said.own_remedy(code) if said is not None else "",
     )
 
 
-def _remedy(said: LastWords | None, code: int) -> str:
-    """What the failed worker said is to be done, where that is more than its code says anyway."""
-    return said.remedy if said is not None and said.code == code and said.remedy != general_remedy(code) else ""
-
-
-def _culprit(words: list[tuple[Manifest, LastWords]]) -> LastWords | None:
+def _culprit(newest: dict[int, Manifest]) -> LastWords | None:
     """Of all last words, those that say most: a code that ends the job, then any failure, then the chief's."""
 
     def rank(item: tuple[Manifest, LastWords]) -> tuple[bool, bool, int]:
         pod, said = item
         return said.code in FINAL_CODES, bool(said.code) and said.code != ExitCode.STOPPED, -index_of(pod)
 
+    words = [(pod, said) for pod in newest.values() if (said := last_words(pod)) is not None]
     return max(words, key=rank)[1] if words else None
 
 
@@ -171,48 +141,43 @@ def _failed_code(newest: dict[int, Manifest]) -> int | None:
     return next(iter(final or [code for code in codes if code]), None)
 
 
-def _alive(seen: Observation, common: dict[str, Any], troubles: list[Trouble]) -> JobStatus:
-    live, history = seen.live, _history(seen)
-    started = history["of_this_launch"]
-    if live is not None:
-        # What Kubernetes says explains what the coordinator only waits for.
-        waits = live.state in ("waiting", "restarting")
-        reason = troubles[0].text if waits and troubles else live.reason
-        save_error = first_line(next((report.save_error for report in live.workers if report.save_error), ""))
-        if save_error:
-            troubles = [*troubles, Trouble(f"saves fail: {save_error}", SAVE_REMEDY)]
-        return JobStatus(
-            state=live.state,
-            code=None,
-            reason=reason or _words_for(live),
-            step=live.step,
-            attempts=live.attempt,
-            restarts=live.restarts,
-            metrics=live.metrics,
-            weights_sha256=None,
-            total_steps=live.total_steps,
-            rate=live.rate,
-            save_error=save_error,
-            troubles=troubles,
-            **common,
-        )
-    state: State = "restarting" if started else "waiting"
+def _alive(seen: Observation, told: JobStatus) -> JobStatus:
+    if seen.live is not None:
+        return _of_coordinator(seen.live, told)
+    records = _of_records(seen)
+    state: State = "restarting" if records.of_this_launch else "waiting"
     if seen.job["spec"].get("suspend"):
         state = "stopped" if stopped(seen.job, seen.workload) else "waiting"
-    elif history["chief"] is not None and history["chief"] == _uid_of_running_chief(seen):
+    elif records.chief is not None and records.chief == _uid_of_running_chief(seen):
         state = "running"
-    return JobStatus(
+    return replace(
+        told,
         state=state,
-        code=None,
-        reason=troubles[0].text if troubles else _why_waiting(seen),
-        step=history["step"],
-        attempts=history["attempts"],
-        restarts=history["restarts"],
-        metrics={},
-        weights_sha256=None,
-        troubles=troubles,
-        notes=_notes(seen),
-        **common,
+        reason=told.troubles[0].text if told.troubles else _why_waiting(seen),
+        step=records.step,
+        attempts=records.attempts,
+        restarts=records.restarts,
+    )
+
+
+def _of_coordinator(live: JobState, told: JobStatus) -> JobStatus:
+    # What Kubernetes says explains what the coordinator only waits for.
+    waits = live.state in ("waiting", "restarting")
+    reason = told.troubles[0].text if waits and told.troubles else live.reason
+    save_error = first_line(next((report.save_error for report in live.workers if report.save_error), ""))
+    failing = [Trouble(f"saves fail: {save_error}", SAVE_REMEDY)] if save_error else []
+    return replace(
+        told,
+        state=live.state,
+        reason=reason or _words_for(live),
+        step=live.step,
+        attempts=live.attempt,
+        restarts=live.restarts,
+        metrics=live.metrics,
+        total_steps=live.total_steps,
+        rate=round(live.rate, 2),
+        save_error=save_error,
+        troubles=[*told.troubles, *failing],
     )
 
 
@@ -262,23 +227,31 @@ def _why_waiting(seen: Observation) -> str:
     return f"worker 0 runs, its coordinator could not be asked{': ' + seen.live_error if seen.live_error else ''}"
 
 
-def _history(seen: Observation) -> dict[str, Any]:
-    """Step, attempts and restarts of the records; the latter two of this launch's, where there are some."""
-    attempts = [record for record in seen.records or [] if isinstance(record, AttemptRecord)]
-    last = attempts[-1] if attempts else None
-    ours = last is not None and last.launch.id == seen.job["metadata"]["uid"]
-    return {
-        "step": max(seen.saved_step, last.restore.step if last is not None and last.restore else 0),
-        "attempts": last.number if last is not None else 0,
-        "restarts": last.restarts if last is not None and ours else 0,
-        "of_this_launch": ours,
-        # Worker 0's pod in the newest attempt: while it runs, so does the attempt, whether or not it can be asked.
-        "chief": next((member.uid for member in last.members if member.index == 0), None) if last and ours else None,
-    }
+@dataclass(frozen=True)
+class _OfRecords:
+    """What the records tell of a job that has no end."""
+
+    step: int
+    attempts: int
+    restarts: int
+    """Of this launch, where it has records."""
+    of_this_launch: bool
+    chief: str | None
+    """UID of worker 0's pod in the newest attempt: while it runs, so does the attempt, whether or not it can be asked."""
 
 
-def _notes(seen: Observation) -> list[str]:
-    return [f"the run directory cannot be read from here: {seen.records_error}"] if seen.records_error else []
+def _of_records(seen: Observation) -> _OfRecords:
+    last = next((record for record in reversed(seen.records or []) if isinstance(record, AttemptRecord)), None)
+    if last is None:
+        return _OfRecords(seen.saved_step, 0, 0, of_this_launch=False, chief=None)
+    ours = last.launch.id == seen.job["metadata"]["uid"]
+    return _OfRecords(
+        step=max(seen.saved_step, last.restore.step if last.restore else 0),
+        attempts=last.number,
+        restarts=last.restarts if ours else 0,
+        of_this_launch=ours,
+        chief=next((member.uid for member in last.members if member.index == 0), None) if ours else None,
+    )
 
 
 def _workers(seen: Observation, newest: dict[int, Manifest]) -> list[WorkerStatus]:
@@ -333,4 +306,5 @@ def _worker(
         reason=reason,
         restarts=restarts,
         last_event=f"{event.get('reason', '')}: {event.get('message', '')}" if event else "",
+        memory_bytes=report.memory_bytes if report else 0,
     )

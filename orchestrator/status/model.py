@@ -1,47 +1,21 @@
-"""What was seen of a job, and what is told of it."""
+"""The status of a job: of one on a cluster, of one here, and of what either left in its run directory. One model for all of them,
+and so one text (text.py), one JSON, one watch. Pure.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.diagnose.scheduling import NodeRoom
 from orchestrator.diagnose.trouble import Trouble
-from orchestrator.kube.objects import Manifest
-from trainer.agent.protocol import JobState
-from trainer.rundir.attempts import AttemptRecord, EndRecord
+from orchestrator.runs.goodput import SaveTrouble
+from orchestrator.runs.past import Past
+from trainer.rundir.attempts import AttemptEnd, EndRecord
 from trainer.rundir.history import Restart
-from trainer.rundir.ledger import Ledger
+
+if TYPE_CHECKING:
+    from orchestrator.status.events import Happening
 
 State = Literal["waiting", "running", "restarting", "succeeded", "failed", "stopped"]
-
-
-@dataclass(frozen=True)
-class Observation:
-    """All that was seen of a job at one moment."""
-
-    job: Manifest
-    pods: list[Manifest]
-    events: list[Manifest] = field(default_factory=list)
-    live: JobState | None = None
-    """The coordinator's answer, where it could be asked."""
-    live_error: str = ""
-    records: list[AttemptRecord | EndRecord] | None = None
-    """The run directory's, where it was read."""
-    records_error: str = ""
-    saved_step: int = 0
-    """Of the newest checkpoint that counts, where the run directory was read."""
-    ledger: Ledger | None = None
-    """Where the time went, where the run directory could tell it in time."""
-    nodes: Sequence[NodeRoom] = ()
-    """What the nodes offer, where a pod finds none and the user may look."""
-    hosts: Mapping[str, Manifest] = field(default_factory=dict)
-    """Name -> the Node of pods that may be out of reach, where the user may look at it."""
-    workload: Manifest | None = None
-    """Kueue's object for a queued job."""
-    ahead: int | None = None
-    """How many jobs wait before it, where Kueue tells."""
-    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """UID of a pod that the coordinator does not hear -> the last lines of its log."""
 
 
 @dataclass(frozen=True)
@@ -62,69 +36,131 @@ class WorkerStatus:
     """Restarts of this launch that began with this worker."""
     last_event: str = ""
     """What Kubernetes last said about its pod, where that was looked at."""
+    memory_bytes: int = 0
+    """What its training process has, as far as its coordinator tells."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What `orch status` shows."""
+    """What `orch status` shows, and what `orch run` ends with."""
 
     name: str
-    state: State
-    code: int | None
-    reason: str
-    step: int
-    attempts: int
-    restarts: int
-    run_directory: str
-    metrics: dict[str, float]
-    weights_sha256: str | None
-    workers: list[WorkerStatus] = field(default_factory=list)
-    history: list[Restart] = field(default_factory=list)
-    """Restarts of this launch, oldest first; of a running job the newest ones."""
-    goodput: float | None = None
-    """Time of steps that were kept / time of the job, since its newest fresh start."""
-    steps_lost: int | None = None
-    save_error: str = ""
-    """Why saves fail at the moment."""
+    state: State = "waiting"
+    code: int | None = None
+    """The exit code, once it is over."""
+    reason: str = ""
+    step: int = 0
+    attempts: int = 0
+    restarts: int = 0
+    run_directory: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    weights_sha256: str | None = None
+    total_steps: int | None = None
+    rate: float = 0.0
+    """Steps a second."""
     export: str | None = None
     """Where the trained model is."""
     load: str = ""
     """One line of Python that gives it."""
-    # For people only.
-    total_steps: int | None = None
-    rate: float = 0.0
+    finished_before: bool = False
+    """An earlier launch did all of it; this one trained nothing."""
     traceback: str = ""
+    """Of a failed job: the user's own frames, and the message."""
     remedy: str = ""
-    """What the failed worker itself said is to be done."""
-    troubles: list[Trouble] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    """What is to be done, as far as somebody knew more than the code says."""
+    cause: AttemptEnd | None = None
+    """The end of an attempt for which the job was given up."""
+    troubles: Sequence[Trouble] = ()
+    goodput: float | None = None
+    """Time of steps that were kept / time of the job, since its newest fresh start."""
+    steps_lost: int | None = None
+    history: Sequence[Restart] = ()
+    """Restarts of this launch, oldest first; of a running job the newest ones."""
+    broken_off: Sequence[Restart] = ()
+    """The launches before this one that ended without a word."""
+    save_error: str = ""
+    """Why saves fail at the moment."""
+    save_troubles: Sequence[SaveTrouble] = ()
+    """What went wrong with saves of this launch, oldest first, where the run directory tells."""
+    unread: str = ""
+    """Why the run directory tells nothing."""
+    workers: Sequence[WorkerStatus] = ()
 
     @property
     def over(self) -> bool:
         """Whether nothing more will happen by itself."""
         return self.state in ("succeeded", "failed")
 
-    def to_json(self) -> dict[str, Any]:
-        """The object of `-o json`, the same as for a local run, with the workers."""
-        names = (
-            "name",
-            "state",
-            "code",
-            "reason",
-            "step",
-            "attempts",
-            "restarts",
-            "run_directory",
-            "metrics",
-            "weights_sha256",
-            "goodput",
-            "steps_lost",
-            "save_error",
-            "export",
-            "load",
+    @property
+    def eventful(self) -> bool:
+        """Whether something went wrong on the way, of which a person should know."""
+        return bool(self.history or self.broken_off or self.save_troubles)
+
+    def ended_by(self, end: EndRecord) -> "JobStatus":
+        """The same with what the end record says became of the job."""
+        return replace(
+            self,
+            state=end.state,
+            code=end.code,
+            reason=end.reason,
+            step=end.step,
+            total_steps=end.total_steps,
+            metrics=end.metrics,
+            weights_sha256=end.weights_sha256,
+            export=end.export,
+            load=end.load,
+            traceback=end.traceback,
+            cause=end.cause,
         )
-        return {name: getattr(self, name) for name in names} | {
+
+    def with_past(self, past: Past) -> "JobStatus":
+        """The same with what went on before."""
+        ledger = past.ledger
+        return replace(
+            self,
+            goodput=ledger.goodput if ledger is not None else None,
+            steps_lost=ledger.steps_lost if ledger is not None else None,
+            broken_off=past.broken_off,
+            save_troubles=past.save_troubles,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `-o json`."""
+        plain = (
+            *(
+                "name",
+                "state",
+                "code",
+                "reason",
+                "step",
+                "total_steps",
+                "rate",
+                "attempts",
+                "restarts",
+                "run_directory",
+            ),
+            *("metrics", "weights_sha256", "export", "load", "finished_before", "traceback", "remedy"),
+            *("goodput", "steps_lost", "save_error", "unread"),
+        )
+        return {name: getattr(self, name) for name in plain} | {
             "troubles": [vars(trouble) | {"text": trouble.text} for trouble in self.troubles],
+            "save_troubles": [vars(trouble) for trouble in self.save_troubles],
             "workers": [vars(worker) for worker in self.workers],
-            "history": [restart.model_dump(mode="json", exclude={"stacks"}) for restart in self.history],
+            "history": [_restart(restart) for restart in self.history],
+            "broken_off": [_restart(restart) for restart in self.broken_off],
         }
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known of a job that is watched."""
+
+    status: JobStatus
+    happened: "Sequence[Happening]" = ()
+    """Oldest first, of a job of a cluster."""
+    away: str = ""
+    """Why it may be old: who tells it does not answer."""
+
+
+def _restart(restart: Restart) -> dict[str, Any]:
+    return restart.model_dump(mode="json", exclude={"stacks"})

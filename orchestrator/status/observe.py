@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.bucket import is_bucket
 from orchestrator.kube.carrier import event_sources
@@ -13,18 +13,20 @@ from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import CONTAINER, selector_of
 from orchestrator.kube.objects import Manifest, newest_pods, run_directory_of, running
 from orchestrator.kube.silent_node import doubtful
-from orchestrator.runs.goodput import STATUS_SEGMENTS, read_ledger
+from orchestrator.runs.goodput import STATUS_SEGMENTS
+from orchestrator.runs.past import Past, past_of
+from orchestrator.runs.view import read_run
 from orchestrator.status import surroundings
 from orchestrator.status.judge import judge
-from orchestrator.status.model import JobStatus, Observation
+from orchestrator.status.model import JobStatus
+from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
 from trainer.rundir.commits import list_commits
-from trainer.rundir.ledger import Ledger
 from trainer.rundir.lineage import line
-from trainer.rundir.signs import TooMany
+from trainer.rundir.signs import TooMany, read_signs
 from trainer.rundir.store import open_store
 
 log = logging.getLogger(__name__)
@@ -34,36 +36,36 @@ _TROUBLED = 5
 _GROUPS = 5
 """The same for the Jobs of a JobSet."""
 _STORE_S = 15.0
-_LEDGER_S = 5.0
-"""So long, and no longer, a status waits for the goodput: it is not what a person asked for first."""
+_PAST_S = 5.0
+"""So long, and no longer, a status waits for the goodput and what went on before: it is not what a person asked for first."""
 
 
-def status_of(cluster: Cluster, name: str, *, with_goodput: bool = False) -> JobStatus:
+def status_of(cluster: Cluster, name: str, *, with_past: bool = False) -> JobStatus:
     """The status of a job of the cluster.
 
     Raises:
         NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
     """
-    return judge(observe(cluster, name, with_goodput=with_goodput))
+    return judge(observe(cluster, name, with_past=with_past))
 
 
-def observe(cluster: Cluster, name: str, *, with_goodput: bool = False) -> Observation:
+def observe(cluster: Cluster, name: str, *, with_past: bool = False) -> Observation:
     """All that can be seen of a job now. Only the Job and its pods must be there; the rest may be missing.
 
-    With `with_goodput` the run directory's metrics are read too, where it is a gs:// one that answers soon.
+    With `with_past` the run directory's metrics are read too, where it is a gs:// one that answers soon.
 
     Raises:
         NotFound: no such job. ClusterError: the cluster does not answer, or forbids it.
     """
     job = find_job(cluster, name)
     pods = cluster.select("Pod", labels=selector_of(name))
-    ledger = _Ledger(job) if with_goodput else None
+    reader = _PastReader(job) if with_past else None
     events = _events(cluster, job, list(newest_pods(pods).values()))
-    return look_around(cluster, job, pods, events, ledger)
+    return look_around(cluster, job, pods, events, reader)
 
 
 def look_around(
-    cluster: Cluster, job: Manifest, pods: list[Manifest], events: list[Manifest], ledger: "_Ledger | None" = None
+    cluster: Cluster, job: Manifest, pods: list[Manifest], events: list[Manifest], reader: "_PastReader | None" = None
 ) -> Observation:
     """Ask those that know more than the Job and its pods: the coordinator, else the run directory; what explains a wait."""
     newest = newest_pods(pods)
@@ -74,7 +76,7 @@ def look_around(
         job=job,
         pods=pods,
         events=events,
-        ledger=ledger.wait() if ledger else None,
+        past=reader.wait() if reader else Past(),
         live=live,
         live_error=live_error,
         records=kept.records,
@@ -124,20 +126,20 @@ def _read_run_directory(job: Manifest) -> _Kept:
         return _Kept(error=error.message)
 
 
-class _Ledger:
-    """Reads the ledger in a thread of its own, while the cluster is asked; a store that does not answer holds nobody up."""
+class _PastReader:
+    """Reads the past in a thread of its own, while the cluster is asked; a store that does not answer holds nobody up."""
 
     def __init__(self, job: Manifest) -> None:
         self._job = job
-        self._ledger: Ledger | None = None
-        self._thread = threading.Thread(target=self._read, name="ledger", daemon=True)
-        self._until_s = time.monotonic() + _LEDGER_S
+        self._past = Past()
+        self._thread = threading.Thread(target=self._read, name="past", daemon=True)
+        self._until_s = time.monotonic() + _PAST_S
         self._thread.start()
 
-    def wait(self) -> Ledger | None:
-        """The ledger, or None where it could not be had in time."""
+    def wait(self) -> Past:
+        """The past; an empty one where it could not be had in time."""
         self._thread.join(max(self._until_s - time.monotonic(), 0.0))
-        return self._ledger
+        return self._past
 
     def _read(self) -> None:
         directory = run_directory_of(self._job)
@@ -145,11 +147,15 @@ class _Ledger:
             return
         running = bool(self._job.get("status", {}).get("active"))
         try:
-            store = open_store(directory, timeout_s=_LEDGER_S)
-            records = read_records(store)
-            self._ledger = read_ledger(store, records, running=running, segments_max=STATUS_SEGMENTS)
+            view = read_run(directory, timeout_s=_PAST_S)
+            signs = read_signs(view.store, view.records, segments_max=STATUS_SEGMENTS)
+            past = past_of(view, signs, running=running)
         except (OrchError, TooMany) as error:
-            log.debug("no goodput: %s", error)
+            log.debug("no past: %s", error)
+            return
+        # Before its first attempt the newest launch is another one, whose saves are not its own.
+        ours = view.attempt is not None and view.attempt.launch.id == self._job["metadata"]["uid"]
+        self._past = past if ours else replace(past, save_troubles=())
 
 
 def _events(cluster: Cluster, job: Manifest, pods: list[Manifest]) -> list[Manifest]:

@@ -97,6 +97,7 @@ def test_a_finished_run_of_another_job_says_what_changed_and_what_to_do(folder: 
     other, _ = again(*(text for key, value in settings.items() for text in ("--set", f"train.{key}={value}")))
     assert (other["state"], other["code"]) == ("failed", 78)
     assert "is finished, and the job has changed since" in other["reason"]
+    assert other["remedy"].startswith("train anew with another run.directory")
     for said in (
         "train.params.rate (not given) -> 0.001",
         "train.global_batch_size 16 -> 32",

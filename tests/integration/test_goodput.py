@@ -80,7 +80,7 @@ def test_a_killed_process_shows_in_the_ledger_in_status_and_in_the_last_lines(
 
     # While it ran, and at its end.
     assert re.search(f"attempt 2: {words.replace('went', 'going')}", run.log), run.log
-    assert re.search(f"1 restart:\n  {line}\ngoodput ", printed), printed
+    assert re.search(f"restarts of this launch:\n  {line}\ngoodput ", printed), printed
 
 
 @pytest.mark.soak

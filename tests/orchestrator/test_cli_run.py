@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.main import run
-from orchestrator.local.run import LocalResult, LocalRun
+from orchestrator.local.run import LocalRun
+from orchestrator.status.model import JobStatus
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
 from trainer.rundir.store import Store, open_store
 
@@ -30,7 +31,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def last_lines(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    result = LocalResult("digits", "succeeded", 0, "trained 500 steps", 500, 1, 0, store.url, {}, None)
+    result = JobStatus("digits", "succeeded", 0, "trained 500 steps", 500, 1, 0, store.url, {}, None)
     monkeypatch.setattr(LocalRun, "run", lambda _self: result)
 
     def lines() -> str:
@@ -97,4 +98,4 @@ def test_status_tells_of_launches_that_were_killed(
 
 def test_what_cannot_be_read_at_the_end_is_said(store: Store, last_lines: Callable[[], str]) -> None:
     store.put("attempts/1.json", b"torn")
-    assert "what happened on the way cannot be read now: attempts/1.json in " in last_lines()
+    assert "the run directory cannot be read: attempts/1.json in " in last_lines()

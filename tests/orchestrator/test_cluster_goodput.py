@@ -62,7 +62,7 @@ def trained(gcs_url: str) -> str:
 
 def test_status_of_a_job_has_the_goodput_of_its_bucket_when_asked_for(trained: str) -> None:
     cluster: Any = OneJob(trained)
-    status = status_of(cluster, "digits", with_goodput=True)
+    status = status_of(cluster, "digits", with_past=True)
     assert (status.state, status.goodput, status.steps_lost) == ("stopped", 0.0, 300)
     assert status_of(cluster, "digits").goodput is None
 

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.diagnose.ending import ended_by_memory
 from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.diagnose.scheduling import amount, rooms
-from orchestrator.diagnose.training import of_end
+from orchestrator.diagnose.training import of_cause
 from orchestrator.diagnose.trouble import Trouble, workers_text
 from trainer.agent.last_words import LastWords
 from trainer.agent.log_events import Event, marked
@@ -427,9 +427,10 @@ def test_an_end_by_memory_is_told_before_the_pod_tells_it() -> None:
     end = given_up(ended(137, memory_full=True))
     trouble = ended_by_memory({"spec": limits}, end)
     assert trouble is not None
+    assert end.cause is not None
     assert trouble.reason == "out of memory: Linux killed the training process at its limit of 1Gi"
     assert "resources.memory" in trouble.remedy
-    assert "resources.memory" in of_end("digits", end)
+    assert "resources.memory" in of_cause("digits", end.cause)
     assert ended_by_memory({"spec": limits}, given_up(ended(137))) is None
 
 
@@ -456,10 +457,10 @@ def test_an_end_that_training_went_past_is_no_trouble_and_neither_is_a_lost_peer
 
 
 def test_a_job_that_was_given_up_says_what_to_do_about_its_culprit() -> None:
-    assert "resources.memory" in of_end("digits", given_up(ended(137, memory_full=True)))
-    assert "orch logs digits --worker 1 shows the stacks" in of_end("digits", given_up(ended(76)))
-    assert of_end("digits", given_up(ended(143))) == ""
-    assert of_end("digits", given_up(None)) == "", "no worker registered within 900 s"
+    assert "resources.memory" in of_cause("digits", ended(137, memory_full=True))
+    assert "orch logs digits --worker 1 shows the stacks" in of_cause("digits", ended(76))
+    assert of_cause("digits", ended(143)) == ""
+    assert given_up(None).cause is None, "no worker registered within 900 s"
 
 
 @pytest.mark.parametrize(

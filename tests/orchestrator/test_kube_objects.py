@@ -13,7 +13,7 @@ from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.kube.objects import Manifest, condition, failure, is_over, quantity, takes_pods
 from orchestrator.kube.silent_node import hint, silent_since, why_not
 from orchestrator.status.judge import judge
-from orchestrator.status.model import Observation
+from orchestrator.status.observation import Observation
 
 ROOT = Path(package.__file__).parents[1]
 SOURCES = sorted(ROOT.rglob("*.py"))

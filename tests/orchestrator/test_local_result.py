@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.local.run import LocalResult, result_of
+from orchestrator.local.run import result_of
 from orchestrator.runs.view import RunView
+from orchestrator.status.model import JobStatus
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
@@ -53,7 +54,7 @@ def told(*, committed: int | None = None, **facts: Any) -> JobState:
 
 def result(
     *records: AttemptRecord | EndRecord, codes: list[int | None], last: JobState | None = None, **facts: Any
-) -> LocalResult:
+) -> JobStatus:
     view = RunView(open_store("/nowhere"), list(records), [CommitRef(step=400, attempt=1)] if records else [])
     given: dict[str, Any] = {"stop_signal": None, "gave_up": ""} | facts
     return result_of(view, CONFIG, launch=OWN.id, codes=codes, last=last, **given)

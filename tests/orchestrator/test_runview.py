@@ -9,8 +9,9 @@ import pytest
 from support_gcs import FakeGcs, Proxy, always, healthy
 
 from orchestrator.cli.main import run
-from orchestrator.cli.watch import _watch_run
+from orchestrator.cli.watch import _watch
 from orchestrator.runs.lock import private_folder, run_lock, write_live
+from orchestrator.status.run_directory import follow_run
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
 from trainer.rundir.store import open_store
@@ -90,8 +91,8 @@ def test_a_watch_goes_on_through_an_outage(
             lambda: append_record(open_store(gcs_url), end),
         ]
     )
-    monkeypatch.setattr("orchestrator.cli.watch.time.sleep", lambda seconds: next(happens)())
-    assert _watch_run(gcs_url, gcs_url, as_json=True) == 70
+    monkeypatch.setattr("orchestrator.status.run_directory.time.sleep", lambda seconds: next(happens)())
+    assert _watch(follow_run(gcs_url), gcs_url, as_json=True) == 70
     seen = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(facts["state"], bool(facts["unread"])) for facts in seen] == [
         ("running", False), ("running", True), ("running", False), ("failed", False)

@@ -4,8 +4,11 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.runs.past import Past
 from orchestrator.status.judge import judge
-from orchestrator.status.model import JobStatus, Observation
+from orchestrator.status.model import JobStatus
+from orchestrator.status.observation import Observation
+from orchestrator.status.text import status_lines
 from trainer.agent.last_words import SIZE_MAX_BYTES, LastWords, remedy_for
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord, Launch, Member
@@ -32,6 +35,14 @@ FIELDS = {
     "save_error",
     "export",
     "load",
+    "total_steps",
+    "rate",
+    "finished_before",
+    "traceback",
+    "remedy",
+    "save_troubles",
+    "broken_off",
+    "unread",
 }
 
 
@@ -125,7 +136,7 @@ def attempt(launch: Launch = LAUNCH, chief: str = "earlier") -> AttemptRecord:
     )
 
 
-def test_json_has_the_fields_of_a_local_run_and_the_workers() -> None:
+def test_json_has_the_same_fields_whoever_is_asked() -> None:
     status = judge(Observation(job=job(), pods=[pod(0, {"running": {}})], live=live()))
     assert set(status.to_json()) == FIELDS | {"workers", "troubles"}
     json.dumps(status.to_json(), allow_nan=False)
@@ -178,7 +189,8 @@ def test_without_the_run_directory_the_last_words_of_the_pods_tell_the_end() -> 
     status = judge(Observation(job=failed, pods=pods, records_error="no permission"))
     assert (status.state, status.code, status.reason) == ("failed", 70, "worker 1: ValueError: bad label")
     assert (status.step, status.attempts, status.traceback) == (41, 1, "Traceback ...")
-    assert status.notes == ["the run directory cannot be read from here: no permission"]
+    assert status.unread == "no permission"
+    assert "  the run directory cannot be read: no permission" in status_lines(status, "digits")
 
 
 def test_a_job_that_failed_without_a_word_of_ours_is_told_by_kubernetes() -> None:
@@ -263,7 +275,7 @@ def test_restarts_are_told_by_the_coordinator_or_by_the_records() -> None:
 def test_goodput_is_shown_where_the_run_directory_tells_it() -> None:
     ledger = Ledger(LAUNCH.started, 4.0, 1, steps_lost=7)
     ledger.microseconds |= {Row.KEPT: 3_000_000, Row.DOWN: 1_000_000}
-    shown = judge(Observation(job=job(), pods=[], records=restarted(), ledger=ledger)).to_json()
+    shown = judge(Observation(job=job(), pods=[], records=restarted(), past=Past(ledger=ledger))).to_json()
     assert (shown["goodput"], shown["steps_lost"]) == (0.75, 7)
     assert judge(Observation(job=job(), pods=[], records=restarted())).to_json()["goodput"] is None
 

@@ -12,7 +12,7 @@ _REASON_CHARS = 1500
 _TRACEBACK_CHARS = 1500
 _REMEDY_CHARS = 300
 
-_AGAIN = "start the job again: it goes on from the last checkpoint"
+_AGAIN = "start the job again (orch run, orch submit --replace): it goes on from the last checkpoint"
 _REMEDIES = {
     ExitCode.TASK_ERROR: f"correct the task (the traceback is in the worker's log), then {_AGAIN}",
     ExitCode.SAVE_REFUSED: f"see to it that the run directory can be written (space, quota, permissions), then {_AGAIN}",
@@ -51,6 +51,10 @@ class LastWords(Wire):
     memory_limit_bytes: int | None = None
     out_of_memory: bool = False
     """Linux killed a process for want of memory: this agent's last one, or the one for which the job was given up."""
+
+    def own_remedy(self, code: int) -> str:
+        """What is to be done about an end with this code, where that is more than the code says anyway."""
+        return self.remedy if self.code == code and self.remedy != general_remedy(code) else ""
 
     def encode(self) -> bytes:
         """JSON of at most 4 KiB: what is too long is cut, the traceback at its beginning, before all else."""

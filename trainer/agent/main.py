@@ -548,7 +548,7 @@ class Agent:
         own = report.message if report and report.code == code else ""
         starved = bool(report and report.out_of_memory and report.code == code)
         if end is not None:
-            reason, starved = end.reason, end.out_of_memory
+            reason, starved = end.reason, end.cause is not None and end.cause.out_of_memory
         remedy = remedy_for(code, own, out_of_memory=starved, memory_peak_bytes=peak, memory_limit_bytes=limit)
         words = LastWords(
             code=code,

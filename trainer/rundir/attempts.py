@@ -162,12 +162,12 @@ class EndRecord(Wire):
     bad: list[str] = []
     traceback: str = ""
     previous: AttemptEnd | None = None
-    """Why the last attempt ended, as of an AttemptRecord. A job that is given up (77) is given up for this."""
+    """Why the last attempt ended, as of an AttemptRecord."""
 
     @property
-    def out_of_memory(self) -> bool:
-        """Whether the job was given up for a process that was killed for want of memory."""
-        return self.code == ExitCode.GIVEN_UP and self.previous is not None and self.previous.out_of_memory
+    def cause(self) -> AttemptEnd | None:
+        """The end of an attempt for which the job was given up; None where it ended otherwise."""
+        return self.previous if self.code == ExitCode.GIVEN_UP else None
 
 
 class Closed(Wire):

@@ -5,7 +5,6 @@ Reading and parsing alone. What follows from it is decided in ledger.py.
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -74,12 +73,12 @@ def parse(text: bytes) -> list[Sign]:
     return signs
 
 
-def last_figures(signs: Sequence[Sign]) -> dict[str, Any]:
-    """Step and metrics as the chief told them last."""
+def told_metrics(signs: Sequence[Sign]) -> dict[str, float]:
+    """Metrics as they were told last."""
     metrics: dict[str, float] = {}
     for sign in signs:
         metrics |= sign.metrics
-    return {"step": told_step(signs), "metrics": metrics} if signs else {}
+    return metrics
 
 
 def told_step(signs: Sequence[Sign]) -> int:
