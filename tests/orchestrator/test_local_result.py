@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.local.run import result_of
+from orchestrator.local.result import result_of
 from orchestrator.runs.view import RunView
 from orchestrator.status.model import JobStatus
 from trainer.agent.protocol import AgentReport, JobState

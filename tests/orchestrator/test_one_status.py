@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.cli import watch
 from orchestrator.cli.main import run
-from orchestrator.local.run import LocalRun, result_of
+from orchestrator.local.result import result_of
+from orchestrator.local.run import LocalRun
 from orchestrator.runs.view import read_run
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord, Launch, append_record
