@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.kube.cache import Known
-from orchestrator.kube.client import STARTING_S, Cluster
+from orchestrator.kube.client import Cluster
+from orchestrator.kube.connection import STARTING_S
 from orchestrator.kube.errors import ClusterError, ClusterUnreachable, Gone, ServerTrouble
 from orchestrator.kube.objects import Manifest
 

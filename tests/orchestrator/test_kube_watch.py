@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support_api import Answer, Script, api_server, listed, pod, refused
 
-from orchestrator.kube import client as kube
+from orchestrator.kube import connection
 from orchestrator.kube import watch as watching
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable, Forbidden, ServerTrouble
@@ -151,7 +151,7 @@ def test_a_refusal_soon_after_an_outage_is_not_final(tmp_path: Path, monkeypatch
             cluster.get("Pod", "a")
         with pytest.raises(ServerTrouble, match="was away, still refuses it: no role yet"):
             cluster.get("Pod", "a")
-        monkeypatch.setattr(kube, "STARTING_S", 0.0)
+        monkeypatch.setattr(connection, "STARTING_S", 0.0)
         with pytest.raises(Forbidden):
             cluster.get("Pod", "a")
 
@@ -179,7 +179,7 @@ def test_a_busy_server_is_asked_again_when_it_said_so(tmp_path: Path, monkeypatc
     sleep, this = time.sleep, threading.current_thread()
     # Threads that other tests left sleeping are none of this one's.
     monkeypatch.setattr(
-        "orchestrator.kube.client.time.sleep",
+        "orchestrator.kube.connection.time.sleep",
         lambda s: slept.append(s) if threading.current_thread() is this else sleep(s),
     )
     busy = refused(429, "too many requests", **{"Retry-After": "3"})
