@@ -22,7 +22,8 @@ def doctor(context: str | None, namespace: str | None, output: str) -> int:
       orch doctor -o json | jq '.nodes[] | select(.accelerator != "")'
     """
     from orchestrator.kube.client import Cluster
-    from orchestrator.preflight.doctor import examine, table
+    from orchestrator.preflight.cluster_nodes import table
+    from orchestrator.preflight.doctor import examine
 
     cluster = Cluster(context, namespace)
     say(f"context {cluster.context}, namespace {cluster.namespace}")

@@ -5,17 +5,9 @@ from typing import Any
 import pytest
 
 from orchestrator.preflight.check import Level
-from orchestrator.preflight.doctor import (
-    dns_in_words,
-    groups,
-    kinds_of_capacity,
-    limits,
-    nodes,
-    queues_in_words,
-    quotas,
-    services_in_the_way,
-    table,
-)
+from orchestrator.preflight.cluster_namespace import limits, quotas
+from orchestrator.preflight.cluster_nodes import groups, kinds_of_capacity, nodes, table
+from orchestrator.preflight.cluster_services import dns_in_words, queues_in_words, services_in_the_way
 from orchestrator.preflight.facts import Unknown
 
 Manifest = dict[str, Any]
