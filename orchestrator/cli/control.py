@@ -29,9 +29,9 @@ def cancel(name: str, waits: bool, context: str | None, namespace: str | None, o
       orch cancel digits
       orch cancel digits --no-wait
     """
-    from orchestrator.jobs import stop as stopping
+    from orchestrator.jobs.cancel import cancel as stop
 
-    done = stopping.cancel(_connect(context, namespace), name, say=say, wait=waits)
+    done = stop(_connect(context, namespace), name, say=say, wait=waits)
     if output == "json":
         print_json(vars(done))
         return 0
@@ -70,9 +70,9 @@ def resume(
       orch resume digits --workers 8
       orch resume digits --workers 8 --skip bucket
     """
-    from orchestrator.jobs import stop as stopping
+    from orchestrator.jobs.resume import resume as go_on
 
-    done = stopping.resume(_connect(context, namespace), name, workers=workers, say=say, skip=skip)
+    done = go_on(_connect(context, namespace), name, workers=workers, say=say, skip=skip)
     if output == "json":
         print_json(vars(done))
         return 0

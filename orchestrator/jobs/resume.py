@@ -1,6 +1,6 @@
-"""Stopping a job with a checkpoint, and letting it go on: with as many workers as before, or with another number.
+"""Letting a stopped job go on: with as many workers as before, or with another number.
 
-Both are one field (suspend.py). The template of a Job cannot be changed once it has started: another number of workers is
+The former is one field (suspend.py). The template of a Job cannot be changed once it has started: another number of workers is
 another Job of the same name, made from the job file that its ConfigMap holds. What training knows is in the run directory
 either way.
 """
@@ -13,33 +13,21 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from orchestrator.bucket import is_bucket
 from orchestrator.jobfile.explain import dotted, explain
 from orchestrator.jobfile.resolve import resolve_for_cluster
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.jobs import submit as submitting
-from orchestrator.jobs.delete import POD_WAIT_S, Say, wait_for_pods
-from orchestrator.jobs.suspend import suspend, wait_for_workload
+from orchestrator.jobs.delete import Say
+from orchestrator.jobs.suspend import suspend
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden, NotFound
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import QUEUE_LABEL
 from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_directory_of
 from orchestrator.manifests.render import JOB_FILE
-from orchestrator.status.observe import status_of
-from trainer.errors import ConfigError, OrchError
+from trainer.errors import ConfigError
 
 _CONFIG_VOLUME = "orch-config"
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """A job that was stopped."""
-
-    name: str
-    run_directory: str
-    step: int | None
-    """Of the checkpoint it will go on from; None where the run directory cannot be read from here."""
 
 
 @dataclass(frozen=True)
@@ -53,32 +41,6 @@ class Resumed:
     """Whether Kueue decides when it starts."""
     anew: bool
     """Whether its objects were made anew."""
-
-
-def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_s: float = POD_WAIT_S) -> Cancelled:
-    """Stop a job. It keeps its objects, its place in the records and its checkpoints.
-
-    Raises:
-        NotFound: no such job. ConfigError: it has ended. ClusterError: pods are still there after `timeout_s`.
-    """
-    job = find_job(cluster, name)
-    # Its run may have ended a moment before the Job notices.
-    if is_over(job) or status_of(cluster, name).over:
-        raise ConfigError(
-            f"job {name} has ended already", remedy=f"orch status {name} tells how; orch delete removes it"
-        )
-    wait_for_workload(cluster, job)
-    suspend(cluster, job, True)
-    if wait:
-
-        def suspended() -> bool:
-            # A queued job is suspended by Kueue, in its own time.
-            return bool(find_job(cluster, name)["spec"].get("suspend"))
-
-        launches = [job["metadata"]["uid"]]
-        wait_for_pods(cluster, name, launches, say=say, timeout_s=timeout_s, ended_too=False, and_then=suspended)
-    directory = run_directory_of(job)
-    return Cancelled(name=name, run_directory=directory, step=_step(directory) if wait else None)
 
 
 def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say, skip: Collection[str] = ()) -> Resumed:
@@ -154,17 +116,6 @@ def _with_workers(spec: JobSpec, workers: int | None) -> JobSpec:
     except ValidationError as error:
         problems = [f"{dotted(place)}: {message}" for place, message in explain(error, data, {})]
         raise ConfigError(f"job {spec.name} with {workers} workers: {'; '.join(problems)}") from None
-
-
-def _step(directory: str) -> int | None:
-    from orchestrator.runs.view import read_run
-
-    if not is_bucket(directory):
-        return None
-    try:
-        return read_run(directory).step
-    except OrchError:
-        return None
 
 
 def _saved_on_failure(
