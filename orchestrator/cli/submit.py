@@ -17,7 +17,9 @@ from orchestrator.cli.output import (
 from orchestrator.cli.package import insecure_option, with_image
 
 if TYPE_CHECKING:
+    from orchestrator.jobfile.load import LoadedJob
     from orchestrator.kube.client import Cluster
+    from trainer.config import TrainConfig
 
 
 @click.command()
@@ -75,35 +77,18 @@ def submit(
     from orchestrator.jobfile.load import load
     from orchestrator.jobfile.resolve import resolve_for_cluster
     from orchestrator.jobs import submit as submitting
-    from orchestrator.manifests.yaml_writer import to_yaml
 
     if dry_run and (waits or follow):
         raise click.UsageError(f"--dry-run creates nothing that {'--follow' if follow else '--wait'} could wait for.")
     job = load(job_file, overrides)
     spec = job.spec
     config = resolve_for_cluster(spec)
+    wanted = namespace or spec.scheduling.namespace
     if dry_run == "client":
-        from orchestrator.kube.context import current
-
-        name, default = current(context)
-        where = namespace or spec.scheduling.namespace or default
-        say(f"context {name}, namespace {where} (dry run: no cluster is asked)")
-        shown = submitting.request(with_image(job, insecure=insecure, dry=True), config, namespace=where)
-        if output == "json":
-            print_json({"objects": shown.objects})
-        else:
-            click.echo(to_yaml(shown.objects), nl=False)
-        return 0
-    cluster = _connect(context, namespace or spec.scheduling.namespace)
+        return _shown(job, config, context, wanted, insecure=insecure, output=output)
+    cluster = _connect(context, wanted)
     if dry_run == "server":
-        asked = submitting.request(spec, config, namespace=cluster.namespace)
-        checks = submitting.check(cluster, asked, skip=skip, replace=replace)
-        submitting.require(checks, say=say)
-        say(f"the cluster takes {', '.join(item['kind'] for item in asked.objects)}")
-        say("dry run: nothing was created")
-        if output == "json":
-            print_json({"objects": asked.objects, "checks": [item.to_json() for item in checks]})
-        return 0
+        return _tried(cluster, job, config, skip=skip, replace=replace, output=output)
     if spec.image.build is not None:
         submitting.check_before_image(cluster, spec, config, skip=skip, replace=replace)
     spec = with_image(job, insecure=insecure)
@@ -121,6 +106,47 @@ def submit(
         print_json(vars(done))
     else:
         say(f"next: orch status {done.name}   orch logs -f {done.name}   orch delete {done.name}")
+    return 0
+
+
+def _shown(
+    job: "LoadedJob",
+    config: "TrainConfig",
+    context: str | None,
+    namespace: str | None,
+    *,
+    insecure: tuple[str, ...],
+    output: str,
+) -> int:
+    """`--dry-run=client`: the objects are printed."""
+    from orchestrator.jobs import submit as submitting
+    from orchestrator.kube.context import current
+    from orchestrator.manifests.yaml_writer import to_yaml
+
+    name, default = current(context)
+    where = namespace or default
+    say(f"context {name}, namespace {where} (dry run: no cluster is asked)")
+    shown = submitting.request(with_image(job, insecure=insecure, dry=True), config, namespace=where)
+    if output == "json":
+        print_json({"objects": shown.objects})
+    else:
+        click.echo(to_yaml(shown.objects), nl=False)
+    return 0
+
+
+def _tried(
+    cluster: "Cluster", job: "LoadedJob", config: "TrainConfig", *, skip: tuple[str, ...], replace: bool, output: str
+) -> int:
+    """`--dry-run=server`: the cluster says whether it takes them."""
+    from orchestrator.jobs import submit as submitting
+
+    asked = submitting.request(job.spec, config, namespace=cluster.namespace)
+    checks = submitting.check(cluster, asked, skip=skip, replace=replace)
+    submitting.require(checks, say=say)
+    say(f"the cluster takes {', '.join(item['kind'] for item in asked.objects)}")
+    say("dry run: nothing was created")
+    if output == "json":
+        print_json({"objects": asked.objects, "checks": [item.to_json() for item in checks]})
     return 0
 
 
