@@ -18,6 +18,7 @@ from orchestrator.cli.package import insecure_option, with_image
 
 if TYPE_CHECKING:
     from orchestrator.jobfile.load import LoadedJob
+    from orchestrator.jobs.submit import Submitted
     from orchestrator.kube.client import Cluster
     from trainer.config import TrainConfig
 
@@ -102,11 +103,7 @@ def submit(
         from orchestrator.cli.wait import follow_to_the_end
 
         return follow_to_the_end(cluster, done.name, with_logs=follow, output=output)
-    if output == "json":
-        print_json(vars(done))
-    else:
-        say(f"next: orch status {done.name}   orch logs -f {done.name}   orch delete {done.name}")
-    return 0
+    return _print_submitted(done, output)
 
 
 def _shown(
@@ -147,6 +144,14 @@ def _tried(
     say("dry run: nothing was created")
     if output == "json":
         print_json({"objects": asked.objects, "checks": [item.to_json() for item in checks]})
+    return 0
+
+
+def _print_submitted(done: "Submitted", output: str) -> int:
+    if output == "json":
+        print_json(vars(done))
+    else:
+        say(f"next: orch status {done.name}   orch logs -f {done.name}   orch delete {done.name}")
     return 0
 
 
