@@ -1,5 +1,6 @@
 """`orch submit` and `orch check`: a job file, and the cluster that is to take it."""
 
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,6 @@ def submit(
       orch submit job.yaml --dry-run=server
       orch submit job.yaml --skip image --skip bucket
     """
-    import secrets
-
     from orchestrator.jobfile.load import load
     from orchestrator.jobfile.resolve import resolve_for_cluster
     from orchestrator.jobs import submit as submitting
@@ -82,16 +81,15 @@ def submit(
     if dry_run and (waits or follow):
         raise click.UsageError(f"--dry-run creates nothing that {'--follow' if follow else '--wait'} could wait for.")
     job = load(job_file, overrides)
-    spec = job.spec
-    config = resolve_for_cluster(spec)
-    wanted = namespace or spec.scheduling.namespace
+    config = resolve_for_cluster(job.spec)
+    wanted = namespace or job.spec.scheduling.namespace
     if dry_run == "client":
         return _shown(job, config, context, wanted, insecure=insecure, output=output)
     cluster = _connect(context, wanted)
     if dry_run == "server":
         return _tried(cluster, job, config, skip=skip, replace=replace, output=output)
-    if spec.image.build is not None:
-        submitting.check_before_image(cluster, spec, config, skip=skip, replace=replace)
+    if job.spec.image.build is not None:
+        submitting.check_before_image(cluster, job.spec, config, skip=skip, replace=replace)
     spec = with_image(job, insecure=insecure)
     done = submitting.submit(
         cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=replace

@@ -6,13 +6,11 @@ Pure. Each disagreement names the field that is to blame, so that a reader of th
 import math
 from bisect import bisect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.jobfile.capacity import FLEX_START_MAX_S, FLEX_START_TPUS
+from orchestrator.jobfile.sections import JobSections
 from orchestrator.kube.carrier import CarrierKind
-
-if TYPE_CHECKING:
-    from orchestrator.jobfile.spec import JobSpec
 
 Disagreement = tuple[tuple[str | int, ...], str]
 """Field and message."""
@@ -24,7 +22,7 @@ _OWN_VOLUMES = ("orch-", "secret-")
 _PATCH_KEYS = {"metadata", "spec"}
 
 
-def disagreements(spec: "JobSpec") -> list[Disagreement]:
+def disagreements(spec: JobSections) -> list[Disagreement]:
     """All that does not fit together, in the order of the file's sections."""
     return [
         *_batch(spec),
@@ -36,7 +34,7 @@ def disagreements(spec: "JobSpec") -> list[Disagreement]:
     ]
 
 
-def kind_of(spec: "JobSpec") -> CarrierKind:
+def kind_of(spec: JobSections) -> CarrierKind:
     """Which of the two carries the workers of a job file."""
     kubernetes, hardware = spec.kubernetes, spec.resources.hardware()
     if kubernetes.kind != "auto":
@@ -58,7 +56,7 @@ def batch_problem(global_batch_size: int, workers: int, devices_per_worker: int 
     return f"{global_batch_size} does not divide by {replicas} replicas ({made_of}); nearest: {near}"
 
 
-def _batch(spec: "JobSpec") -> Iterator[Disagreement]:
+def _batch(spec: JobSections) -> Iterator[Disagreement]:
     if spec.train.task is None:
         return
     hardware = spec.resources.hardware()
@@ -79,7 +77,7 @@ def _params(value: Any, path: tuple[str | int, ...]) -> Iterator[Disagreement]:
             yield from _params(item, (*path, index))
 
 
-def _environment(spec: "JobSpec") -> Iterator[Disagreement]:
+def _environment(spec: JobSections) -> Iterator[Disagreement]:
     seen = dict.fromkeys(spec.env, "env")
     for index, secret in enumerate(spec.secrets):
         for name in secret.env:
@@ -88,7 +86,7 @@ def _environment(spec: "JobSpec") -> Iterator[Disagreement]:
             seen.setdefault(name, f"secrets[{index}].env")
 
 
-def _names_and_mounts(spec: "JobSpec") -> Iterator[Disagreement]:
+def _names_and_mounts(spec: JobSections) -> Iterator[Disagreement]:
     secrets: dict[str, str] = {}
     names: dict[str, str] = {}
     mounts: dict[str, str] = {}
@@ -118,7 +116,7 @@ def _mount(path: str, field: tuple[str | int, ...], taken: dict[str, str]) -> It
         yield field, f"{path} covers what orch itself mounts ({', '.join(_OWN_MOUNTS)}); choose another path"
 
 
-def _capacity(spec: "JobSpec") -> Iterator[Disagreement]:
+def _capacity(spec: JobSections) -> Iterator[Disagreement]:
     hardware, limit = spec.resources.hardware(), spec.scheduling.max_runtime
     if spec.resources.capacity != "flex-start":
         return
@@ -131,7 +129,7 @@ def _capacity(spec: "JobSpec") -> Iterator[Disagreement]:
         )
 
 
-def _kubernetes(spec: "JobSpec") -> Iterator[Disagreement]:
+def _kubernetes(spec: JobSections) -> Iterator[Disagreement]:
     hardware, kubernetes, workers = spec.resources.hardware(), spec.kubernetes, spec.resources.worker_count()
     if kubernetes.kind == "Job":
         if hardware is not None and hardware.multi_host:

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from orchestrator.jobfile.spec import KubernetesSection
+from orchestrator.jobfile.sections import KubernetesSection
 from orchestrator.kube.objects import Manifest
 from trainer.errors import ConfigError
 

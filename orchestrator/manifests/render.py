@@ -16,7 +16,8 @@ import yaml
 from orchestrator.jobfile.accelerators import Accelerator
 from orchestrator.jobfile.capacity import Capacity, capacity_of
 from orchestrator.jobfile.rules import kind_of
-from orchestrator.jobfile.spec import JobSpec, Toleration
+from orchestrator.jobfile.sections import Toleration
+from orchestrator.jobfile.spec import JobSpec
 from orchestrator.kube.carrier import REPLICATED_JOB
 from orchestrator.kube.names import GROUP_LABEL, GROUP_WORKERS, JOBSET_UID_LABEL, QUEUE_LABEL, RUN_DIRECTORY, labels_of
 from orchestrator.kube.objects import Manifest

@@ -11,7 +11,7 @@ from orchestrator.kube.objects import Manifest
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from orchestrator.jobfile.spec import SecretRef, Volume
+    from orchestrator.jobfile.sections import SecretRef, Volume
 
 
 GCS_FUSE_OPTIONS = "implicit-dirs,uid=1000,gid=1000"

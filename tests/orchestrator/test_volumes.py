@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.jobfile.spec import Volume
+from orchestrator.jobfile.sections import Volume
 from orchestrator.manifests.volumes import check_run_directory, claim_problem
 from trainer.errors import ConfigError
 
