@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, TypeVar
@@ -21,6 +20,7 @@ from requests.adapters import HTTPAdapter
 
 from orchestrator.image.name import DOCKER_HUB, Reference, is_loopback, parse_reference
 from orchestrator.image.registry_auth import RegistryAuth
+from orchestrator.retry import Backoff, retry
 from trainer.errors import OrchError
 from trainer.exit_codes import ExitCode
 
@@ -37,6 +37,8 @@ _DOCUMENT_MAX_BYTES = 8 << 20
 _CONNECT_S = 5.0
 _READ_S = 60.0
 _TRIES = 5
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 4.0
 _AGAIN = (429, 500, 502, 503, 504)
 PLATFORM = "linux/amd64"
 T = TypeVar("T")
@@ -148,7 +150,7 @@ class Repository:
         self._base = f"{'http' if plain else 'https'}://{host}/v2/"
         self._session = requests.Session()
         # Requests that change nothing are tried again below us; blobs that break off, in `persistently`.
-        retry = urllib3.Retry(
+        below = urllib3.Retry(
             total=_TRIES - 1,
             connect=2,
             backoff_factor=0.3,
@@ -157,8 +159,8 @@ class Repository:
             raise_on_status=False,
             respect_retry_after_header=True,
         )
-        self._session.mount("http://", HTTPAdapter(max_retries=retry))
-        self._session.mount("https://", HTTPAdapter(max_retries=retry))
+        self._session.mount("http://", HTTPAdapter(max_retries=below))
+        self._session.mount("https://", HTTPAdapter(max_retries=below))
         self._auth = RegistryAuth(reference, urlsplit(self._base).netloc, writes=writes, insecure=plain)
 
     def __enter__(self) -> "Repository":
@@ -345,13 +347,7 @@ class _Body:
 
 def persistently(action: Callable[[], T]) -> T:
     """Do it again, after a pause that doubles, while the registry does not answer. The last error is the one raised."""
-    for attempt in range(_TRIES - 1):
-        try:
-            return action()
-        except RegistryUnreachable as error:
-            log.info("trying again attempt=%d error=%s", attempt + 1, error.message)
-            time.sleep(0.5 * 2**attempt)
-    return action()
+    return retry(action, RegistryUnreachable, Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), tries=_TRIES)
 
 
 def sha256(data: bytes) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from orchestrator.kube.objects import Manifest, annotations, is_ours, is_over, r
 from orchestrator.manifests.render import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import Check, Job, errors, preflight, said
 from orchestrator.preflight.subject import JOB_CHECKS
+from orchestrator.retry import Backoff, retry
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 
@@ -253,11 +253,4 @@ def _named(item: Manifest) -> tuple[str, str]:
 
 def _while_away(act: Callable[[], T]) -> T:
     """`act`, tried for a while where the API server does not answer: what made a submit fail may be over in a moment."""
-    deadline = time.monotonic() + _UNDO_S
-    while True:
-        try:
-            return act()
-        except ClusterUnreachable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1.0)
+    return retry(act, ClusterUnreachable, Backoff(1.0, 1.0), for_s=_UNDO_S)

@@ -17,6 +17,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.connection import STARTING_S
 from orchestrator.kube.errors import ClusterError, ClusterUnreachable, Gone, ServerTrouble
 from orchestrator.kube.objects import Manifest
+from orchestrator.retry import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -40,29 +41,13 @@ class View:
 
 
 @dataclass
-class _Kept:
+class _ViewState:
     view: View
     known: Known
     listed: bool = False
     away: str = ""
     """Why it is not up to date."""
     failure: ClusterError | None = None
-
-
-@dataclass
-class Pauses:
-    """How long to wait after failures in a row: doubling, up to LAST_PAUSE_S."""
-
-    failures: int = 0
-
-    def next_s(self) -> float:
-        """The wait after one more failure."""
-        self.failures += 1
-        return float(min(FIRST_PAUSE_S * 2 ** min(self.failures - 1, 10), LAST_PAUSE_S))
-
-    def reset(self) -> None:
-        """It works again."""
-        self.failures = 0
 
 
 class Watch:
@@ -74,7 +59,7 @@ class Watch:
 
     def __init__(self, cluster: Cluster, views: Sequence[View]) -> None:
         self._cluster = cluster
-        self._kept = {view.kind: _Kept(view, Known(keep=view.keep, most=view.most)) for view in views}
+        self._kept = {view.kind: _ViewState(view, Known(keep=view.keep, most=view.most)) for view in views}
         self._lock = threading.Condition()
         self._changed = False
         self._stop = threading.Event()
@@ -121,8 +106,8 @@ class Watch:
         with self._lock:
             return list(self._kept[kind].known.items.values())
 
-    def _keep(self, kept: _Kept) -> None:
-        pauses = Pauses()
+    def _keep(self, kept: _ViewState) -> None:
+        pauses = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         refused_since: float | None = None
         while not self._stop.is_set():
             began = time.monotonic()
@@ -153,7 +138,7 @@ class Watch:
                 return
             self._stop.wait(pause_s)
 
-    def _go_on(self, kept: _Kept, pauses: Pauses) -> None:
+    def _go_on(self, kept: _ViewState, pauses: Backoff) -> None:
         """List where that is needed, then take changes until the server ends the watch."""
         view, known = kept.view, kept.known
         if not known.version:
@@ -173,14 +158,14 @@ class Watch:
             pauses.reset()
             self._tell(kept, changed=changed)
 
-    def _tell(self, kept: _Kept, *, changed: bool = False, away: str = "") -> None:
+    def _tell(self, kept: _ViewState, *, changed: bool = False, away: str = "") -> None:
         with self._lock:
             if changed or kept.away != away:
                 self._changed = True
                 self._lock.notify_all()
             kept.away = away
 
-    def _refused(self, kept: _Kept, error: ClusterError) -> None:
+    def _refused(self, kept: _ViewState, error: ClusterError) -> None:
         with self._lock:
             kept.listed, kept.away = True, ""
             if not kept.view.optional:

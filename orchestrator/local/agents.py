@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.local.printer import Printer
+from orchestrator.retry import Backoff
 from trainer.agent.child import Lines
 from trainer.agent.last_words import LastWords
 from trainer.agent.stillness import STOPPED_S, Stopped
@@ -48,7 +49,8 @@ class Agent:
     lines: Lines = field(default_factory=Lines)
     started_s: float = 0.0
     restart_at_s: float = 0.0
-    deaths: int = 0
+    deaths: Backoff = field(default_factory=lambda: Backoff(0.1, 10.0))
+    """In a row, without a minute of life between them."""
     final_code: int | None = None
     hurried: bool = False
     port: int = 0
@@ -214,11 +216,13 @@ class Agents:
     def _died(self, agent: Agent, how: str) -> None:
         """Start it again, later each time; after too many deaths in a row give up."""
         time_s = time.monotonic()
-        agent.deaths = 1 if time_s - agent.started_s > STABLE_S else agent.deaths + 1
-        if agent.deaths > DEATHS_MAX:
-            self.gave_up = f"the agent of worker {agent.index} died {agent.deaths} times in a row; the last one {how}"
+        if time_s - agent.started_s > STABLE_S:
+            agent.deaths.reset()
+        agent.restart_at_s = time_s + agent.deaths.next_s()
+        count = agent.deaths.failures
+        if count > DEATHS_MAX:
+            self.gave_up = f"the agent of worker {agent.index} died {count} times in a row; the last one {how}"
             return
-        agent.restart_at_s = time_s + min(0.1 * 2 ** (agent.deaths - 1), 10.0)
         self._printer.line(f"[worker {agent.index}] its agent {how}; another one takes its place")
 
     def _forget(self, agent: Agent) -> None:

@@ -22,6 +22,7 @@ from orchestrator.kube.objects import Manifest, container_status, index_of, is_o
 from orchestrator.kube.watch import View, Watch
 from orchestrator.logs.lines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
 from orchestrator.logs.segments import of_gone_pods
+from orchestrator.retry import Backoff
 from orchestrator.status.observe import status_of
 from trainer.errors import OrchError
 
@@ -330,7 +331,7 @@ def _explain(shared: _Shared, told: str) -> str:
 
 def _read_pod(pod: _Pod, shared: _Shared) -> None:
     """Read a container to its end, going on after the last line when a connection breaks."""
-    failures, told = 0, False
+    pauses, told = Backoff(_AGAIN_S, _LAST_AGAIN_S), False
     while not shared.stop.is_set():
         try:
             now = shared.cluster.get("Pod", pod.name)
@@ -346,20 +347,21 @@ def _read_pod(pod: _Pod, shared: _Shared) -> None:
                     return
             if ended:
                 return
-            failures, told = 0, False
+            pauses.reset()
+            told = False
             shared.failing.pop(pod.uid, None)
             continue
         except NotFound:
             return
         except (ClusterUnreachable, Rejected) as error:
             log.debug("log of pod %s: %s", pod.name, error)
-            failures += 1
+            pause_s = pauses.next_s()
             shared.failing.setdefault(pod.uid, time.monotonic())
-            if failures == _TRIES and not told:
+            if pauses.failures == _TRIES and not told:
                 told = True
                 shared.put(Note(f"{_cannot_read(pod, error)}; trying again"))
         except ClusterError as error:
             shared.failure = error
             shared.put(None)
             return
-        shared.stop.wait(min(_AGAIN_S * failures, _LAST_AGAIN_S))
+        shared.stop.wait(pause_s)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support_api import Answer, Script, api_server, listed, pod, refused
@@ -13,7 +14,8 @@ from orchestrator.kube import connection
 from orchestrator.kube import watch as watching
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable, Forbidden, ServerTrouble
-from orchestrator.kube.watch import Pauses, View, Watch
+from orchestrator.kube.watch import View, Watch
+from orchestrator.retry import Backoff, retry
 
 
 @pytest.fixture(autouse=True)
@@ -167,11 +169,23 @@ def test_an_api_server_that_is_away_is_told_and_waited_for(tmp_path: Path, monke
 
 
 def test_pauses_double_up_to_a_bound_and_begin_anew() -> None:
-    pauses = Pauses()
+    pauses = Backoff(0.01, watching.LAST_PAUSE_S)
     assert [pauses.next_s() for _ in range(4)] == [0.01, 0.02, 0.04, 0.08]
-    assert Pauses(failures=50).next_s() == watching.LAST_PAUSE_S
+    assert Backoff(0.01, watching.LAST_PAUSE_S, failures=50).next_s() == watching.LAST_PAUSE_S
     pauses.reset()
     assert pauses.next_s() == 0.01
+
+
+@pytest.mark.parametrize("bound", [{"tries": 3}, {"for_s": 0.6}])
+def test_what_fails_is_done_again_so_often_or_so_long_and_the_last_error_is_raised(bound: dict[str, Any]) -> None:
+    failures = iter([ClusterUnreachable("first"), ClusterUnreachable("second"), ClusterUnreachable("last")])
+
+    def fails() -> None:
+        raise next(failures)
+
+    with pytest.raises(ClusterUnreachable, match="last"):
+        retry(fails, ClusterUnreachable, Backoff(0.1, 1.0), **bound)
+    assert retry(lambda: 7, ClusterUnreachable, Backoff(0.01, 1.0), **bound) == 7
 
 
 def test_a_busy_server_is_asked_again_when_it_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.image import registry as registries
 from orchestrator.image.credentials import Credentials
 from orchestrator.image.name import is_loopback, parse_reference
 from orchestrator.image.registry import (
@@ -39,7 +38,7 @@ def no_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(registries.time, "sleep", lambda _s: None)
+    monkeypatch.setattr("orchestrator.retry.time.sleep", lambda _s: None)
 
 
 def write_login(folder: Path, registry: str, user: str, password: str, **more: object) -> None:
