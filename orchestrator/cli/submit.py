@@ -84,10 +84,10 @@ def submit(
     config = resolve_for_cluster(job.spec)
     wanted = namespace or job.spec.scheduling.namespace
     if dry_run == "client":
-        return _shown(job, config, context, wanted, insecure=insecure, output=output)
+        return _dry_run_here(job, config, context, wanted, insecure=insecure, output=output)
     cluster = _connect(context, wanted)
     if dry_run == "server":
-        return _tried(cluster, job, config, skip=skip, replace=replace, output=output)
+        return _dry_run_there(cluster, job, config, skip=skip, replace=replace, output=output)
     if job.spec.image.build is not None:
         submitting.check_before_image(cluster, job.spec, config, skip=skip, replace=replace)
     spec = with_image(job, insecure=insecure)
@@ -104,7 +104,7 @@ def submit(
     return _print_submitted(done, output)
 
 
-def _shown(
+def _dry_run_here(
     job: "LoadedJob",
     config: "TrainConfig",
     context: str | None,
@@ -129,7 +129,7 @@ def _shown(
     return 0
 
 
-def _tried(
+def _dry_run_there(
     cluster: "Cluster", job: "LoadedJob", config: "TrainConfig", *, skip: tuple[str, ...], replace: bool, output: str
 ) -> int:
     """`--dry-run=server`: the cluster says whether it takes them."""

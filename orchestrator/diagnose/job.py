@@ -27,7 +27,7 @@ class Surroundings:
     """How many jobs wait before it in its queue, where Kueue tells."""
     live: JobState | None = None
     """The coordinator's answer."""
-    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    log_tails: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """UID of a pod -> the last lines of its log, for those that run and that the coordinator does not hear."""
 
 
@@ -69,7 +69,7 @@ def _of_pod(pod: Manifest, events: list[Manifest], around: Surroundings) -> Trou
         starting.cannot_start,
         starting.volume,
         ending.ended_badly,
-        lambda pod, _: training.unheard(pod, around.said.get(pod["metadata"]["uid"], ())),
+        lambda pod, _: training.unheard(pod, around.log_tails.get(pod["metadata"]["uid"], ())),
     ):
         trouble = check(pod, events)
         if trouble is not None:

@@ -220,7 +220,7 @@ def _purpose(path: Path, *, whole: bool = False) -> str:
 def _wrong_value(path: Path, value: Any, written: str | None) -> str:
     info = field_of(path)
     allowed = describe(info.annotation, info.metadata) if info else "a mapping (key: value)"
-    shown = _shown(value, written)
+    shown = _value_in_words(value, written)
     if value is None:
         return f"is empty; it must be {allowed}" + ("" if info and info.is_required() else ", or be left out")
     if allowed in _TEXTS and isinstance(value, bool | int | float):
@@ -246,7 +246,7 @@ def _words(info: FieldInfo) -> list[str]:
     return list(literals(info.annotation))
 
 
-def _shown(value: Any, written: str | None) -> str:
+def _value_in_words(value: Any, written: str | None) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):

@@ -18,7 +18,7 @@ from orchestrator.kube.errors import AlreadyExists, ClusterError, ClusterUnreach
 from orchestrator.kube.jobs import find_carriers
 from orchestrator.kube.objects import Manifest, annotations, is_ours, is_over, run_directory_of
 from orchestrator.manifests.render import TOKEN_PLACEHOLDER, render
-from orchestrator.preflight import Check, Job, errors, preflight, said
+from orchestrator.preflight import Check, CheckedJob, errors, preflight, summary_lines
 from orchestrator.preflight.subject import JOB_CHECKS
 from orchestrator.retry import Backoff, retry
 from trainer.config import TrainConfig
@@ -81,7 +81,7 @@ def check(cluster: Cluster, asked: Request, *, skip: Collection[str] = (), repla
     Raises:
         ClusterUnreachable, Forbidden: the cluster does not answer at all.
     """
-    job = Job(asked.spec, asked.config, asked.objects, replace, version("orch"))
+    job = CheckedJob(asked.spec, asked.config, asked.objects, replace, version("orch"))
     return preflight(cluster, job, skip=skip)
 
 
@@ -106,7 +106,7 @@ def require(checks: Collection[Check], *, say: Say) -> None:
     Raises:
         ConfigError: there are errors; all of them.
     """
-    for text in said(checks):
+    for text in summary_lines(checks):
         say(text)
     wrong = errors(checks)
     if len(wrong) == 1:

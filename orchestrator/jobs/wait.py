@@ -84,7 +84,7 @@ def wait(
                 status = status_of(cluster, name)
             except (ClusterUnreachable, NotFound):
                 continue  # the watch says it, and knows what follows
-            if last is None or _said(status) != _said(last) or status.over:
+            if last is None or _news(status) != _news(last) or status.over:
                 yield status
             last = status
             if goal is not Goal.DELETED and (
@@ -101,5 +101,5 @@ def is_stopped(carrier: Manifest, pods: list[Manifest]) -> bool:
     return bool(carrier["spec"].get("suspend")) and not alive
 
 
-def _said(status: JobStatus) -> tuple[str, str, int]:
+def _news(status: JobStatus) -> tuple[str, str, int]:
     return status.state, status.reason, status.attempts

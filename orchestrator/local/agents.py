@@ -41,7 +41,7 @@ _SAYS_NOTHING = re.compile(
 
 
 @dataclass
-class Agent:
+class LocalAgent:
     """One of them, and what is known of it."""
 
     index: int
@@ -74,7 +74,7 @@ class Agents:
             environment: of all of them, with TMPDIR.
             port: of worker 0's, which the others know.
         """
-        self.all = [Agent(index) for index in range(count)]
+        self.all = [LocalAgent(index) for index in range(count)]
         self._environment = environment
         self._port = port
         self._printer = printer
@@ -113,7 +113,7 @@ class Agents:
         for agent in self.all:
             self._keep_alive(agent, stopping=stopping)
 
-    def _start(self, agent: Agent) -> None:
+    def _start(self, agent: LocalAgent) -> None:
         # Only the first worker's port must be known to others; the rest serve health and figures on any free one.
         agent.port = self._port if agent.index == 0 else free_port()
         agent.unanswered = -START_QUESTIONS
@@ -144,11 +144,11 @@ class Agents:
         self._selector.register(agent.process.stdout, selectors.EVENT_READ, agent)
         agent.lines = Lines()
 
-    def _words_of(self, agent: Agent) -> Path:
+    def _words_of(self, agent: LocalAgent) -> Path:
         """Where an agent keeps its last message, as in a pod."""
         return Path(self._environment["TMPDIR"]) / f"last-words-{agent.index}"
 
-    def _read(self, agent: Agent) -> None:
+    def _read(self, agent: LocalAgent) -> None:
         process = agent.process
         if process is None or process.stdout is None:
             return
@@ -187,7 +187,7 @@ class Agents:
                 agent.hurried = True
                 agent.process.terminate()
 
-    def _keep_alive(self, agent: Agent, *, stopping: bool) -> None:
+    def _keep_alive(self, agent: LocalAgent, *, stopping: bool) -> None:
         time_s = time.monotonic()
         if agent.process is None:
             if agent.final_code is None and stopping:
@@ -213,7 +213,7 @@ class Agents:
             return
         self._died(agent, f"ended ({title_of(code)})")
 
-    def _died(self, agent: Agent, how: str) -> None:
+    def _died(self, agent: LocalAgent, how: str) -> None:
         """Start it again, later each time; after too many deaths in a row give up."""
         time_s = time.monotonic()
         if time_s - agent.started_s > STABLE_S:
@@ -225,7 +225,7 @@ class Agents:
             return
         self._printer.line(f"[worker {agent.index}] its agent {how}; another one takes its place")
 
-    def _forget(self, agent: Agent) -> None:
+    def _forget(self, agent: LocalAgent) -> None:
         process, agent.process = agent.process, None
         if process is not None and process.stdout is not None:
             with contextlib.suppress(KeyError):

@@ -52,7 +52,9 @@ def read(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
     wanted, notes = _narrowed(job, wanted)
     yield from notes
     pods = cluster.select("Pod", labels=selector_of(name))
-    yield from _so_far(cluster, [_Pod(pod) for pod in pods if _started(pod, wanted)], wanted, _Gone(job, pods, wanted))
+    yield from _so_far(
+        cluster, [_Pod(pod) for pod in pods if _started(pod, wanted)], wanted, _GonePods(job, pods, wanted)
+    )
 
 
 def follow(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]:
@@ -67,10 +69,10 @@ def follow(cluster: Cluster, name: str, wanted: Wanted) -> Iterator[Line | Note]
     wanted, notes = _narrowed(job, wanted)
     yield from notes
     # What comes from now on is shown whole, also of a pod that begins only now.
-    shared = _Shared(cluster, name, replace(wanted, tail=None))
+    shared = _Following(cluster, name, replace(wanted, tail=None))
     pods = cluster.select("Pod", labels=selector_of(name))
     known = [_Pod(pod) for pod in pods if _started(pod, wanted)]
-    yield from _so_far(cluster, known, wanted, _Gone(job, pods, wanted))
+    yield from _so_far(cluster, known, wanted, _GonePods(job, pods, wanted))
     for pod in known:
         shared.read_on(pod)
     watcher = threading.Thread(target=_watch, args=(job, shared), name="watch", daemon=True)
@@ -176,7 +178,7 @@ def _since(wanted: Wanted) -> str:
     return Cursor(wanted.since_ns).since
 
 
-class _Gone:
+class _GonePods:
     """The pods of a job that are gone: their lines are in the run directory, where that can be read from here."""
 
     def __init__(self, job: Manifest, pods: list[Manifest], wanted: Wanted) -> None:
@@ -207,7 +209,7 @@ class _Gone:
             )
 
 
-def _so_far(cluster: Cluster, pods: list[_Pod], wanted: Wanted, gone: _Gone) -> Iterator[Line | Note]:
+def _so_far(cluster: Cluster, pods: list[_Pod], wanted: Wanted, gone: _GonePods) -> Iterator[Line | Note]:
     """All pods to their present end and those that are gone, merged by time."""
     notes: list[Note] = []
 
@@ -238,7 +240,7 @@ def _cannot_read(pod: _Pod, error: ClusterError) -> str:
 
 
 @dataclass
-class _Shared:
+class _Following:
     """What the threads of `follow` share."""
 
     cluster: Cluster
@@ -270,7 +272,7 @@ class _Shared:
                 continue
 
 
-def _watch(job: Manifest, shared: _Shared) -> None:
+def _watch(job: Manifest, shared: _Following) -> None:
     """Start a reader for each pod that starts; end when the job has ended and the readers have."""
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     wanted = shared.wanted
@@ -306,7 +308,7 @@ def _watch(job: Manifest, shared: _Shared) -> None:
     shared.put(None)
 
 
-def _read_the_rest(shared: _Shared) -> None:
+def _read_the_rest(shared: _Following) -> None:
     """After the job's end: until each pod was read to its end, or could not be read for a while."""
     ended_s = time.monotonic()
     for uid, reader in list(shared.readers.items()):
@@ -317,7 +319,7 @@ def _read_the_rest(shared: _Shared) -> None:
                 break
 
 
-def _explain(shared: _Shared, told: str) -> str:
+def _explain(shared: _Following, told: str) -> str:
     """Say why there is nothing to read, when that is something new."""
     try:
         status = status_of(shared.cluster, shared.job)
@@ -329,7 +331,7 @@ def _explain(shared: _Shared, told: str) -> str:
     return text
 
 
-def _read_pod(pod: _Pod, shared: _Shared) -> None:
+def _read_pod(pod: _Pod, shared: _Following) -> None:
     """Read a container to its end, going on after the last line when a connection breaks."""
     pauses, told = Backoff(_AGAIN_S, _LAST_AGAIN_S), False
     while not shared.stop.is_set():

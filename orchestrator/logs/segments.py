@@ -61,7 +61,7 @@ def read(directory: str, wanted: Wanted, *, follow: bool = False) -> Iterator[Li
 
 
 @dataclass(frozen=True)
-class Gone:
+class LinesOfGonePods:
     """What is left of pods that are gone."""
 
     lines: Iterator[Line]
@@ -70,7 +70,7 @@ class Gone:
     """What was not kept of them, for a person."""
 
 
-def of_gone_pods(directory: str, wanted: Wanted, *, launch: str, present: Collection[str]) -> Gone:
+def of_gone_pods(directory: str, wanted: Wanted, *, launch: str, present: Collection[str]) -> LinesOfGonePods:
     """What the pods of a launch printed, as far as it lies in the run directory, but for those that are `present` (UIDs).
 
     Raises:
@@ -87,7 +87,7 @@ def of_gone_pods(directory: str, wanted: Wanted, *, launch: str, present: Collec
         and (wanted.attempt is None or record.number == wanted.attempt)
     }
     if not gone:
-        return Gone(iter(()), "")
+        return LinesOfGonePods(iter(()), "")
     # A pod's UID names the words of its agent, too.
     streams = {*gone, *((worker, f"agent-{uid[:8]}") for (worker, _), (_, uid) in gone.items())}
     segments = [segment for segment in _segments(store, wanted) if (segment.worker, segment.stream) in streams]
@@ -101,7 +101,7 @@ def of_gone_pods(directory: str, wanted: Wanted, *, launch: str, present: Collec
                 f"{workers_text(sorted({worker for worker, _ in without}))} in attempt{'s' if len(attempts) > 1 else ''} "
                 f"{', '.join(map(str, attempts))}"
             )
-    return Gone(_by_time(store, segments), missing)
+    return LinesOfGonePods(_by_time(store, segments), missing)
 
 
 def _by_time(store: Store, segments: list["_Segment"]) -> Iterator[Line]:

@@ -11,14 +11,14 @@ from typing import TypeVar
 from orchestrator.kube.client import Cluster
 from orchestrator.preflight.check import Check, Declared, Level, errors, lines
 from orchestrator.preflight.facts import look
-from orchestrator.preflight.subject import JOB_CHECKS, Candidate, Job
+from orchestrator.preflight.subject import JOB_CHECKS, Candidate, CheckedJob
 
-__all__ = ["Check", "Job", "Level", "errors", "lines", "preflight", "said", "take"]
+__all__ = ["Check", "CheckedJob", "Level", "errors", "lines", "preflight", "summary_lines", "take"]
 
 T = TypeVar("T")
 
 
-def preflight(cluster: Cluster, job: Job, *, skip: Collection[str] = ()) -> list[Check]:
+def preflight(cluster: Cluster, job: CheckedJob, *, skip: Collection[str] = ()) -> list[Check]:
     """All checks but those to skip, in order; most of them are asked at the same time.
 
     What does not let itself be looked at is a line of its own, and an error where nothing else can be: all is collected, so
@@ -40,7 +40,7 @@ def take(declared: Sequence[Declared[T]], subject: T, *, skip: Collection[str] =
         return basic + list(pool.map(lambda check: check(subject), wanted))
 
 
-def said(checks: Collection[Check]) -> Iterator[str]:
+def summary_lines(checks: Collection[Check]) -> Iterator[str]:
     """What a submit says of its checks: the warnings, and how many lines were in order."""
     for check in checks:
         if check.level is Level.WARNING:

@@ -21,7 +21,7 @@ Amounts = dict[str, Decimal]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Demand:
     """What a job asks of a namespace and of nodes."""
 
     workers: int
@@ -31,10 +31,10 @@ class Wanted:
     """Resource as quotas count it (jobs.batch, services) -> how many the job has."""
 
 
-def wanted_by(on: Candidate) -> Wanted:
+def demand_of(on: Candidate) -> Demand:
     """What the job that is checked asks for."""
     counted = Counter(KINDS[item["kind"]].resource for item in on.job.objects)
-    return Wanted(on.job.config.workers, worker_of(on), counted)
+    return Demand(on.job.config.workers, worker_of(on), counted)
 
 
 def requests(pod: Manifest) -> Amounts:
@@ -50,14 +50,14 @@ def limits(pod: Manifest) -> Amounts:
 # --- quotas
 
 
-def quota(quotas: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
+def quota(quotas: list[Manifest] | Unknown, demand: Demand) -> Finding:
     """Whether the namespace's quotas have room for all workers: for ever too small is an error, used by others a warning."""
     if isinstance(quotas, Unknown):
         return warning("not known: you may not look at the quotas of the namespace")
-    matching = [item for item in quotas if _in_scope(item.get("spec", {}), wanted.pod)]
+    matching = [item for item in quotas if _in_scope(item.get("spec", {}), demand.pod)]
     if not matching:
         return ok("no quota limits this job")
-    asked = _as_quotas_count(wanted)
+    asked = _as_quotas_count(demand)
     never, not_now = [], []
     for item in matching:
         status = item.get("status", {})
@@ -84,7 +84,7 @@ def quota(quotas: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
             "; ".join(not_now),
             "workers beyond the quota are created when others end, and training begins with the last",
         )
-    return ok(f"{_names(matching)}: room for {_workers(wanted.workers)}")
+    return ok(f"{_names(matching)}: room for {_workers(demand.workers)}")
 
 
 @JOB_CHECKS.check(
@@ -95,18 +95,18 @@ def quota(quotas: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
     error_when="more than it allows in all; in use by others is a warning",
 )
 def _quota(on: Candidate) -> Finding:
-    return quota(on.facts.quotas, wanted_by(on))
+    return quota(on.facts.quotas, demand_of(on))
 
 
-def _as_quotas_count(wanted: Wanted) -> Amounts:
-    total: Amounts = {"pods": Decimal(wanted.workers), "count/pods": Decimal(wanted.workers)}
-    for resource, amount in requests(wanted.pod).items():
-        total[f"requests.{resource}"] = amount * wanted.workers
+def _as_quotas_count(demand: Demand) -> Amounts:
+    total: Amounts = {"pods": Decimal(demand.workers), "count/pods": Decimal(demand.workers)}
+    for resource, amount in requests(demand.pod).items():
+        total[f"requests.{resource}"] = amount * demand.workers
         if resource in ("cpu", "memory", "ephemeral-storage"):
-            total[resource] = amount * wanted.workers
-    for resource, amount in limits(wanted.pod).items():
-        total[f"limits.{resource}"] = amount * wanted.workers
-    for resource, count in wanted.objects.items():
+            total[resource] = amount * demand.workers
+    for resource, amount in limits(demand.pod).items():
+        total[f"limits.{resource}"] = amount * demand.workers
+    for resource, count in demand.objects.items():
         total[f"count/{resource}"] = Decimal(count)
         if "." not in resource:
             total[resource] = Decimal(count)
@@ -140,13 +140,13 @@ def _matches_scope(rule: Manifest, pod: Manifest) -> bool:
 # --- limit ranges
 
 
-def limit_range(limit_ranges: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
+def limit_range(limit_ranges: list[Manifest] | Unknown, demand: Demand) -> Finding:
     """Whether one worker is within what the namespace allows a container or a pod."""
     if isinstance(limit_ranges, Unknown):
         return warning("not known: you may not look at the LimitRanges of the namespace")
     if not limit_ranges:
         return ok("no LimitRange in the namespace")
-    pod = with_defaults(wanted.pod, limit_ranges)
+    pod = with_defaults(demand.pod, limit_ranges)
     problems = []
     for item in limit_ranges:
         for rule in item["spec"].get("limits") or []:
@@ -165,7 +165,7 @@ def limit_range(limit_ranges: list[Manifest] | Unknown, wanted: Wanted) -> Findi
 
 @JOB_CHECKS.check("limits", 100, what="a worker within each LimitRange, with what it fills in", error_when="outside")
 def _limits(on: Candidate) -> Finding:
-    return limit_range(on.facts.limit_ranges, wanted_by(on))
+    return limit_range(on.facts.limit_ranges, demand_of(on))
 
 
 def with_defaults(pod: Manifest, limit_ranges: Iterable[Manifest]) -> Manifest:
@@ -209,7 +209,7 @@ def _outside(rule: Manifest, asked: Amounts, allowed: Amounts) -> list[str]:
 # --- nodes
 
 
-def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
+def nodes(found: list[Manifest] | Unknown, demand: Demand) -> Finding:
     """Whether there are nodes for all workers, by their labels, taints and size. Never an error: nodes may be added,
     by a person or by an autoscaler, while the job waits."""
     if isinstance(found, Unknown):
@@ -217,7 +217,7 @@ def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
             "not known: you may not look at nodes",
             "an administrator can allow it: ClusterRole orch-reader (k8s/setup)",
         )
-    spec = wanted.pod["spec"]
+    spec = demand.pod["spec"]
     selector: dict[str, str] = spec.get("nodeSelector") or {}
     labelled = [node for node in found if selector.items() <= labels(node).items()]
     remedy = "the job waits until there is one: right where a node pool grows for it, else see `kubectl get nodes --show-labels`"
@@ -238,9 +238,9 @@ def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
             f"no node of {len(labelled)} takes the workers now: {why}",
             "tolerate the taint (scheduling.tolerations) where it is a lasting one, or see `kubectl get nodes`",
         )
-    asked = requests(wanted.pod)
+    asked = requests(demand.pod)
     room = [_room(node, asked) for node in open_to_it]
-    if sum(room) >= wanted.workers:
+    if sum(room) >= demand.workers:
         return ok(f"{len(open_to_it)} of {len(found)} nodes can take workers, {sum(room)} of them in all when empty")
     if not any(room):
         largest = "; ".join(
@@ -250,7 +250,7 @@ def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
         )
         return warning(largest or "no node has all that a worker asks for", remedy)
     return warning(
-        f"room for {sum(room)} of {wanted.workers} workers on {len(open_to_it)} nodes, when they are empty",
+        f"room for {sum(room)} of {demand.workers} workers on {len(open_to_it)} nodes, when they are empty",
         remedy,
     )
 
@@ -262,7 +262,7 @@ def nodes(found: list[Manifest] | Unknown, wanted: Wanted) -> Finding:
     error_when="never: nodes may be added while a job waits",
 )
 def _nodes(on: Candidate) -> Finding:
-    return nodes(on.facts.nodes, wanted_by(on))
+    return nodes(on.facts.nodes, demand_of(on))
 
 
 def untolerated(node: Manifest, tolerations: list[Manifest]) -> str:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Job:
+class CheckedJob:
     """The job that is checked."""
 
     spec: JobSpec
@@ -54,7 +54,7 @@ class Place:
 class Candidate(Place):
     """A job, and the place that is to take it."""
 
-    job: Job
+    job: CheckedJob
     _lock: Lock = field(default_factory=Lock, repr=False)
     _locks: dict[object, Lock] = field(default_factory=dict, repr=False)
     _answers: dict[object, Any] = field(default_factory=dict, repr=False)

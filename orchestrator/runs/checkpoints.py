@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.runs.view import no_run
 from trainer.checkpoint.restore import verify
 from trainer.errors import ConfigError, DamagedCheckpoint, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
@@ -60,7 +61,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Restart:
+class RestartPoint:
     """What a restart would begin with."""
 
     ref: CommitRef | None
@@ -80,7 +81,7 @@ class Overview:
 
     directory: str
     checkpoints: list[Checkpoint]
-    restart: Restart
+    restart: RestartPoint
 
     def to_json(self) -> dict[str, Any]:
         """`orch checkpoints list -o json`."""
@@ -124,9 +125,7 @@ class Run:
         self.store: Store = open_store(directory, timeout_s=_CALL_S)
         self.records: Records = read_records(self.store)
         if not self.records:
-            raise ConfigError(
-                f"{directory} holds no run", remedy="Name a run directory, such as runs/digits or gs://bucket/prefix."
-            )
+            raise no_run(directory)
         self.refs = list_commits(self.store)
 
     def overview(self) -> Overview:
@@ -150,7 +149,7 @@ class Run:
         """The commits that count, newest first."""
         return line(self.records, self.refs)
 
-    def restart(self, damaged: Iterable[CommitRef] = ()) -> Restart:
+    def restart(self, damaged: Iterable[CommitRef] = ()) -> RestartPoint:
         """What a restart would take, knowing that some are damaged."""
         return _restart(self.records, self.refs, damaged)
 
@@ -200,7 +199,7 @@ class Run:
 
 def judge(
     records: Records, commits: Mapping[CommitRef, Commit | str], listed: Mapping[str, Entry]
-) -> tuple[list[Checkpoint], Restart]:
+) -> tuple[list[Checkpoint], RestartPoint]:
     """Every commit with what it is to the job, newest first, and what a restart would take. Pure.
 
     `commits` holds what could not be read as the reason; `listed` is the data there is, by name.
@@ -225,13 +224,13 @@ def judge(
     return checkpoints, _restart(records, commits, damaged)
 
 
-def _restart(records: Records, refs: Iterable[CommitRef], damaged: Iterable[CommitRef]) -> Restart:
+def _restart(records: Records, refs: Iterable[CommitRef], damaged: Iterable[CommitRef]) -> RestartPoint:
     found = restore_point(records, refs, bad=[ref.name for ref in damaged])
     if isinstance(found, NoGoodCommit):
-        return Restart(None, f"a restart would end with 78: {found.reason}", possible=False)
+        return RestartPoint(None, f"a restart would end with 78: {found.reason}", possible=False)
     if found is None:
-        return Restart(None, "a restart would start from nothing: no checkpoint counts yet")
-    return Restart(found, f"a restart would go on from {found.name}")
+        return RestartPoint(None, "a restart would start from nothing: no checkpoint counts yet")
+    return RestartPoint(found, f"a restart would go on from {found.name}")
 
 
 def _why_stale(records: Records, ref: CommitRef) -> str:

@@ -41,7 +41,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedFiles:
     """What was written."""
 
     ref: CommitRef
@@ -86,7 +86,7 @@ def export(
     replicas: bool,
     force: bool,
     progress: Callable[[int, int], None],
-) -> Exported:
+) -> ExportedFiles:
     """Write the checkpoint `ref` to one file, where `to` ends with .safetensors, else into the folder `to`.
 
     Raises:
@@ -114,7 +114,9 @@ def export(
             for file in files:
                 file.close()
         description.write_text(json.dumps(_describe(commit, targets, paths), indent=2) + "\n", encoding="utf-8")
-    return Exported(ref, [str(path) for path in [*paths, description]], len(targets), sum(file.size for file in files))
+    return ExportedFiles(
+        ref, [str(path) for path in [*paths, description]], len(targets), sum(file.size for file in files)
+    )
 
 
 def _fill(

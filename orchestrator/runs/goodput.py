@@ -163,7 +163,7 @@ def broken_off_lines(launches: Sequence[Restart]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class SaveTrouble:
+class SaveProblem:
     """Something that went wrong with a save: it was given up, or another try ended the trouble."""
 
     time: float
@@ -174,17 +174,17 @@ class SaveTrouble:
     """Whether the save was given up."""
 
 
-def save_troubles(signs: Mapping[int, Sequence[Sign]], attempts: Collection[int]) -> list[SaveTrouble]:
+def save_troubles(signs: Mapping[int, Sequence[Sign]], attempts: Collection[int]) -> list[SaveProblem]:
     """Those of some attempts, oldest first."""
     return [
-        SaveTrouble(sign.time, sign.step, sign.error, sign.type == "save_failed")
+        SaveProblem(sign.time, sign.step, sign.error, sign.type == "save_failed")
         for number in sorted(attempts)
         for sign in signs.get(number, [])
         if sign.type in ("save_failed", "save_trouble")
     ]
 
 
-def save_lines(troubles: Sequence[SaveTrouble]) -> list[str]:
+def save_lines(troubles: Sequence[SaveProblem]) -> list[str]:
     """`saves met trouble 3 times, 1 was given up; the last time at 12:00:07 UTC: No space left on device`."""
     if not troubles:
         return []

@@ -5,7 +5,7 @@ launches and of saves, and the steps that attempts are known to have reached.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.runs.goodput import SaveTrouble, read_ledger, save_troubles
+from orchestrator.runs.goodput import SaveProblem, read_ledger, save_troubles
 from orchestrator.runs.view import RunView
 from trainer.rundir.attempts import AttemptRecord
 from trainer.rundir.history import Restart, broken_off
@@ -23,7 +23,7 @@ class Past:
     ledger: Ledger | None = None
     broken_off: Sequence[Restart] = ()
     """The launches before the newest one that ended without a word."""
-    save_troubles: Sequence[SaveTrouble] = ()
+    save_troubles: Sequence[SaveProblem] = ()
     """Of the newest launch."""
     told_steps: Mapping[int, int] = field(default_factory=dict)
     """Attempt -> the last step that its chief told."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.bucket import is_bucket
 from trainer.agent.protocol import JobState
@@ -11,6 +11,9 @@ from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_re
 from trainer.rundir.commits import list_commits
 from trainer.rundir.lineage import line
 from trainer.rundir.store import Store, open_store
+
+STORE_S = 15.0
+"""So long a status waits for one answer of a bucket."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,17 @@ def read_run(directory: str, *, timeout_s: float = 60.0, on_trouble: Callable[[s
         StoreError: it cannot be read.
     """
     store = open_store(directory, timeout_s=timeout_s, on_trouble=on_trouble)
+    return replace(view_of(store), name=_name(store))
+
+
+def view_of(store: Store) -> RunView:
+    """The same of a store that is open; without a name, which is one more question.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     records = read_records(store)
-    return RunView(store, records, line(records, list_commits(store)), name=_name(store))
+    return RunView(store, records, line(records, list_commits(store)))
 
 
 def _name(store: Store) -> str:

@@ -22,7 +22,7 @@ ASK_S = 4.0
 """How often the coordinator is asked: each time starts a small program beside the training."""
 SHOW_S = 0.5
 """How often, at most, the picture changes, however much happens."""
-SILENT_S = 30.0
+LAST_ANSWER_S = 30.0
 """So long the coordinator's last answer is shown while it cannot be asked, as when the API server has just come back."""
 EVENTS_MOST = 2000
 
@@ -42,7 +42,7 @@ def follow(cluster: Cluster, name: str) -> Iterator[Moment]:
         View("Event", keep=lambda event: concerns(event, job), most=EVENTS_MOST, optional=True),
     ]
     last: Moment | None = None
-    asked = _Asked()
+    asked = _LastAnswers()
     with Watch(cluster, views) as watch:
         while True:
             watch.wait(1.0)
@@ -105,7 +105,7 @@ def _picture(cluster: Cluster, watch: Watch, job: Manifest) -> tuple[Manifest, l
     return as_job(carrier, children), watch.items("Pod"), watch.items("Event")
 
 
-class _Asked:
+class _LastAnswers:
     """The last answers of those that are asked more seldom than one looks."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class _Asked:
         self._at_s = now
         if seen.live is not None:
             self._answered_s = now
-        elif seen.live_error and last is not None and last.live and same and now - self._answered_s < SILENT_S:
+        elif seen.live_error and last is not None and last.live and same and now - self._answered_s < LAST_ANSWER_S:
             seen = replace(seen, live=last.live)
         self._last = seen
         return seen

@@ -43,7 +43,7 @@ def judge(seen: Observation) -> JobStatus:
         workload=seen.workload,
         ahead=seen.ahead,
         live=seen.live,
-        said=seen.said,
+        log_tails=seen.log_tails,
     )
     troubles = diagnose(seen.job, list(newest.values()), seen.events, around)
     told = JobStatus(

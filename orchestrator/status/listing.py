@@ -31,7 +31,7 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedJob:
     """One job."""
 
     name: str
@@ -49,7 +49,7 @@ class Row:
     total_steps: int | None = None
 
 
-def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = True) -> list[Row]:
+def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = True) -> list[ListedJob]:
     """All jobs, the oldest first.
 
     Raises:
@@ -63,20 +63,20 @@ def jobs(cluster: Cluster, *, all_namespaces: bool = False, with_steps: bool = T
         pods.setdefault(key, []).append(pod)
     workloads = _workloads(cluster, found, all_namespaces)
     rows = sorted(
-        (row(job, pods.get(_key(job), []), workloads.get(job["metadata"]["uid"])) for job in found),
+        (listed(job, pods.get(_key(job), []), workloads.get(job["metadata"]["uid"])) for job in found),
         key=lambda item: item.created,
     )
     if not with_steps:
         return rows
     running = [item for item in rows if item.state == "running"][-_ASKED:]
 
-    def ask(item: Row) -> JobState | None:
+    def ask(item: ListedJob) -> JobState | None:
         chief = newest_pods(pods[item.namespace, item.name]).get(0)
         return ask_coordinator(cluster.elsewhere(item.namespace), chief)[0]
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = dict(zip([(item.namespace, item.name) for item in running], pool.map(ask, running), strict=True))
-    return [told(item, answers.get((item.namespace, item.name))) for item in rows]
+    return [with_live(item, answers.get((item.namespace, item.name))) for item in rows]
 
 
 def _workloads(cluster: Cluster, jobs: Sequence[Manifest], all_namespaces: bool) -> dict[str, Manifest]:
@@ -89,7 +89,7 @@ def _workloads(cluster: Cluster, jobs: Sequence[Manifest], all_namespaces: bool)
     return {}
 
 
-def row(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = None) -> Row:
+def listed(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = None) -> ListedJob:
     """A job as Kubernetes, and Kueue by its Workload, know it."""
     metadata, spec = job["metadata"], job["spec"]
     queue = labels(job).get(QUEUE_LABEL, "")
@@ -102,7 +102,7 @@ def row(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = Non
         state = "failed"
     elif spec.get("suspend"):
         state = "stopped" if stopped(job, workload) else "waiting"
-    return Row(
+    return ListedJob(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
         state=state,
@@ -114,14 +114,14 @@ def row(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = Non
     )
 
 
-def told(item: Row, live: JobState | None) -> Row:
+def with_live(item: ListedJob, live: JobState | None) -> ListedJob:
     """The same with what the coordinator said."""
     if live is None:
         return item
     return replace(item, state=live.state, step=live.step, total_steps=live.total_steps)
 
 
-def table(rows: Sequence[Row], now: datetime, *, all_namespaces: bool) -> list[tuple[str, ...]]:
+def table(rows: Sequence[ListedJob], now: datetime, *, all_namespaces: bool) -> list[tuple[str, ...]]:
     """Titles, and a row of cells for each job."""
     titles = ("name", "state", "ready", "step", "age", "queue", "run directory")
     cells: list[tuple[str, ...]] = [titles if not all_namespaces else ("namespace", *titles)]

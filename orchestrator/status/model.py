@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.diagnose.trouble import Trouble
-from orchestrator.runs.goodput import SaveTrouble
+from orchestrator.runs.goodput import SaveProblem
 from orchestrator.runs.past import Past
 from trainer.rundir.attempts import AttemptEnd, EndRecord
 from trainer.rundir.history import Restart
@@ -80,7 +80,7 @@ class JobStatus:
     """The launches before this one that ended without a word."""
     save_error: str = ""
     """Why saves fail at the moment."""
-    save_troubles: Sequence[SaveTrouble] = ()
+    save_troubles: Sequence[SaveProblem] = ()
     """What went wrong with saves of this launch, oldest first, where the run directory tells."""
     unread: str = ""
     """Why the run directory tells nothing."""

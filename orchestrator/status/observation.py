@@ -35,5 +35,5 @@ class Observation:
     """Kueue's object for a queued job."""
     ahead: int | None = None
     """How many jobs wait before it, where Kueue tells."""
-    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    log_tails: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """UID of a pod that the coordinator does not hear -> the last lines of its log."""

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.bucket import is_bucket
 from orchestrator.kube.carrier import event_sources
@@ -15,7 +15,7 @@ from orchestrator.kube.objects import Manifest, newest_pods, run_directory_of, r
 from orchestrator.kube.silent_node import doubtful
 from orchestrator.runs.goodput import STATUS_SEGMENTS
 from orchestrator.runs.past import Past, past_of
-from orchestrator.runs.view import read_run
+from orchestrator.runs.view import STORE_S, RunView, view_of
 from orchestrator.status import surroundings
 from orchestrator.status.judge import judge
 from orchestrator.status.model import JobStatus
@@ -23,9 +23,6 @@ from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
-from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
-from trainer.rundir.commits import list_commits
-from trainer.rundir.lineage import line
 from trainer.rundir.signs import TooMany, read_signs
 from trainer.rundir.store import open_store
 
@@ -35,7 +32,6 @@ _TROUBLED = 5
 """Events are asked for of so many pods that do not run: the troubles of a thousand pods are few and alike."""
 _GROUPS = 5
 """The same for the Jobs of a JobSet."""
-_STORE_S = 15.0
 _PAST_S = 5.0
 """So long, and no longer, a status waits for the goodput and what went on before: it is not what a person asked for first."""
 
@@ -70,7 +66,7 @@ def look_around(
     """Ask those that know more than the Job and its pods: the coordinator, else the run directory; what explains a wait."""
     newest = newest_pods(pods)
     live, live_error = ask_coordinator(cluster, newest.get(0))
-    kept = _Kept() if live is not None else _read_run_directory(job)
+    view, records_error = (None, "") if live is not None else _read_run_directory(job)
     workload, ahead = surroundings.queued(cluster, job)
     return Observation(
         job=job,
@@ -79,14 +75,14 @@ def look_around(
         past=reader.wait() if reader else Past(),
         live=live,
         live_error=live_error,
-        records=kept.records,
-        records_error=kept.error,
-        saved_step=kept.step,
+        records=view.records if view is not None else None,
+        records_error=records_error,
+        saved_step=view.line[0].step if view is not None and view.line else 0,
         nodes=surroundings.node_rooms(cluster, list(newest.values())),
         hosts=surroundings.hosts_if_told(cluster, [pod for pod in newest.values() if doubtful(pod)]),
         workload=workload,
         ahead=ahead,
-        said=surroundings.unheard(cluster, list(newest.values()), live),
+        log_tails=surroundings.unheard(cluster, list(newest.values()), live),
     )
 
 
@@ -103,27 +99,15 @@ def ask_coordinator(cluster: Cluster, chief: Manifest | None) -> tuple[JobState 
         return None, first_line(error)
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What the run directory tells."""
-
-    records: list[AttemptRecord | EndRecord] | None = None
-    step: int = 0
-    """Of the newest checkpoint that counts."""
-    error: str = ""
-
-
-def _read_run_directory(job: Manifest) -> _Kept:
+def _read_run_directory(job: Manifest) -> tuple[RunView | None, str]:
+    """The run directory of a job, or why it cannot be read."""
     directory = run_directory_of(job)
     if not is_bucket(directory):
-        return _Kept(error=f"{directory} lies on a volume of the cluster" if directory else "")
+        return None, f"{directory} lies on a volume of the cluster" if directory else ""
     try:
-        store = open_store(directory, timeout_s=_STORE_S)
-        records = read_records(store)
-        commits = line(records, list_commits(store))
-        return _Kept(records, commits[0].step if commits else 0)
+        return view_of(open_store(directory, timeout_s=STORE_S)), ""
     except OrchError as error:
-        return _Kept(error=error.message)
+        return None, error.message
 
 
 class _PastReader:
@@ -147,7 +131,7 @@ class _PastReader:
             return
         running = bool(self._job.get("status", {}).get("active"))
         try:
-            view = read_run(directory, timeout_s=_PAST_S)
+            view = view_of(open_store(directory, timeout_s=_PAST_S))
             signs = read_signs(view.store, view.records, segments_max=STATUS_SEGMENTS)
             past = past_of(view, signs, running=running)
         except (OrchError, TooMany) as error:

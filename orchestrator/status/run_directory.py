@@ -11,7 +11,7 @@ from orchestrator.diagnose.trouble import Trouble
 from orchestrator.runs import goodput
 from orchestrator.runs.lock import holder, read_live
 from orchestrator.runs.past import Past, Signs, newest_launch, past_of
-from orchestrator.runs.view import RunView, no_run, read_run, saved_in_words
+from orchestrator.runs.view import STORE_S, RunView, no_run, read_run, saved_in_words
 from orchestrator.status.model import JobStatus, Moment, WorkerStatus
 from orchestrator.text import first_line
 from trainer.agent.last_words import SAVE_REMEDY
@@ -24,8 +24,6 @@ from trainer.rundir.store import open_store
 
 UNWRITTEN_S = 15.0
 """Longer than that, a running attempt's agent leaves no part of a local run directory unwritten."""
-STORE_S = 15.0
-"""So long one answer of a bucket is waited for."""
 STORE_BESIDE_COORDINATOR_S = 5.0
 """The same where the coordinator has told how the job is doing."""
 LOOK_S = 1.0

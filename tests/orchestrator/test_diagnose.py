@@ -483,6 +483,6 @@ def test_a_job_that_was_given_up_says_what_to_do_about_its_culprit() -> None:
 def test_a_worker_that_does_not_find_worker_0_says_whether_its_name_or_the_network_is_at_fault(
     line: str, reason: str
 ) -> None:
-    around = Surroundings(live=coordinator("waiting"), said={"pod-1": ["worker=1 INFO agent started", line]})
+    around = Surroundings(live=coordinator("waiting"), log_tails={"pod-1": ["worker=1 INFO agent started", line]})
     trouble = only([in_state(0, running={}), in_state(1, running={})], around=around)
     assert trouble.text == f"worker 1: {reason}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.status.events import concerns, line, merged, of_events, of_restarts
-from orchestrator.status.listing import row, table, told
+from orchestrator.status.listing import listed, table, with_live
 from orchestrator.status.model import WorkerStatus
 from orchestrator.status.text import rows_of
 from trainer.agent.protocol import JobState
@@ -87,14 +87,14 @@ def ready_pod(index: int) -> Manifest:
 
 
 def test_a_listed_job_is_what_kubernetes_knows_and_what_its_coordinator_says() -> None:
-    assert row(JOB, [ready_pod(0)]).state == "waiting"
-    running = row(JOB, [ready_pod(0), ready_pod(1)])
+    assert listed(JOB, [ready_pod(0)]).state == "waiting"
+    running = listed(JOB, [ready_pod(0), ready_pod(1)])
     assert (running.state, running.ready, running.workers) == ("running", 2, 2)
     live = JobState(
         name="digits", launch="a", state="restarting", reason="", attempt=2, restarts=1, budget_used=0, budget_max=9,
         step=40, total_steps=100, rate=0.0, metrics={}, workers=[],
     )  # fmt: skip
-    shown = table([told(running, live)], datetime(2026, 1, 1, 0, 1, 5, tzinfo=UTC), all_namespaces=True)
+    shown = table([with_live(running, live)], datetime(2026, 1, 1, 0, 1, 5, tzinfo=UTC), all_namespaces=True)
     assert shown[1] == ("research", "digits", "restarting", "2/2", "40/100", "1 min 5 s", "", "gs://acme/digits")
 
 
@@ -114,9 +114,9 @@ def test_a_listed_job_without_pods(queue: str, conditions: list[Manifest], state
         "spec": {"parallelism": 2, "suspend": True},
         "status": {"conditions": conditions},
     }
-    assert row(job, []).state == state
+    assert listed(job, []).state == state
     if state == "waiting":
-        assert row(job, [], {"spec": {"active": False}}).state == "stopped", "it was cancelled"
+        assert listed(job, [], {"spec": {"active": False}}).state == "stopped", "it was cancelled"
 
 
 def test_of_many_workers_those_that_do_not_train_are_shown() -> None:

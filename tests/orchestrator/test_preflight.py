@@ -20,7 +20,7 @@ from orchestrator.kube.names import JOBSET_LABEL
 from orchestrator.manifests.render import render
 from orchestrator.preflight import access, addons, capacity, exposure, names, pod, storage
 from orchestrator.preflight import image as images
-from orchestrator.preflight.capacity import Wanted
+from orchestrator.preflight.capacity import Demand
 from orchestrator.preflight.check import Check, Finding, Level, lines
 from orchestrator.preflight.facts import Facts, Unknown, jobset_schema
 from orchestrator.preflight.subject import JOB_CHECKS
@@ -31,10 +31,10 @@ Manifest = dict[str, Any]
 UNKNOWN = Unknown("you may not")
 
 
-def worker(cpu: str = "2", memory: str = "4Gi", workers: int = 4, **spec: Any) -> Wanted:
+def worker(cpu: str = "2", memory: str = "4Gi", workers: int = 4, **spec: Any) -> Demand:
     resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}}
     container = {"name": "trainer", "resources": resources}
-    return Wanted(workers, {"spec": {"containers": [container]} | spec}, {"jobs.batch": 1, "services": 1})
+    return Demand(workers, {"spec": {"containers": [container]} | spec}, {"jobs.batch": 1, "services": 1})
 
 
 def quota(hard: dict[str, str], used: dict[str, str] | None = None, **spec: Any) -> Manifest:
@@ -173,7 +173,7 @@ def test_a_worker_outside_a_limit_range_is_told_with_both_figures(rule: Manifest
 
 
 def test_what_a_limit_range_fills_in_counts_as_given() -> None:
-    bare = Wanted(1, {"spec": {"containers": [{"name": "trainer", "resources": {"requests": {"cpu": "1"}}}]}}, {})
+    bare = Demand(1, {"spec": {"containers": [{"name": "trainer", "resources": {"requests": {"cpu": "1"}}}]}}, {})
     rule = limit_range(max={"memory": "2Gi"}, default={"memory": "1Gi"}, defaultRequest={"memory": "1Gi"})
     assert capacity.limit_range([rule], bare).level is Level.OK
 
@@ -199,7 +199,7 @@ def test_nodes_that_can_hold_all_workers_when_empty() -> None:
     ],
 )
 def test_nodes_that_cannot_take_the_workers_are_a_warning_with_the_reason(
-    found: list[Manifest], wanted: Wanted, says: str
+    found: list[Manifest], wanted: Demand, says: str
 ) -> None:
     check = capacity.nodes(found, wanted)
     assert check.level is Level.WARNING

@@ -16,7 +16,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.manifests.render import render as render_objects
 from orchestrator.preflight.check import Check, Level
 from orchestrator.preflight.names import dry_run
-from orchestrator.preflight.subject import JOB_CHECKS, Job
+from orchestrator.preflight.subject import JOB_CHECKS, CheckedJob
 
 JOB = """
 name: mine
@@ -54,7 +54,7 @@ def test_what_is_created_is_what_was_checked(tmp_path: Path, monkeypatch: pytest
         rendered.append(more["token"])
         return render_objects(*about, **more)
 
-    def preflight(cluster: Cluster, job: Job, *, skip: set[str]) -> list[Check]:
+    def preflight(cluster: Cluster, job: CheckedJob, *, skip: set[str]) -> list[Check]:
         tried = dry_run(cluster, job.objects, [], job.spec.name)
         return [Check("dry-run", tried.level, tried.text)]
 
