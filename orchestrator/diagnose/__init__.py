@@ -2,5 +2,5 @@
 
 job.py asks all others. Each function of these knows one kind of trouble by what Kubernetes, Kueue or the coordinator says
 about it, and returns None where it is not that: admission.py (before there are pods), scheduling.py (no node), starting.py
-(no container), ending.py (ended, lost, taken away), training.py (agents run, training does not).
+(no container), ending.py (ended, lost, taken away), training.py (agents run, training does not). remedy.py is for all.
 """

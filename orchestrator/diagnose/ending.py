@@ -1,5 +1,6 @@
 """A pod that ended badly, was taken away, or is out of reach. Texts of Kubernetes 1.34."""
 
+from orchestrator.diagnose.remedy import MEMORY_REMEDY
 from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube.objects import Manifest, condition, container_status, index_of, job_of, last_words, pod_is_over
 from orchestrator.kube.silent_node import silent_since
@@ -145,9 +146,6 @@ def limit_of(pod_spec: Manifest) -> str:
     """The memory that a worker may use, as the pod says it; empty where it may use all of its node."""
     container: Manifest = next(iter(pod_spec.get("containers") or []), {})
     return str(container.get("resources", {}).get("limits", {}).get("memory") or "")
-
-
-MEMORY_REMEDY = "raise resources.memory, or make train.global_batch_size smaller"
 
 
 def of_earlier(pod: Manifest) -> Trouble:

@@ -3,15 +3,15 @@
 import re
 from collections.abc import Sequence
 
-from orchestrator.diagnose.ending import MEMORY_REMEDY, limit_of
+from orchestrator.diagnose.ending import limit_of
+from orchestrator.diagnose.remedy import remedy_of_code
 from orchestrator.diagnose.trouble import Trouble, after
 from orchestrator.kube.objects import Manifest, job_of, running
 from orchestrator.text import memory_size
 from trainer.agent import log_events
 from trainer.agent.log_events import Event, Logged
 from trainer.agent.protocol import AgentReport, JobState
-from trainer.exit_codes import CRASH_CODES, ExitCode
-from trainer.rundir.attempts import AttemptEnd
+from trainer.exit_codes import CRASH_CODES
 
 _OF_THE_NETWORK = re.compile(r"gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError")
 """Classes of errors that mean that worker 0 is not found or not reached; others come from its agent."""
@@ -72,22 +72,3 @@ def of_restarts(job: Manifest, live: JobState) -> Trouble | None:
 def _peak(workers: Sequence[AgentReport], index: int) -> str:
     report = next((report.last_exit for report in workers if report.index == index), None)
     return f" with {memory_size(report.memory_peak_bytes)}" if report is not None and report.memory_peak_bytes else ""
-
-
-def remedy_of_code(job: str, code: int, worker: int | None, *, memory: bool = False) -> str:
-    """What to do about an end that comes again and again."""
-    logs = f"orch logs {job}" + (f" --worker {worker}" if worker is not None else "")
-    if memory:
-        return MEMORY_REMEDY
-    if code == ExitCode.HANG:
-        return f"{logs} shows the stacks of all threads at that moment: what the task waits for there (data, a lock, a peer)"
-    if code == ExitCode.SCRIPT_FAILED:
-        return f"{logs} shows why the script failed"
-    return f"{logs} shows the last lines before it; the same step of the same data ends it each time"
-
-
-def of_cause(job: str, cause: AttemptEnd) -> str:
-    """What to do about a job that was given up for this end of an attempt; empty where that says nothing."""
-    if not cause.out_of_memory and cause.code not in CRASH_CODES:
-        return ""
-    return remedy_of_code(job, cause.code, cause.worker, memory=cause.out_of_memory)

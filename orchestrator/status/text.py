@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.bucket import is_bucket
+from orchestrator.diagnose.remedy import of_cause
 from orchestrator.runs.goodput import broken_off_lines, for_status, history_lines, save_lines
 from orchestrator.status.model import JobStatus, WorkerStatus
 from orchestrator.text import columns, progress
@@ -92,12 +93,8 @@ def _what_to_do(status: JobStatus, target: str) -> list[str]:
 def _remedy(status: JobStatus, target: str) -> str:
     if status.remedy:
         return status.remedy
-    if status.cause is not None:
-        from orchestrator.diagnose.training import of_cause
-
-        if own := of_cause(target, status.cause):
-            return own
-    return general_remedy(status.code or 0)
+    own = of_cause(target, status.cause) if status.cause is not None else ""
+    return own or general_remedy(status.code or 0)
 
 
 def _metrics(status: JobStatus, *, brief: bool) -> list[str]:

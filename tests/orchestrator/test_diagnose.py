@@ -7,8 +7,8 @@ import pytest
 
 from orchestrator.diagnose.ending import ended_by_memory
 from orchestrator.diagnose.job import Surroundings, diagnose
+from orchestrator.diagnose.remedy import of_cause
 from orchestrator.diagnose.scheduling import amount, rooms
-from orchestrator.diagnose.training import of_cause
 from orchestrator.diagnose.trouble import Trouble, workers_text
 from trainer.agent.last_words import LastWords
 from trainer.agent.log_events import Event, marked
