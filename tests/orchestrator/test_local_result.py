@@ -9,6 +9,8 @@ import pytest
 from orchestrator.local.result import result_of
 from orchestrator.runs.view import RunView
 from orchestrator.status.model import JobStatus
+from orchestrator.status.text import last_lines
+from trainer.agent.last_words import LastWords, general_remedy
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
@@ -107,3 +109,14 @@ def test_its_own_end_stands_whoever_went_on_behind_it() -> None:
     assert (found.state, found.code, found.step) == ("succeeded", 0, 500)
     found = result(*records[:3], codes=[143, 0], stop_signal=signal.SIGINT)
     assert (found.state, found.code) == ("succeeded", 0)
+
+
+def test_what_the_coordinator_sent_its_agents_away_with_is_what_to_do() -> None:
+    """No record tells of a launch that found the end of another job: its agents' last words do."""
+    words = LastWords(code=78, reason="it is finished, and the job has changed since", remedy="train anew")
+    found = result(attempt(1, EARLIER), end(2, EARLIER), codes=[78, 78], words=[words])
+    assert (found.code, found.reason, found.remedy) == (78, words.reason, "train anew")
+    assert "what to do: train anew" in last_lines(found, "runs/digits")
+    # What its code says anyway is no remedy of its own.
+    general = words.model_copy(update={"remedy": general_remedy(78)})
+    assert result(codes=[78, 78], words=[general]).remedy == ""

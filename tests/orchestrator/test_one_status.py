@@ -13,6 +13,9 @@ from orchestrator.cli.main import run
 from orchestrator.local.result import result_of
 from orchestrator.local.run import LocalRun
 from orchestrator.runs.view import read_run
+from orchestrator.status import follow
+from orchestrator.status.model import Moment
+from orchestrator.status.observe import status_of
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord, Launch, append_record
 from trainer.rundir.store import Store, open_store
@@ -206,6 +209,23 @@ def test_json_has_the_same_fields_from_all_three(url: str, capsys: pytest.Captur
         run([*command, "-o", "json"])
         told.append(json.loads(capsys.readouterr().out))
     assert told[0] == told[1] == told[2]
+
+
+def test_a_watch_ends_alike_on_the_cluster_and_on_a_run_directory(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = JOBS["a worker hung"]
+    leave(open_store(url), facts["launches"], ends=facts["ends"], signs=[])
+    finish(open_store(url), facts)
+    monkeypatch.setattr(
+        follow, "follow", lambda cluster, name: iter([Moment(status_of(cluster, name, with_past=True))])
+    )
+    told = []
+    for target in (["digits", "-n", "research"], [url]):
+        assert run(["status", *target, "-w", "-o", "json"]) == 77
+        told.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert told[0] == told[1]
+    assert [moment["away"] for moment in told[0]] == [""]
 
 
 def test_a_run_that_was_stopped_and_its_run_directory_say_the_same(

@@ -10,10 +10,12 @@ from support_gcs import FakeGcs, Proxy, always, healthy
 
 from orchestrator.cli.main import run
 from orchestrator.cli.watch import _watch
+from orchestrator.runs.goodput import history_lines
 from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.status.run_directory import follow_run
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
+from trainer.rundir.history import Restart
 from trainer.rundir.store import open_store
 
 LAUNCH = Launch(id="one", started=datetime(2026, 1, 1, tzinfo=UTC))
@@ -97,3 +99,15 @@ def test_a_watch_goes_on_through_an_outage(
     assert [(facts["state"], bool(facts["unread"])) for facts in seen] == [
         ("running", False), ("running", True), ("running", False), ("failed", False)
     ]  # fmt: skip
+
+
+def test_only_an_end_that_has_stacks_or_does_not_tell_leads_to_them() -> None:
+    def told(**fields: Any) -> str:
+        hang = {"attempt": 1, "at": None, "worker": 1, "reason": "worker 1 hung", "code": 76, "step": 7}
+        record = {"resumed_step": 0, "steps_lost": 7}
+        return history_lines([Restart.model_validate(hang | record | fields)], 1, "runs/digits")[0]
+
+    assert told(stacks=True).endswith("; its stacks: orch logs runs/digits --worker 1")
+    assert told() == told(stacks=True), "records of the version before do not tell"
+    assert "stacks" not in told(stacks=False)
+    assert "stacks" not in told(code=137)
