@@ -37,7 +37,7 @@ def run(
     from orchestrator.local.printer import Printer
     from orchestrator.local.run import LocalRun
     from orchestrator.status.run_directory import with_its_past
-    from orchestrator.status.text import beside, last_lines
+    from orchestrator.status.text import last_lines, short_path
     from trainer.rundir.store import open_store
 
     job = load(job_file, overrides)
@@ -59,7 +59,7 @@ def run(
         print_json(result.to_json())
     else:
         here = Path.cwd()
-        click.echo("\n".join(last_lines(result, beside(result.run_directory, here), here=here)))
+        click.echo("\n".join(last_lines(result, short_path(result.run_directory, here), here=here)))
     return result.code or 0
 
 

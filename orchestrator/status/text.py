@@ -46,7 +46,7 @@ def summary(status: JobStatus) -> str:
     return f"{status.name}: {status.state}{again}" + (f": {status.reason}" if status.reason else "")
 
 
-def beside(place: str, here: Path | None) -> str:
+def short_path(place: str, here: Path | None) -> str:
     """A path as a person types it in this folder; of a bucket, and of what lies elsewhere, the whole of it."""
     if here is None or is_bucket(place) or not Path(place).is_relative_to(here):
         return place
@@ -66,10 +66,10 @@ def _sentences(status: JobStatus, target: str, here: Path | None, *, brief: bool
     lines += _metrics(status, brief=brief)
     if status.weights_sha256 and not brief:
         lines.append(f"weights_sha256 {status.weights_sha256}")
-    lines.append(f"run directory: {beside(status.run_directory, here)}")
+    lines.append(f"run directory: {short_path(status.run_directory, here)}")
     lines += _on_the_way(status, target, brief=brief)
     if status.state == "succeeded":
-        lines += [f"exported to {beside(status.export, here)}"] if status.export else []
+        lines += [f"exported to {short_path(status.export, here)}"] if status.export else []
         lines += [f"to load the model: {status.load}"] if status.load else []
     return lines
 
