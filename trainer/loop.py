@@ -31,30 +31,60 @@ _CHIEFS_CALLBACK = "the chief's callback ended training"
 
 @dataclass
 class Loop:
-    """Trains from `progress.step` to the end of the plan, or to a stop."""
+    """Trains from `progress.step` to the end of the plan, or to a stop.
+
+    Every worker has one. All arguments but `tensorboard` and `chief` are alike on all workers, and refer to the same model.
+    """
 
     plan: Plan
+    """The steps at which a block must end, and the last one."""
     pace: Pace
+    """How long blocks are in between. It is told how long each took; the chief's answer counts."""
     block: Block
+    """Trains a number of steps in one call. Compiled before: the first call is no longer than others."""
     evaluator: Evaluator | None
+    """Evaluates the model of `block`. None: the task has no evaluation_data, and `plan.evaluate_every` counts for nothing;
+    `early` and `best`, which follow an evaluation, must then be None too."""
     state: TrainingState
+    """All variables that a checkpoint holds. `saves` copies the same ones."""
     saves: Saves
+    """Copies `state` for the writer when a save is due, one at a time. On the chief it knows what became of each."""
     collective: Collective
+    """By it the workers agree between two blocks; all of them call it in the same order. Alone it answers at once."""
     hooks: Hooks
+    """The task's callbacks; of a task that has none, an object that calls nothing."""
     early: EarlyStopping | None
+    """Ends training by train.stop_when. None: training goes to its last step, unless a callback ends it."""
     best: Best | None
+    """Hears of each evaluation, and keeps the best model by export.best. None: only the last model is exported."""
     channel: Channel
+    """The way to this worker's agent: it is told phases, blocks and evaluations, and may ask training to stop."""
     tensorboard: TensorBoard | None
+    """Takes the curves. The chief's; None on all other workers."""
     chief: bool
+    """Whether this is worker 0, whose word counts for all but a stop."""
     progress: Progress
+    """Where training begins, and from then on where it is: restored from a checkpoint, or as new."""
     stop_at_nan: bool = True
+    """Whether a loss that is no finite number raises TaskError; False: the first one is told in the log, and training goes
+    on."""
 
     _warned: bool = False
     _labels: int = 0
     """Checksum of the labels of the last block."""
 
     def run(self) -> bool:
-        """True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer."""
+        """Train. All workers call it, once.
+
+        Returns:
+            True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer.
+
+        Raises:
+            TaskError: the loss is no finite number, or a callback gives training up for that.
+            SaveRefused: the last save failed for good.
+            Superseded: a later attempt has begun.
+            What the task's own code raises goes through.
+        """
         at = self.progress
         self.hooks.begin()
         while True:
