@@ -97,6 +97,10 @@ class StopWhen(Section):
     """The least change that counts as an improvement."""
 
 
+TASK_ONLY = ("params", "stop_when", "class_weight")
+"""Fields of `train` that a job with train.command must not give. Whatever else it gives is for the program to read."""
+
+
 class TrainSection(Section):
     """What to train, how long, and in which order."""
 
@@ -156,9 +160,9 @@ class TrainSection(Section):
             raise misfit("steps", "how long to train is missing: give train.steps or train.epochs")
         if self.task is not None and not all(self.task.rpartition(":")):
             raise misfit("task", f'"{self.task}" names no class; write file.py:Class or package.module:Class')
-        if self.command is not None and (self.params or self.stop_when or self.class_weight):
-            field = "params" if self.params else "stop_when" if self.stop_when else "class_weight"
-            raise misfit(field, f"train.{field} is for a task; a command gets all it needs as arguments")
+        given = [field for field in TASK_ONLY if getattr(self, field)]
+        if self.command is not None and given:
+            raise misfit(given[0], f"train.{given[0]} is for a task; a command gets all it needs as arguments")
         return self
 
 

@@ -1,6 +1,7 @@
 """The reference of the job file, made from JobSpec: JSON Schema for editors, docs/job-file.md for people."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from orchestrator.jobfile.explain import describe, dotted, section_at
 from orchestrator.jobfile.spec import JobSpec
+from trainer.config import TASK_ONLY, TrainSection
 
 _HEAD = """\
 # The job file
@@ -92,7 +94,22 @@ def _section(model: type[BaseModel], path: tuple[str | int, ...], title: str) ->
         lines.append(
             f"| `{name}` | {_cell(describe(info.annotation, info.metadata))} | {_default(info)} | {_cell(meaning)} |"
         )
+    if model is TrainSection:
+        lines += ["", _with_a_command()]
     return "\n".join(lines) + "\n"
+
+
+def _with_a_command() -> str:
+    """What the fields of `train` are to a job that has no task. A field that is new is told of by itself."""
+    read = [name for name in TrainSection.model_fields if name not in ("task", "command", *TASK_ONLY)]
+    return (
+        f"With `command`, {_names(TASK_ONLY)} are errors. Of {_names(read)} the program may make what it wants: it finds "
+        "their values in the JSON file that the environment variable `ORCH_CONFIG` names."
+    )
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 
 def _default(info: FieldInfo) -> str:

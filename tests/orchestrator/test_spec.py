@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from orchestrator.jobfile.fields import NAME_LENGTH_MAX, memory_bytes, suggest_n
 from orchestrator.jobfile.reference import json_schema, markdown
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.jobfile.starter import starter_text
-from trainer.config import parse_duration
+from trainer.config import TASK_ONLY, TrainSection, parse_duration
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "job-file.md"
@@ -229,3 +230,15 @@ def test_a_toleration_is_one_that_kubernetes_takes() -> None:
         with pytest.raises(ValidationError):
             JobSpec.model_validate(with_value("scheduling.tolerations", [wrong]))
     JobSpec.model_validate(with_value("scheduling.tolerations", [{"operator": "Exists"}, {"key": "a", "value": "b"}]))
+
+
+@pytest.mark.parametrize("field", [name for name in TrainSection.model_fields if name not in ("task", "command")])
+def test_a_field_of_train_is_refused_or_documented_beside_a_command(field: str) -> None:
+    given = {"params": {"hidden": 3}, "stop_when": {"metric": "val_loss"}, "class_weight": {0: 1.0, 1: 2.0}}
+    assert set(given) == set(TASK_ONLY)
+    (told,) = re.findall(r"(?m)^With `command`, (.*) are errors\. Of (.*) the program may", markdown())
+    assert f"`{field}`" in told[0 if field in TASK_ONLY else 1]
+    if field in TASK_ONLY:
+        train = {"command": ["python", "train.py"], field: given[field]}
+        with pytest.raises(ValidationError, match=f"train.{field} is for a task"):
+            JobSpec.model_validate({"name": "script", "train": train}, context={"job_file": True})
