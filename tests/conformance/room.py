@@ -65,6 +65,7 @@ def attempt(
     workers: int = 1,
     every: int = 100_000,
     kill_at: int | None = None,
+    export: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Any, RoomChannel]]:
     """A prepared training and its channel. Attempts after the first go on from the newest commit."""
     from trainer.setup import prepare
@@ -78,6 +79,7 @@ def attempt(
         name="conformance",
         train=train,  # type: ignore[arg-type]
         checkpoint={"every": every},  # type: ignore[arg-type]
+        export=export or {},  # type: ignore[arg-type]
         run_directory=str(run),
         workers=workers,
         task_root=str(Path(__file__).parents[2]),
