@@ -70,7 +70,7 @@ format: setup ## Let ruff format and fix what it can
 	$(PY) -m ruff check --fix .
 
 .PHONY: golden
-golden: setup ## Write the golden files anew; look at `git diff` afterwards
+golden: setup ## Write the golden files and the pages made from code anew; look at `git diff` afterwards
 	ORCH_REWRITE_GOLDEN=1 $(PY) -m pytest -m "not e2e and not slow" tests/orchestrator
 	git --no-pager diff --stat -- tests/orchestrator docs
 

@@ -120,7 +120,7 @@ class Task:
         raise NotImplementedError
 
     def share(self, mean: Any) -> Any:
-        """The mean itself. From the time when a train_step saw its replica's part of the batch alone."""
+        """The mean itself. There for tasks of the time when a train_step saw its replica's part of the batch alone."""
         return mean
 
 
