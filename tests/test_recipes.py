@@ -118,6 +118,15 @@ def test_there_is_a_short_recipe(kind: str) -> None:
     assert len([line for line in found.splitlines() if line.strip()]) <= LINES_MOST
 
 
+def test_the_names_in_recipes_are_those_of_the_code() -> None:
+    sources = [path for room in ("orchestrator", "trainer") for path in (ROOT / room).rglob("*.py")]
+    known = set(re.findall(r"\w+", "".join(path.read_text(encoding="utf-8") for path in sources)))
+    named = {name for text in recipes().values() for name in re.findall(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`", text)}
+    words = {word for name in named if not name.endswith((".py", ".yaml")) for word in name.split(".")}
+    assert {"Elements", "COMMANDS", "Wire", "Trouble", "misfit"} <= words
+    assert words - known == set()
+
+
 @pytest.mark.slow
 def test_a_field_needs_one_file_and_make_golden(copy: Copy) -> None:
     recipe = recipes()["A field of the job file"]
