@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from tests.conformance import room
 from trainer import exported
-from trainer.agent.protocol import Evaluated, Result
 
 ROOT = Path(__file__).parents[1]
 RECIPES: dict[str, dict[str, Any]] = {
@@ -80,12 +79,12 @@ def trained(folder: Path, name: str, train: dict[str, Any], strategy: tf.distrib
     export = {"best": "val_loss"} if file == "exports" else None
     run = folder / file / "undisturbed"
     told = one(run, section, strategy, export=export)
-    (result,) = [message for message in told if isinstance(message, Result)]
+    (result,) = [message for message in told if message.type == "result"]
     model = exported.load(str(run / "run"), task_root=str(ROOT))
     return {
         "step": result.step,
         "metrics": result.metrics,
-        "evaluations": [message.step for message in told if isinstance(message, Evaluated)],
+        "evaluations": [message.step for message in told if message.type == "evaluated"],
         "sha256": result.weights_sha256,
         "sha256_of_killed": killed(folder / file / "killed", section, strategy) if file in KEEP_SOMETHING else None,
         "exported": Path(result.export or "").name,
@@ -100,7 +99,7 @@ def killed(folder: Path, train: dict[str, Any], strategy: tf.distribute.Strategy
         one(folder, train, strategy, every=SAVED_EVERY, kill_at=KILLED_AT)
     except room.Killed:
         told = one(folder, train, strategy, number=2)
-        return next(message.weights_sha256 for message in told if isinstance(message, Result))
+        return next(message.weights_sha256 for message in told if message.type == "result")
     raise AssertionError("it came to its end before it was killed")
 
 
