@@ -26,7 +26,7 @@ GIVES = {
 EVALUATED = {"callbacks": [3, 6, 9], "evaluation": [3, 6, 8], "exports": [3, 6, 8]}
 KILLED = {"callbacks", "layers", "two_networks"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.tf219]
 
 
 @pytest.fixture(scope="module")
