@@ -80,6 +80,7 @@ class Loop:
             True when training is done, evaluated and saved; False when it was stopped, its state handed to the writer.
 
         Raises:
+            ConfigError: the workers read different data.
             TaskError: the loss is no finite number, or a callback gives training up for that.
             SaveRefused: the last save failed for good.
             Superseded: a later attempt has begun.
