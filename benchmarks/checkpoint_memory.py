@@ -203,13 +203,13 @@ def pages_of(pid: int) -> Pages | None:
     """The pages of a training process or a writer; None for any other process."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
-        if command not in (b"trainer.worker", b"trainer.checkpoint.writer"):
+        if command not in (b"trainer.process", b"trainer.checkpoint.writer"):
             return None
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         anonymous, files, shared = (int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
     except (OSError, KeyError):
         return None
-    return Pages(command == b"trainer.worker", anonymous, files, shared)
+    return Pages(command == b"trainer.process", anonymous, files, shared)
 
 
 def descendants(pid: int) -> list[int]:

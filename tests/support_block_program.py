@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.build import build_model
-from trainer.collective import Collective, Decision
 from trainer.data.feed import Feed, ResidentFeed, StreamFeed, on_replicas
 from trainer.data.order import Order
 from trainer.data.sources import ArraySource, source_of
 from trainer.errors import ConfigError, TaskError
-from trainer.evaluate import Evaluator
-from trainer.global_batch import GlobalBatch
-from trainer.ranges import Ranges
-from trainer.reach import reach
-from trainer.steps import Block, choose_mode
+from trainer.model.build import build_model
+from trainer.model.reach import reach
+from trainer.process.collective import Collective, Decision
+from trainer.process.evaluate import Evaluator
+from trainer.program.global_batch import GlobalBatch
+from trainer.program.ranges import Ranges
+from trainer.program.steps import Block, choose_mode
 from trainer.task import Task
 
 CHECKS: list[Callable[[], None]] = []

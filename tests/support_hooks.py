@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.callbacks.hooks import Hooks
 from trainer.data.order import Calendar
-from trainer.hooks import Hooks
 
 BATCH, STEPS_PER_EPOCH, EPOCHS = 16, 4, 6
 STEPS = STEPS_PER_EPOCH * EPOCHS

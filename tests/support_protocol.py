@@ -10,8 +10,6 @@ from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from trainer.agent.coordinator import Coordinator, Job
-from trainer.agent.duty import perform
 from trainer.agent.link import from_records
 from trainer.agent.protocol import (
     AgentReport,
@@ -27,6 +25,8 @@ from trainer.agent.protocol import (
 )
 from trainer.checkpoint import restore
 from trainer.checkpoint.writer import Writer
+from trainer.coordinator.driver import perform
+from trainer.coordinator.machine import Coordinator, Job
 from trainer.errors import DamagedCheckpoint, ObjectExists, ObjectNotFound, StoreUnavailable
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import (

@@ -124,7 +124,7 @@ class OrchRun:
         """The process id of an `agent`, a `trainer`, a `spare` or the `writer` as of now, or None."""
         if what == "agent":
             return children_of(self.process.pid, "trainer.agent", worker)
-        modules = {"trainer": "trainer.worker", "spare": "trainer.worker", "writer": "trainer.checkpoint.writer"}
+        modules = {"trainer": "trainer.process", "spare": "trainer.process", "writer": "trainer.checkpoint.writer"}
         return self._child(worker, modules[what], spare=what == "spare")
 
     def _find(self, find: Callable[[], int | None]) -> int:
@@ -220,7 +220,7 @@ class OrchRun:
     def _check_deadline(self, what: str) -> None:
         if time.monotonic() < self._deadline:
             return
-        workers = [pid for pid in self.everything() if "trainer.worker" in command_of(pid)]
+        workers = [pid for pid in self.everything() if "trainer.process" in command_of(pid)]
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)

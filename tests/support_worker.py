@@ -1,4 +1,4 @@
-"""Drives `trainer.worker` without an agent: socket pairs, Start messages, a memfd, and the writer called in this process.
+"""Drives `trainer.process` without an agent: socket pairs, Start messages, a memfd, and the writer called in this process.
 
 A test may answer snapshots itself: `answer` gets the Run and the Snapshot, and returns a message or None.
 """
@@ -160,7 +160,7 @@ class Run:
         log = self.folder / f"worker-{index}.attempt-{record.number}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [python, "-P", "-m", "trainer.worker"],
+                [python, "-P", "-m", "trainer.process"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

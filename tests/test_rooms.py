@@ -15,18 +15,22 @@ HEAVY = ("tensorflow", "keras", "h5py", "tensorboard")
 # What agents and the user's machine live on. All else in trainer may be about TensorFlow.
 LIGHT = (
     "trainer.agent",
+    "trainer.checkpoint.made_with",
     "trainer.checkpoint.restore",
     "trainer.checkpoint.retention",
     "trainer.checkpoint.shards",
     "trainer.checkpoint.writer",
     "trainer.cluster",
     "trainer.config",
+    "trainer.coordinator",
     "trainer.errors",
     "trainer.exit_codes",
     "trainer.faults",
     "trainer.lifeline",
+    "trainer.memory",
     "trainer.rundir",
     "trainer.task",
+    "trainer.wire",
 )
 
 

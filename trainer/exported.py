@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import ConfigError, ObjectNotFound
-from trainer.export import NEWEST
+from trainer.export.exporter import NEWEST
 from trainer.rundir.store import open_store
 from trainer.task import load_task
 

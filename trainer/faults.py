@@ -23,7 +23,7 @@ POINTS = (
     "writer.before-read-back",
     "writer.before-delete",  # of a commit, and of each object of its data
     "writer.after-delete",
-    # The coordinator (agent/duty.py).
+    # The coordinator (coordinator/driver.py).
     "coordinator.before-append",
     "coordinator.after-append",  # the record is written, and the coordinator does not know it yet
     # The training process. A name in the past tense stands right behind what it names.

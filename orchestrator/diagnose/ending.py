@@ -5,8 +5,8 @@ from orchestrator.diagnose.trouble import Trouble
 from orchestrator.kube.objects import Manifest, condition, container_status, index_of, job_of, last_words, pod_is_over
 from orchestrator.kube.silent_node import silent_since
 from orchestrator.text import memory_size
-from trainer.agent.memory import is_full
 from trainer.exit_codes import ExitCode, title_of
+from trainer.memory import is_full
 from trainer.rundir.attempts import EndRecord
 
 _BY_ITSELF = "nothing: Kubernetes replaces the pod, and training goes on from the last checkpoint"

@@ -8,10 +8,10 @@ from orchestrator.diagnose.remedy import remedy_of_code
 from orchestrator.diagnose.trouble import Trouble, after
 from orchestrator.kube.objects import Manifest, job_of, running
 from orchestrator.text import memory_size
-from trainer.agent import log_events
-from trainer.agent.log_events import Event, Logged
 from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES
+from trainer.wire import log_events
+from trainer.wire.log_events import Event, Logged
 
 _OF_THE_NETWORK = re.compile(r"gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError")
 """Classes of errors that mean that worker 0 is not found or not reached; others come from its agent."""

@@ -19,7 +19,7 @@ from orchestrator.kube.names import (
     MANAGED_BY_LABEL,
     RUN_DIRECTORY,
 )
-from trainer.agent.last_words import LastWords
+from trainer.wire.termination import LastWords
 
 Manifest = dict[str, Any]
 """An object of Kubernetes as its API has it: YAML or JSON, nothing added."""

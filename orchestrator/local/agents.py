@@ -16,10 +16,10 @@ from pathlib import Path
 from orchestrator.local.printer import Printer
 from orchestrator.retry import Backoff
 from trainer.agent.child import Lines
-from trainer.agent.last_words import LastWords
-from trainer.agent.stillness import STOPPED_S, Stopped
+from trainer.agent.stopped import STOPPED_S, Stopped
 from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, code_of_status, title_of
+from trainer.wire.termination import LastWords
 
 DEATHS_MAX = 20
 """Deaths of one agent, not followed by a minute of life, after which `orch run` gives up."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from orchestrator.runs.view import RunView, saved_in_words
 from orchestrator.status.model import JobStatus
-from trainer.agent.last_words import LastWords
 from trainer.agent.protocol import JobState
 from trainer.config import TrainConfig
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, EndRecord
+from trainer.wire.termination import LastWords
 
 
 def result_of(

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from trainer.agent import log_events
-from trainer.agent.log_events import Event
+from trainer.wire import log_events
+from trainer.wire.log_events import Event
 
 
 @dataclass(frozen=True)

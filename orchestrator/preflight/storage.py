@@ -15,10 +15,10 @@ from orchestrator.text import size
 from trainer.config import TrainConfig
 from trainer.errors import OrchError, StoreDenied
 from trainer.rundir.attempts import AttemptRecord, read_records
-from trainer.rundir.bucket import of_run_directory
+from trainer.rundir.bucket_policy import of_run_directory
 from trainer.rundir.commits import Commit, list_commits, read_commit
 from trainer.rundir.lineage import line
-from trainer.rundir.signs import TooMany, read_signs
+from trainer.rundir.metrics import TooMany, read_signs
 from trainer.rundir.store import open_store
 
 TENSORFLOW_BYTES = 600_000_000

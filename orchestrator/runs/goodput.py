@@ -15,7 +15,7 @@ from trainer.rundir.commits import list_commits
 from trainer.rundir.history import Restart, lost_in_words
 from trainer.rundir.ledger import Ledger, Row, account
 from trainer.rundir.lineage import line
-from trainer.rundir.signs import ALIVE_S, Sign, read_signs
+from trainer.rundir.metrics import ALIVE_S, Sign, read_signs
 from trainer.rundir.store import Store
 
 HISTORY_LINES = 10

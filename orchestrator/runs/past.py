@@ -10,7 +10,7 @@ from orchestrator.runs.view import RunView
 from trainer.rundir.attempts import AttemptRecord
 from trainer.rundir.history import Restart, broken_off
 from trainer.rundir.ledger import Ledger
-from trainer.rundir.signs import Sign, told_step
+from trainer.rundir.metrics import Sign, told_step
 
 Signs = Mapping[int, Sequence[Sign]]
 """Attempt -> what its chief's agent wrote."""

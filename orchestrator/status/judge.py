@@ -26,11 +26,11 @@ from orchestrator.kube.objects import (
 from orchestrator.status.model import JobStatus, State, WorkerStatus
 from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
-from trainer.agent.last_words import SAVE_REMEDY, LastWords
 from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, EndRecord
 from trainer.rundir.history import Restart, restarts_of
+from trainer.wire.termination import SAVE_REMEDY, LastWords
 
 
 def judge(seen: Observation) -> JobStatus:

@@ -23,7 +23,7 @@ from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
 from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
-from trainer.rundir.signs import TooMany, read_signs
+from trainer.rundir.metrics import TooMany, read_signs
 from trainer.rundir.store import open_store
 
 log = logging.getLogger(__name__)

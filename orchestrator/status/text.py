@@ -11,8 +11,8 @@ from orchestrator.diagnose.remedy import of_cause
 from orchestrator.runs.goodput import broken_off_lines, for_status, history_lines, save_lines
 from orchestrator.status.model import JobStatus, WorkerStatus
 from orchestrator.text import columns, progress
-from trainer.agent.last_words import general_remedy
 from trainer.exit_codes import title_of
+from trainer.wire.termination import general_remedy
 
 _MOST_ROWS = 32
 _EVENT_CHARS = 60

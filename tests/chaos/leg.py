@@ -27,7 +27,7 @@ from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import data_folder, list_commits
 from trainer.rundir.lineage import line
-from trainer.rundir.signs import Sign, read_signs
+from trainer.rundir.metrics import Sign, read_signs
 from trainer.rundir.store import Store, open_store
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.conformance import base
 from tests.conformance.outcome import Outcome
 from trainer.data.order import Order
-from trainer.draws import as_a_graph_draws
+from trainer.program.draws import as_a_graph_draws
 from trainer.task import Task, overrides
 
 

@@ -27,7 +27,7 @@ from tests.conformance.outcome import Outcome
 from trainer import exported
 from trainer.agent.protocol import Block, Evaluated, Result
 from trainer.errors import ConfigError
-from trainer.worker import origin
+from trainer.process.__main__ import origin
 
 ROOT = Path(__file__).parents[2]
 _runs = itertools.count(1)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.agent.protocol import Block, Saved, SaveFailed, Snapshot, Start, WriterStart, encode, from_process
-from trainer.channel import Channel
 from trainer.checkpoint.writer import Writer
 from trainer.config import TrainConfig
+from trainer.process.channel import Channel
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member, append_record
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import open_store
@@ -68,7 +68,7 @@ def attempt(
     export: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Any, RoomChannel]]:
     """A prepared training and its channel. Attempts after the first go on from the newest commit."""
-    from trainer.setup import prepare
+    from trainer.process.setup import prepare
 
     run = folder / "run"
     if number == 1 and index == 0:

@@ -16,7 +16,7 @@ from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS
 from trainer.rundir.attempts import AttemptRecord, CommitRef, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.lineage import line
-from trainer.rundir.signs import read_signs
+from trainer.rundir.metrics import read_signs
 from trainer.rundir.store import Store, open_store
 
 ROW = "recovery"

@@ -16,11 +16,11 @@ from support_recovery import NOTE
 from support_training import CHECKPOINT, PACED, PACED_TRAIN, STEPS, TRAIN
 
 from orchestrator.manifests.yaml_writer import to_yaml
-from trainer.agent.last_words import LastWords
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, parse_record, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import open_store
+from trainer.wire.termination import LastWords
 
 pytestmark = pytest.mark.e2e
 

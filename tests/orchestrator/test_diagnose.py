@@ -10,11 +10,11 @@ from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.diagnose.remedy import of_cause
 from orchestrator.diagnose.scheduling import amount, rooms
 from orchestrator.diagnose.trouble import Trouble, workers_text
-from trainer.agent.last_words import LastWords
-from trainer.agent.log_events import Event, marked
 from trainer.agent.protocol import AgentReport, ExitReport, JobState
 from trainer.rundir.attempts import AttemptEnd, EndRecord, Launch
 from trainer.rundir.history import Restart
+from trainer.wire.log_events import Event, marked
+from trainer.wire.termination import LastWords
 
 Manifest = dict[str, Any]
 

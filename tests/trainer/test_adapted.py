@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.adapted import Adapted
 from trainer.checkpoint.replicas import Replicas
 from trainer.errors import ConfigError
-from trainer.reach import reach
+from trainer.model.adapted import Adapted
+from trainer.model.reach import reach
 
 layers = keras.layers
 WORDS = ["plot film", "film good", "film bad plot"]

@@ -16,7 +16,6 @@ import pytest
 from trainer.agent import output
 from trainer.agent.child import Child, Lines
 from trainer.agent.link import CoordinatorClient, Link
-from trainer.agent.memory import oom_kills
 from trainer.agent.output import LossyPipe, LossyQueue, Segments
 from trainer.agent.protocol import (
     AgentReport,
@@ -30,14 +29,15 @@ from trainer.agent.protocol import (
 )
 from trainer.agent.server import AgentServer
 from trainer.agent.watchdog import Watchdog
-from trainer.agent.writing import Writing
+from trainer.agent.writers import Writing
 from trainer.cluster import identity, tf_config
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode, code_of_exception, code_of_status, title_of
+from trainer.memory import oom_kills
+from trainer.process.strategy import make_strategy
 from trainer.rundir.attempts import Member
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.store import Entry, open_store
-from trainer.strategy import make_strategy
 
 REPORT = AgentReport(launch="l", index=1, uid="u", address="127.0.0.1", port=20000, state="idle", attempt=0)
 STATE = JobState(

@@ -11,7 +11,7 @@ from support_run import OrchRun
 from orchestrator.preflight.check import Level
 from orchestrator.preflight.storage import bucket
 from trainer.config import TrainConfig
-from trainer.rundir.bucket import BucketPolicy, DeleteRule, notices, of_run_directory
+from trainer.rundir.bucket_policy import BucketPolicy, DeleteRule, notices, of_run_directory
 from trainer.rundir.store import open_store
 
 RULE = DeleteRule(age_days=30)

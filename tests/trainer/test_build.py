@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.build import build_model
 from trainer.config import TrainSection
 from trainer.data.load import TaskData
 from trainer.errors import ConfigError
+from trainer.model.build import build_model
 from trainer.task import Task
 
 

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 
-from trainer.agent.coordinator import Append, Coordinator, Job, ListCommits, Probe, Stage
 from trainer.agent.link import from_records
 from trainer.agent.protocol import AgentReport, ExitReport, Result
+from trainer.coordinator.machine import Append, Coordinator, Job, ListCommits, Probe, Stage
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
 

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from trainer.agent.coordinator import END_S, Append, Coordinator, Job, ListCommits
 from trainer.agent.protocol import AgentReport, ExitReport
+from trainer.coordinator.machine import END_S, Append, Coordinator, Job, ListCommits
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainer.corrections import correct
+from trainer.model.corrections import correct
 
 
 @pytest.mark.parametrize("small_steps", [6, 7])

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.collective import Collective, Decision
 from trainer.data import counting
 from trainer.data.checksum import LABEL_BITS, label_checksum
 from trainer.data.sources import ArraySource, BatchSource, StreamSource, source_of
 from trainer.errors import ConfigError, OrchError
+from trainer.process.collective import Collective, Decision
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")

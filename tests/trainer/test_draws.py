@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.draws import as_a_graph_draws
+from trainer.program.draws import as_a_graph_draws
 
 SEED = (123_456, 7)
 

@@ -4,9 +4,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.agent.coordinator import Job
-from trainer.agent.duty import Duty
 from trainer.agent.protocol import AgentReport
+from trainer.coordinator.driver import Duty
+from trainer.coordinator.machine import Job
 from trainer.rundir.attempts import AttemptRecord, Launch
 from trainer.rundir.local_store import LocalStore
 

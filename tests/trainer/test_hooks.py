@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from support_hooks import BATCH, EPOCHS, STEPS, STEPS_PER_EPOCH, Training, data, events, killed_and_gone_on, make_model
 
+from trainer.callbacks.hooks import Hooks
 from trainer.callbacks.stock import Diverged
 from trainer.data.order import Calendar
 from trainer.errors import ConfigError
-from trainer.hooks import Hooks
 
 HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
 

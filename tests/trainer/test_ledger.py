@@ -12,7 +12,7 @@ from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRec
 from trainer.rundir.history import broken_off, lost_in_words, restarts_of
 from trainer.rundir.ledger import Ledger, Row, account
 from trainer.rundir.lineage import NoGoodCommit, line, restore_point
-from trainer.rundir.signs import Sign, parse, save_error
+from trainer.rundir.metrics import Sign, parse, save_error
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = {"import": Row.IMPORT, "rendezvous": Row.RENDEZVOUS, "restore": Row.RESTORE, "compile": Row.COMPILE}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainer.checkpoint.made_with import KEY, DataMark, MadeWith, changes, code_of, flat, of_host_state, of_job
 from trainer.config import TrainSection
-from trainer.made_with import KEY, DataMark, MadeWith, changes, code_of, flat, of_host_state, of_job
 from trainer.rundir.commits import Commit
 
 
@@ -79,7 +79,7 @@ def test_what_is_not_known_has_not_changed() -> None:
 def test_the_digest_of_data_follows_its_values() -> None:
     pytest.importorskip("tensorflow")
     from trainer.data.sources import source_of
-    from trainer.fingerprint import mark_of
+    from trainer.process.fingerprint import mark_of
 
     def mark(x: object, y: object) -> DataMark:
         return mark_of(source_of((x, y), lambda: None, "train_data"))
@@ -100,7 +100,7 @@ def test_sparse_and_ragged_data_are_compared_by_their_values() -> None:
     tf = pytest.importorskip("tensorflow")
     sparse = pytest.importorskip("scipy.sparse")
     from trainer.data.sources import source_of
-    from trainer.fingerprint import mark_of
+    from trainer.process.fingerprint import mark_of
 
     def mark(value: float) -> DataMark:
         table = sparse.csr_matrix(np.diag([1.0, 2.0, value]))
@@ -113,7 +113,7 @@ def test_sparse_and_ragged_data_are_compared_by_their_values() -> None:
 
 def test_an_optimizers_configuration_has_dotted_keys() -> None:
     keras = pytest.importorskip("keras")
-    from trainer.fingerprint import optimizer_config
+    from trainer.process.fingerprint import optimizer_config
 
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)
     config = optimizer_config(keras.optimizers.SGD(schedule, momentum=0.9))
@@ -127,7 +127,7 @@ def test_an_optimizers_configuration_has_dotted_keys() -> None:
 
 def test_each_rate_of_several_optimizers_is_the_tasks() -> None:
     keras = pytest.importorskip("keras")
-    from trainer.fingerprint import go_on_from, optimizer_config
+    from trainer.process.fingerprint import go_on_from, optimizer_config
 
     def optimizer(dense: float) -> Any:
         parts = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {"dense.*": keras.optimizers.Adam(dense)})

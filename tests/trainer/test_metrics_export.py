@@ -9,8 +9,8 @@ import pytest
 from support_mounts import small_disk
 
 from trainer.errors import SaveRefused
-from trainer.export import export_model
-from trainer.metrics import TensorBoard
+from trainer.export.exporter import export_model
+from trainer.process.tensorboard import TensorBoard
 from trainer.rundir.store import open_store
 
 tf = pytest.importorskip("tensorflow")
@@ -62,7 +62,7 @@ def test_events_that_cannot_be_written_never_end_training(tmp_path: Path, monkey
         board.scalars(10, {"loss": 0.5})
         board._waiting.join()
         disk.free()
-        monkeypatch.setattr("trainer.metrics.AGAIN_S", 0.0)
+        monkeypatch.setattr("trainer.process.tensorboard.AGAIN_S", 0.0)
         for step in range(20, 30):
             board.scalars(step, {"loss": 0.25})
         board._waiting.join()

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from trainer.data.sources import ArraySource
 from trainer.errors import ConfigError
-from trainer.mixing import check_rows
-from trainer.reach import reach
+from trainer.model.reach import reach
+from trainer.program.mixing import check_rows
 from trainer.task import Task
 
 SIZE = 24

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.config import StopWhen
 from trainer.data.order import Calendar
-from trainer.plan import EarlyStopping, Pace, Plan
+from trainer.process.plan import EarlyStopping, Pace, Plan
 
 
 def test_blocks_end_where_something_is_due() -> None:

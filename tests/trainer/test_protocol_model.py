@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support_protocol import SNAPSHOT_BYTES, Call, Launched, Pod, SteppedTime, World, record_number
 
 import trainer.checkpoint.writer as writer_module
-from trainer.agent.coordinator import FROZEN_S
+from trainer.coordinator.machine import FROZEN_S
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, parse_record
 from trainer.rundir.commits import commit_name, data_folder, parse_commit_name, parse_data_name

@@ -8,7 +8,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from trainer.reach import modules_of, reach
+from trainer.model.reach import modules_of, reach
 from trainer.task import load_task
 
 MODULE = """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.agent.spare import AFTER_S, Prepared, Spare
-from trainer.agent.stillness import STOPPED_S
+from trainer.agent.stopped import STOPPED_S
 from trainer.config import TrainConfig
 
 GIB = 1 << 30

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import ConfigError
+from trainer.process.tracebacks import user_traceback
 from trainer.task import Task, load_task
-from trainer.tracebacks import user_traceback
 
 TASK = """
 from trainer.task import Task

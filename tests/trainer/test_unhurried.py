@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from trainer.unhurried import LOOK_S, SHARE, WORK_S, Rests
+from trainer.process.unhurried import LOOK_S, SHARE, WORK_S, Rests
 
 
 class Machine:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from trainer.agent import exits, grace, memory
+from trainer import memory
+from trainer.agent import exits, grace
 from trainer.agent.child import Child
 from trainer.agent.protocol import (
     AgentReport,
@@ -41,12 +42,12 @@ from trainer.agent.protocol import (
     from_writer,
 )
 from trainer.agent.spare import Prepared
-from trainer.agent.stillness import STOPPED_S
-from trainer.agent.verdict import SILENT_S
+from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import Watchdog
-from trainer.agent.writing import Writing
+from trainer.agent.writers import Writing
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
+from trainer.coordinator.verdict import SILENT_S
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Wire

@@ -4,7 +4,7 @@ of its own: whatever the store does, training neither waits for it nor fails by 
 import logging
 import threading
 
-from trainer.rundir.bucket import of_run_directory
+from trainer.rundir.bucket_policy import of_run_directory
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from trainer.agent.protocol import encode
-from trainer.agent.stillness import Stopped
+from trainer.agent.stopped import Stopped
 from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import Wire
 

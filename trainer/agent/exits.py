@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from trainer.agent.memory import in_words
 from trainer.agent.protocol import ExitReport, Failure, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode
+from trainer.memory import in_words
 
 _CODES = frozenset(ExitCode)
 _SIGNALS = 128

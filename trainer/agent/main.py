@@ -21,26 +21,26 @@ from trainer import faults
 from trainer.agent import compiled, grace
 from trainer.agent.attempt import Attempt
 from trainer.agent.bucket_notes import say_in_the_background
-from trainer.agent.coordinator import Job
-from trainer.agent.duty import Duty
-from trainer.agent.last_words import LastWords, remedy_for
+from trainer.agent.changed import since_the_end
 from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
-from trainer.agent.log_events import Event, marked
-from trainer.agent.memory import limit_of_cgroup
 from trainer.agent.output import LossyPipe, Segments
 from trainer.agent.ports import free_port
 from trainer.agent.protocol import LOG_ONLY, WITHIN, AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
 from trainer.agent.spare import Spare
-from trainer.changed import since_the_end
 from trainer.cluster import Identity, identity
 from trainer.config import TrainConfig
+from trainer.coordinator.driver import Duty
+from trainer.coordinator.machine import Job
 from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.lifeline import PARENT_VARIABLE, adopt_orphans, die_with_parent
+from trainer.memory import limit_of_cgroup
 from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
-from trainer.rundir.signs import ALIVE_S
+from trainer.rundir.metrics import ALIVE_S
 from trainer.rundir.store import open_store
+from trainer.wire.log_events import Event, marked
+from trainer.wire.termination import LastWords, remedy_for
 
 log = logging.getLogger("trainer.agent")
 

@@ -2,8 +2,8 @@
 
 TensorFlow's import takes longer than all else in a recovery. So where memory allows, a second process imports it while
 training goes on, and waits; the next attempt begins with that one. It is no part of any attempt until it is told which. Beside
-training it imports without hurry (unhurried.py): with a core idle within seconds, with none in half a minute. One that has not
-imported it by the time it is needed gives way to one that does at full speed.
+training it imports without hurry (process/unhurried.py): with a core idle within seconds, with none in half a minute. One that
+has not imported it by the time it is needed gives way to one that does at full speed.
 """
 
 import logging
@@ -12,10 +12,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.agent import compiled, memory
+from trainer import memory
+from trainer.agent import compiled
 from trainer.agent.child import Child
 from trainer.agent.protocol import SPARE, Prepare
-from trainer.agent.stillness import STOPPED_S
+from trainer.agent.stopped import STOPPED_S
 from trainer.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Prepared:
                 self.memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
             inherit = [self.memory_fd] if self.memory_fd is not None else []
             environment = {**environment, **compiled.flags(environment), "TMPDIR": self.scratch.name}
-            self.child = Child.module("trainer.worker", environment, inherit=inherit)
+            self.child = Child.module("trainer.process", environment, inherit=inherit)
         except OSError:
             self._give_back()
             raise

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import ObjectExists, ObjectNotFound, StoreDenied, StoreError, StoreUnavailable
-from trainer.rundir.bucket import BucketPolicy, DeleteRule, notices, unknown
+from trainer.rundir.bucket_policy import BucketPolicy, DeleteRule, notices, unknown
 from trainer.rundir.store import Data, Entry, buffers, check_name, check_prefix
 
 if TYPE_CHECKING:

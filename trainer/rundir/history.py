@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Wire
-from trainer.rundir.signs import Sign, told_step
+from trainer.rundir.metrics import Sign, told_step
 
 
 class Restart(Wire):

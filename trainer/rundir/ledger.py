@@ -1,6 +1,6 @@
 """The goodput ledger: where each second of a job went. Pure: records and signs in, microseconds by row out.
 
-Within an attempt the chief's signs tell (signs.py), between attempts the records do. Whatever the clocks say, time never
+Within an attempt the chief's signs tell (metrics.py), between attempts the records do. Whatever the clocks say, time never
 runs backwards here: a moment before the one at hand counts as that one. Signs may be missing at the end of an attempt,
 when its agent was killed before it wrote them; what the next record knows of it stands in for them.
 
@@ -16,7 +16,7 @@ from itertools import pairwise
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord
 from trainer.rundir.lineage import steps_that_count
-from trainer.rundir.signs import Sign
+from trainer.rundir.metrics import Sign
 
 Record = AttemptRecord | EndRecord
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from trainer.config import ExportSection, StopWhen
 from trainer.errors import OrchError, SaveRefused
-from trainer.export import Exporter
-from trainer.plan import EarlyStopping
+from trainer.export.exporter import Exporter
+from trainer.process.plan import EarlyStopping
 from trainer.rundir.attempts import read_records
 from trainer.rundir.commits import list_commits, read_commit
 from trainer.rundir.lineage import first_attempt, line

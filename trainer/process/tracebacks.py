@@ -17,7 +17,7 @@ LINES_MAX = 10
 """Of one message; with its frames it stays below 20 lines."""
 LINE_CHARS = 400
 _OWN_LINES_MAX = 14
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

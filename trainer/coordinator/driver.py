@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from trainer import faults
-from trainer.agent.coordinator import (
+from trainer.agent.protocol import AgentReport, Directive, JobState
+from trainer.coordinator.machine import (
     STORE_WAIT_MAX_S,
     Action,
     Append,
@@ -20,7 +21,6 @@ from trainer.agent.coordinator import (
     finished_before,
     waiting_for_store,
 )
-from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.errors import OrchError, StoreUnavailable
 from trainer.rundir.attempts import EndRecord, append_record, close_attempt, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits

@@ -39,5 +39,5 @@ def _with_updates(optimizer: Any, name: str) -> Any:
 
 
 def _method_of_class(optimizer: Any, name: str, variables: Any) -> None:
-    """Looked up when it is called: several replicas replace it for their program (global_batch.py)."""
+    """Looked up when it is called: several replicas replace it for their program (program/global_batch.py)."""
     getattr(type(optimizer), name)(optimizer, variables)

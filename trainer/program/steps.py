@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.corrections import correct
 from trainer.data.feed import Feed
-from trainer.draws import as_a_graph_draws
 from trainer.exit_codes import ExitCode, code_of_exception
-from trainer.global_batch import GlobalBatch
-from trainer.logs import Logs, Scores, as_scores, flat
-from trainer.ranges import Ranges
+from trainer.model.corrections import correct
+from trainer.program.draws import as_a_graph_draws
+from trainer.program.global_batch import GlobalBatch
+from trainer.program.logs import Logs, Scores, as_scores, flat
+from trainer.program.ranges import Ranges
 from trainer.replaced import replaced
 from trainer.task import Task, model_overrides, overrides
 

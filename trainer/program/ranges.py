@@ -16,7 +16,7 @@ from keras.src.backend.tensorflow import nn as keras_nn  # what the losses call
 
 from trainer.checkpoint.replicas import Replicas, value_of
 from trainer.errors import TaskError
-from trainer.global_batch import GlobalBatch
+from trainer.program.global_batch import GlobalBatch
 from trainer.replaced import replaced
 
 _PLACES_MAX = 64

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainer.checkpoint.made_with import DataMark, MadeWith, changes, flat, of_host_state, of_job
 from trainer.checkpoint.replicas import Replicas
-from trainer.collective import data_differ
 from trainer.config import TrainConfig
 from trainer.data.checksum import array_of, bytes_of
 from trainer.data.sources import ArraySource, Source
-from trainer.made_with import DataMark, MadeWith, changes, flat, of_host_state, of_job
+from trainer.process.collective import data_differ
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import Commit
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from trainer import faults
 from trainer.agent.protocol import Block as BlockDone
 from trainer.agent.protocol import Evaluated, Phase
-from trainer.best import Best
-from trainer.channel import Channel
+from trainer.callbacks.hooks import Hooks
 from trainer.checkpoint.state import TrainingState
-from trainer.collective import Collective, Decision, data_differ
 from trainer.errors import TaskError
-from trainer.evaluate import Evaluator
-from trainer.hooks import Hooks
-from trainer.logs import as_numbers
-from trainer.metrics import TensorBoard
-from trainer.plan import EarlyStopping, Pace, Plan, Progress
-from trainer.saves import Saves
-from trainer.steps import Block
+from trainer.process.best import Best
+from trainer.process.channel import Channel
+from trainer.process.collective import Collective, Decision, data_differ
+from trainer.process.evaluate import Evaluator
+from trainer.process.plan import EarlyStopping, Pace, Plan, Progress
+from trainer.process.saves import Saves
+from trainer.process.tensorboard import TensorBoard
+from trainer.program.logs import as_numbers
+from trainer.program.steps import Block
 
 log = logging.getLogger(__name__)
 

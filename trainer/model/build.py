@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.corrections import correct
 from trainer.errors import ConfigError
+from trainer.model.corrections import correct
 from trainer.task import Task, model_overrides, overrides
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.adapted import LAYERS
+from trainer.model.adapted import LAYERS
 
 _DEPTH_MAX = 12
 
@@ -74,7 +74,7 @@ def modules_of(task: Any, root: str | Path | None) -> dict[str, dict[str, Any]]:
         folders.append(Path(own.__file__).resolve().parent)
     # A job's folder may hold its virtual environment, and the working directory orch itself.
     within = tuple(f"{folder}{os.sep}" for folder in folders)
-    without = (f"{Path(__file__).parent}{os.sep}", f"{os.sep}site-packages{os.sep}")
+    without = (f"{Path(__file__).parents[1]}{os.sep}", f"{os.sep}site-packages{os.sep}")
     found = {own.__name__: own}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""

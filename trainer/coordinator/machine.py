@@ -1,6 +1,6 @@
 """Worker 0's second duty: it numbers attempts, names their restore point, and ends the job. A state machine without I/O.
 
-Polls, ticks and answers of the store go in; directives and wishes (`next_action`) come out. agent/duty.py performs the
+Polls, ticks and answers of the store go in; directives and wishes (`next_action`) come out. driver.py performs the
 wishes; agent/server.py carries the polls. `now` is always this machine's monotonic clock in seconds.
 """
 
@@ -10,9 +10,8 @@ from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
 
-from trainer.agent.last_words import ANEW
 from trainer.agent.protocol import WITHIN, AgentReport, Directive, JobState, Phase, Result
-from trainer.agent.verdict import TOLD_TO_LEAVE, Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
+from trainer.coordinator.verdict import TOLD_TO_LEAVE, Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
 from trainer.exit_codes import FINAL_CODES, ExitCode
 from trainer.rundir.attempts import (
     AttemptEnd,
@@ -26,6 +25,7 @@ from trainer.rundir.attempts import (
 from trainer.rundir.attempts import now as time_of_day
 from trainer.rundir.history import restarts_of
 from trainer.rundir.lineage import NoGoodCommit, restore_point
+from trainer.wire.termination import ANEW
 
 SILENT_S = 10.0
 """An agent that has not polled for so long is lost."""

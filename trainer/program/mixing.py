@@ -1,6 +1,6 @@
 """Layers whose result for a row depends on the other rows of the batch: told before several replicas divide it.
 
-A replica's layers see its part of the global batch alone (trainer/global_batch.py). A layer that takes a mean over the batch, or
+A replica's layers see its part of the global batch alone (global_batch.py). A layer that takes a mean over the batch, or
 adds a sum over it to the loss, gives then something else than on one device. Found by trying: the step is run once without
 compiling it, up to where it asks for gradients; each outermost call of a layer is made with the whole batch, and with its parts.
 """
@@ -18,7 +18,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from trainer.checkpoint.replicas import Replicas, put_back
 from trainer.data.sources import ArraySource, Batch, Source
 from trainer.errors import ConfigError
-from trainer.reach import Reached
+from trainer.model.reach import Reached
 from trainer.replaced import replaced
 from trainer.task import Task, overrides
 

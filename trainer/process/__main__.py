@@ -1,4 +1,4 @@
-"""The training process, `python -P -m trainer.worker`: from the agent's Prepare and Start messages to an exit code.
+"""The training process, `python -P -m trainer.process`: from the agent's Prepare and Start messages to an exit code.
 
 TensorFlow is imported between the two, after the agent was told that this begins. The process ends by os._exit: under several
 workers TensorFlow's own shutdown may hang or abort.
@@ -16,15 +16,15 @@ from types import TracebackType
 
 from trainer import faults
 from trainer.agent.protocol import IMPORTING, LOG_ONLY, SPARE, Failure, Phase, Prepare, Start
-from trainer.channel import Channel
 from trainer.config import TrainConfig
 from trainer.errors import DamagedCheckpoint, OrchError
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.lifeline import die_with_parent
-from trainer.tracebacks import full_traceback, message_of, origin, user_traceback
-from trainer.unhurried import run_beside_training
+from trainer.process.channel import Channel
+from trainer.process.tracebacks import full_traceback, message_of, origin, user_traceback
+from trainer.process.unhurried import run_beside_training
 
-log = logging.getLogger("trainer.worker")
+log = logging.getLogger("trainer.process")
 
 _MESSAGE_CHARS = 2000
 _TRACEBACK_CHARS = 8000
@@ -62,7 +62,7 @@ def import_tensorflow(channel: Channel, prepare: Prepare) -> TrainConfig:
     name_process(IMPORTING if prepare.beside_training else SPARE if prepare.spare else "orch-train")
     channel.enter(Phase.IMPORT)
     config = TrainConfig.load(prepare.config)
-    from trainer.strategy import set_deterministic_environment
+    from trainer.process.strategy import set_deterministic_environment
 
     if config.train.deterministic:
         set_deterministic_environment()
@@ -77,7 +77,7 @@ def import_tensorflow(channel: Channel, prepare: Prepare) -> TrainConfig:
 def _import() -> None:
     import tensorflow  # noqa: F401  (its import is what this phase is about)
 
-    import trainer.setup  # noqa: F401
+    import trainer.process.setup  # noqa: F401
 
 
 def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
@@ -85,8 +85,8 @@ def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
 
     Raises whatever ended training; exit_codes.code_of_exception says what that means.
     """
-    from trainer.setup import Training, prepare
-    from trainer.strategy import make_strategy, set_up_devices
+    from trainer.process.setup import Training, prepare
+    from trainer.process.strategy import make_strategy, set_up_devices
 
     name_process("orch-train")
     if start.tf_config is not None:

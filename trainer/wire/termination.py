@@ -3,8 +3,8 @@
 Kubernetes keeps 4 KiB of it. `orch status` reads it back where neither the coordinator nor the run directory can be asked.
 """
 
-from trainer.agent.memory import is_full
 from trainer.exit_codes import ExitCode
+from trainer.memory import is_full
 from trainer.rundir.attempts import Wire
 
 SIZE_MAX_BYTES = 4096

@@ -1,7 +1,7 @@
 """Whether a job that is started again behind its end is still the one that ended. Free of TensorFlow, but for the process.
 
-`python -P -m trainer.changed`, that process, loads the task's data and model as training would, and prints what they are: code
-that did not change may read files that did.
+`python -P -m trainer.agent.changed`, that process, loads the task's data and model as training would, and prints what they
+are: code that did not change may read files that did.
 """
 
 import json
@@ -11,10 +11,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+from trainer.checkpoint.made_with import MadeWith, changes, of_host_state, of_job
 from trainer.config import TrainConfig, TrainSection
 from trainer.errors import OrchError
 from trainer.lifeline import PARENT_VARIABLE, die_with_parent
-from trainer.made_with import MadeWith, changes, of_host_state, of_job
 from trainer.rundir.attempts import EndRecord
 from trainer.rundir.commits import Commit, read_commit
 from trainer.rundir.store import Store
@@ -74,7 +74,7 @@ def _look(config_path: str, environment: Mapping[str, str]) -> MadeWith | None:
     own = {**environment, "CUDA_VISIBLE_DEVICES": "-1", "ORCH_CONFIG": config_path, PARENT_VARIABLE: str(os.getpid())}
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "trainer.changed"],
+            [sys.executable, "-P", "-m", "trainer.agent.changed"],
             env=own,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -96,7 +96,7 @@ def main() -> None:
     die_with_parent()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     config = TrainConfig.load(os.environ["ORCH_CONFIG"])
-    from trainer.setup import made_with_now
+    from trainer.process.setup import made_with_now
 
     print(_MARK + json.dumps(made_with_now(config).model_dump(mode="json")), flush=True)
     os._exit(0)

@@ -1,7 +1,7 @@
 """What a checkpoint was made with, as far as the variables do not tell: the task's code, its parameters, data, optimizer.
 
 Kept in every commit's host_state, and compared when its run directory is used again. Pure but for reading source files; free of
-TensorFlow. fingerprint.py looks at data and optimizer.
+TensorFlow. process/fingerprint.py looks at data and optimizer.
 """
 
 import ast
@@ -89,7 +89,7 @@ def code_of(task: str, root: Path) -> dict[str, str]:
         first = (root / source).resolve()
     else:
         found = _module_file(source, [root]) or _installed(source)
-        if found is None or found.is_relative_to(Path(__file__).parent):
+        if found is None or found.is_relative_to(Path(__file__).parents[1]):
             return {}
         first = found
     places = list(dict.fromkeys([first.parent, root]))

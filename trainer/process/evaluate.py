@@ -1,6 +1,6 @@
 """Evaluation on held-out data: every example exactly once, in batches of one size and a smaller one at the end.
 
-All workers take the same batches, each replica its slice of them within layers (trainer/global_batch.py), so that loss and
+All workers take the same batches, each replica its slice of them within layers (program/global_batch.py), so that loss and
 metrics are those of one device. They are Keras' own variables, lent by training for the time and given back as they were. Now
 and then the workers agree to go on, by which all learn that one of them is to stop.
 """
@@ -15,21 +15,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.build import fixed_inputs
+from trainer.callbacks.hooks import Hooks
 from trainer.checkpoint.replicas import Replicas, put_back
-from trainer.collective import Collective, Decision, data_differ
 from trainer.data import kinds
 from trainer.data.checksum import label_checksum
 from trainer.data.feed import may_vary, on_replicas
 from trainer.data.sources import ArraySource, Batch, BatchSource, Source, StreamSource
 from trainer.data.stacking import pick_batch, stack_batches
 from trainer.errors import ConfigError
-from trainer.global_batch import GlobalBatch
-from trainer.hooks import Hooks
-from trainer.logs import Logs, Scores, as_numbers, as_scores
-from trainer.plan import TARGET_S, Pace
-from trainer.ranges import Ranges
-from trainer.steps import Mode, examples_of
+from trainer.model.build import fixed_inputs
+from trainer.process.collective import Collective, Decision, data_differ
+from trainer.process.plan import TARGET_S, Pace
+from trainer.program.global_batch import GlobalBatch
+from trainer.program.logs import Logs, Scores, as_numbers, as_scores
+from trainer.program.ranges import Ranges
+from trainer.program.steps import Mode, examples_of
 from trainer.task import Task, model_overrides, overrides
 
 _RESIDENT_BYTES_MAX = 1 << 30

@@ -46,7 +46,7 @@ class Channel:
         text = environment.get("ORCH_CHANNEL_FD", "")
         if not text.isdecimal():
             raise ConfigError(
-                "ORCH_CHANNEL_FD is not set", remedy="trainer.worker is started by an agent: use `orch run job.yaml`."
+                "ORCH_CHANNEL_FD is not set", remedy="trainer.process is started by an agent: use `orch run job.yaml`."
             )
         return cls(socket.socket(fileno=int(text)))
 

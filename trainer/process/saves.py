@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from trainer import faults
 from trainer.agent.protocol import Phase, Saved, SaveFailed, SaveSkipped, Snapshot
-from trainer.channel import Channel
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.checkpoint.state import TrainingState
 from trainer.config import CheckpointSection
 from trainer.errors import OrchError, SaveRefused
 from trainer.exit_codes import ExitCode
+from trainer.process.channel import Channel
 
 log = logging.getLogger(__name__)
 

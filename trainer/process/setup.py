@@ -13,45 +13,45 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import faults
-from trainer.adapted import Adapted
 from trainer.agent.protocol import Phase, Result, Start
-from trainer.best import KEY as BEST
-from trainer.best import Best
-from trainer.build import build_model
-from trainer.channel import Channel
+from trainer.callbacks.hooks import Hooks, as_list
 from trainer.checkpoint import restore
+from trainer.checkpoint.made_with import KEY as MADE_WITH
+from trainer.checkpoint.made_with import MadeWith
 from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
-from trainer.collective import Collective
 from trainer.config import TrainConfig, TrainSection
 from trainer.data.feed import Feed, make_feed
 from trainer.data.load import TaskData
 from trainer.data.order import Calendar, total_steps
 from trainer.data.sources import BatchSource
 from trainer.errors import ConfigError
-from trainer.evaluate import Evaluator
 from trainer.exit_codes import ExitCode
-from trainer.export import Exporter, load_line
-from trainer.exportable import form_of
-from trainer.fingerprint import check_equal, go_on_from, made_with
-from trainer.global_batch import GlobalBatch
-from trainer.hooks import Hooks, as_list
-from trainer.logs import Scores, as_numbers
-from trainer.loop import Loop
-from trainer.made_with import KEY as MADE_WITH
-from trainer.made_with import MadeWith
-from trainer.metrics import TensorBoard
-from trainer.mixing import check_rows
-from trainer.plan import EarlyStopping, Pace, Plan, Progress
-from trainer.ranges import Ranges
-from trainer.reach import Reached, modules_of, reach
+from trainer.export.exportable import form_of
+from trainer.export.exporter import Exporter, load_line
+from trainer.model.adapted import Adapted
+from trainer.model.build import build_model
+from trainer.model.reach import Reached, modules_of, reach
+from trainer.process.best import KEY as BEST
+from trainer.process.best import Best
+from trainer.process.channel import Channel
+from trainer.process.collective import Collective
+from trainer.process.evaluate import Evaluator
+from trainer.process.fingerprint import check_equal, go_on_from, made_with
+from trainer.process.loop import Loop
+from trainer.process.plan import EarlyStopping, Pace, Plan, Progress
+from trainer.process.saves import Saves
+from trainer.process.strategy import check_batch
+from trainer.process.tensorboard import TensorBoard
+from trainer.program.global_batch import GlobalBatch
+from trainer.program.logs import Scores, as_numbers
+from trainer.program.mixing import check_rows
+from trainer.program.ranges import Ranges
+from trainer.program.steps import Block, choose_mode
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import Commit
 from trainer.rundir.store import Store, open_store
-from trainer.saves import Saves
-from trainer.steps import Block, choose_mode
-from trainer.strategy import check_batch
 from trainer.task import Task, load_task
 
 log = logging.getLogger(__name__)
