@@ -11,21 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from trainer.agent.protocol import (
-    LastSave,
-    Retained,
-    Saved,
-    SaveFailed,
-    SaveTrouble,
-    Snapshot,
-    WriterStart,
-    encode,
-    from_writer,
-)
 from trainer.checkpoint import restore
 from trainer.checkpoint.snapshot import NamedArray, SnapshotMemory
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record, close_attempt
 from trainer.rundir.store import Store, open_store
+from trainer.wire.lines import encode
+from trainer.wire.writer import LastSave, Retained, Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, from_writer
 
 LAUNCH = Launch(id="launch", started=datetime(2025, 1, 1, tzinfo=UTC))
 

@@ -11,18 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from trainer.agent.link import from_records
-from trainer.agent.protocol import (
-    AgentReport,
-    Directive,
-    ExitReport,
-    Phase,
-    Result,
-    Saved,
-    SaveFailed,
-    Snapshot,
-    Tensor,
-    WriterStart,
-)
 from trainer.checkpoint import restore
 from trainer.checkpoint.writer import Writer
 from trainer.coordinator.driver import perform
@@ -40,6 +28,9 @@ from trainer.rundir.attempts import (
 )
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.store import Data, Entry, buffers
+from trainer.wire.coordinator import AgentReport, Directive, ExitReport
+from trainer.wire.process import Phase, Result
+from trainer.wire.writer import Saved, SaveFailed, Snapshot, Tensor, WriterStart
 
 SNAPSHOT_BYTES = 16
 WRITER_S = 30.0

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.agent.link import CoordinatorClient
-from trainer.agent.protocol import SPARE, JobState
+from trainer.wire.coordinator import JobState
+from trainer.wire.process import SPARE
 
 DEADLINE_S = 150.0
 

@@ -21,26 +21,14 @@ from typing import Any
 import numpy as np
 
 from trainer.agent.ports import free_port
-from trainer.agent.protocol import (
-    Block,
-    Evaluated,
-    Failure,
-    Prepare,
-    Result,
-    Saved,
-    SaveFailed,
-    Snapshot,
-    Start,
-    Stop,
-    WriterStart,
-    encode,
-    from_process,
-)
 from trainer.checkpoint.writer import Writer
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member, append_record
 from trainer.rundir.store import open_store
+from trainer.wire.lines import encode
+from trainer.wire.process import Block, Evaluated, Failure, Prepare, Result, Start, Stop, from_process
+from trainer.wire.writer import Saved, SaveFailed, Snapshot, WriterStart
 
 DEADLINE_S = 120.0
 SAVE_S = 30.0

@@ -8,7 +8,7 @@ from orchestrator.diagnose.scheduling import NodeRoom
 from orchestrator.diagnose.trouble import Trouble, gathered
 from orchestrator.kube.carrier import event_sources
 from orchestrator.kube.objects import Manifest, index_of, running, time_of
-from trainer.agent.protocol import JobState
+from trainer.wire.coordinator import JobState
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from orchestrator.diagnose.remedy import remedy_of_code
 from orchestrator.diagnose.trouble import Trouble, after
 from orchestrator.kube.objects import Manifest, job_of, running
 from orchestrator.text import memory_size
-from trainer.agent.protocol import AgentReport, JobState
 from trainer.exit_codes import CRASH_CODES
 from trainer.wire import log_events
+from trainer.wire.coordinator import AgentReport, JobState
 from trainer.wire.log_events import Event, Logged
 
 _OF_THE_NETWORK = re.compile(r"gaierror|[A-Za-z]*Timeout[A-Za-z]*|timeout|Connection\w+Error|OSError")

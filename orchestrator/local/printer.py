@@ -10,7 +10,7 @@ from typing import TextIO
 
 from orchestrator.text import duration
 from trainer.agent.output import LossyQueue
-from trainer.agent.protocol import JobState
+from trainer.wire.coordinator import JobState
 
 STATE_BYTES = 1000
 """What a state counts for in the queue."""

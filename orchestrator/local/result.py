@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from orchestrator.runs.view import RunView, saved_in_words
 from orchestrator.status.model import JobStatus
-from trainer.agent.protocol import JobState
 from trainer.config import TrainConfig
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, EndRecord
+from trainer.wire.coordinator import JobState
 from trainer.wire.termination import LastWords
 
 

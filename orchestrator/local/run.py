@@ -24,12 +24,12 @@ from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.runs.view import RunView, read_run
 from orchestrator.status.model import JobStatus
 from trainer.agent.link import CoordinatorClient
-from trainer.agent.protocol import JobState
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, OrchError, StoreError
 from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.history import lost_in_words
 from trainer.rundir.store import open_store
+from trainer.wire.coordinator import JobState
 
 JOB_FILE_S = 5.0
 """How long job.json, which is for people only, may take: agents wait for a store, not this."""

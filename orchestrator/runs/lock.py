@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.bucket import is_bucket
-from trainer.agent.protocol import JobState
 from trainer.errors import ConfigError
 from trainer.rundir.attempts import now
+from trainer.wire.coordinator import JobState
 
 LOCK_WAIT_S = 5.0
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from orchestrator.bucket import is_bucket
-from trainer.agent.protocol import JobState
 from trainer.errors import ConfigError, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.lineage import line
 from trainer.rundir.store import Store, open_store
+from trainer.wire.coordinator import JobState
 
 STORE_S = 15.0
 """So long a status waits for one answer of a bucket."""

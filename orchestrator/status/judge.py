@@ -26,10 +26,11 @@ from orchestrator.kube.objects import (
 from orchestrator.status.model import JobStatus, State, WorkerStatus
 from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
-from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.rundir.attempts import AttemptRecord, EndRecord
 from trainer.rundir.history import Restart, restarts_of
+from trainer.wire.coordinator import AgentReport, JobState
+from trainer.wire.process import Phase
 from trainer.wire.termination import SAVE_REMEDY, LastWords
 
 

@@ -23,7 +23,7 @@ from orchestrator.kube.objects import (
 from orchestrator.status.model import State
 from orchestrator.status.observe import ask_coordinator
 from orchestrator.text import duration
-from trainer.agent.protocol import JobState
+from trainer.wire.coordinator import JobState
 
 _ASKED = 16
 """So many running jobs are asked for their step: each answer is one exec."""

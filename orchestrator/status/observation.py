@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from orchestrator.diagnose.scheduling import NodeRoom
 from orchestrator.kube.objects import Manifest
 from orchestrator.runs.past import Past
-from trainer.agent.protocol import JobState
 from trainer.rundir.attempts import AttemptRecord, EndRecord
+from trainer.wire.coordinator import JobState
 
 
 @dataclass(frozen=True)

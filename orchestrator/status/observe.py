@@ -21,10 +21,10 @@ from orchestrator.status.judge import judge
 from orchestrator.status.model import JobStatus
 from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
-from trainer.agent.protocol import JobState
 from trainer.errors import OrchError
 from trainer.rundir.metrics import TooMany, read_signs
 from trainer.rundir.store import open_store
+from trainer.wire.coordinator import JobState
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from orchestrator.runs.past import Past, Signs, newest_launch, past_of
 from orchestrator.runs.view import STORE_S, RunView, no_run, read_run, saved_in_words
 from orchestrator.status.model import JobStatus, Moment, WorkerStatus
 from orchestrator.text import first_line
-from trainer.agent.protocol import AgentReport, JobState
 from trainer.errors import ConfigError, StoreError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.history import restarts_of
 from trainer.rundir.metrics import Sign, TooMany, read_signs, save_error, told_metrics, told_step
 from trainer.rundir.store import open_store
+from trainer.wire.coordinator import AgentReport, JobState
 from trainer.wire.termination import SAVE_REMEDY
 
 UNWRITTEN_S = 15.0

@@ -12,7 +12,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden
 from orchestrator.kube.names import CONTAINER, QUEUE_LABEL, WORKLOAD_OF_LABEL
 from orchestrator.kube.objects import Manifest, condition, labels, running
-from trainer.agent.protocol import JobState
+from trainer.wire.coordinator import JobState
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from tests.conformance import base, oracle, room
 from tests.conformance.catalogue import Entry, load
 from tests.conformance.outcome import Outcome
 from trainer import exported
-from trainer.agent.protocol import Block, Evaluated, Result
 from trainer.errors import ConfigError
 from trainer.process.__main__ import origin
+from trainer.wire.process import Block, Evaluated, Result
 
 ROOT = Path(__file__).parents[2]
 _runs = itertools.count(1)

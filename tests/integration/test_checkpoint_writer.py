@@ -9,12 +9,12 @@ import pytest
 from support_checkpoints import WriterProcess, assert_holds, attempt, begin, ref, writer_process
 from support_gcs import FakeGcs, Proxy
 
-from trainer.agent.protocol import Retained, Saved, SaveFailed, SaveTrouble
 from trainer.checkpoint import restore
 from trainer.errors import DamagedCheckpoint, StoreUnavailable
 from trainer.rundir.attempts import append_record, parse_record, read_record
 from trainer.rundir.commits import DATA_PREFIX, commit_name, list_commits, parse_data_name, read_commit
 from trainer.rundir.store import open_store
+from trainer.wire.writer import Retained, Saved, SaveFailed, SaveTrouble
 
 
 def test_saved_state_comes_back_as_it_was(run_url: str) -> None:

@@ -7,13 +7,13 @@ import pytest
 from support_checkpoints import assert_holds, attempt, begin, ref, state_of_step, writer_process
 from support_gcs import FakeGcs, Proxy, Rule, Verdict, always, healthy
 
-from trainer.agent.protocol import Retained, Saved, SaveFailed, SaveTrouble
 from trainer.checkpoint import restore
 from trainer.errors import DamagedCheckpoint, OrchError, StoreDenied, StoreUnavailable
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.rundir.attempts import append_record, read_record, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import open_store
+from trainer.wire.writer import Retained, Saved, SaveFailed, SaveTrouble
 
 TROUBLE: list[Verdict] = [429, 503, "reset", "lose", "stall", "trickle", "cut", "cut-quietly", 401, 403, 404]
 

@@ -14,11 +14,11 @@ from support_checkpoints import WriterProcess, assert_holds, attempt, begin, ref
 from support_gcs import FakeGcs, Proxy, Verdict, healthy
 
 from trainer import faults
-from trainer.agent.protocol import Retained, Saved
 from trainer.checkpoint import retention
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import DATA_PREFIX, list_commits, parse_data_name, read_commit
 from trainer.rundir.store import Store, open_store
+from trainer.wire.writer import Retained, Saved
 
 KEEP = 2
 

@@ -10,9 +10,9 @@ from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.diagnose.remedy import of_cause
 from orchestrator.diagnose.scheduling import amount, rooms
 from orchestrator.diagnose.trouble import Trouble, workers_text
-from trainer.agent.protocol import AgentReport, ExitReport, JobState
 from trainer.rundir.attempts import AttemptEnd, EndRecord, Launch
 from trainer.rundir.history import Restart
+from trainer.wire.coordinator import AgentReport, ExitReport, JobState
 from trainer.wire.log_events import Event, marked
 from trainer.wire.termination import LastWords
 

@@ -9,8 +9,8 @@ from orchestrator.status.events import concerns, line, merged, of_events, of_res
 from orchestrator.status.listing import listed, table, with_live
 from orchestrator.status.model import WorkerStatus
 from orchestrator.status.text import rows_of
-from trainer.agent.protocol import JobState
 from trainer.rundir.history import Restart
+from trainer.wire.coordinator import JobState
 
 Manifest = dict[str, Any]
 JOB: Manifest = {

@@ -10,10 +10,10 @@ from orchestrator.local.result import result_of
 from orchestrator.runs.view import RunView
 from orchestrator.status.model import JobStatus
 from orchestrator.status.text import last_lines
-from trainer.agent.protocol import AgentReport, JobState
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
 from trainer.rundir.store import open_store
+from trainer.wire.coordinator import AgentReport, JobState
 from trainer.wire.termination import LastWords, general_remedy
 
 OWN = Launch(id="own", started=datetime(2026, 1, 2, tzinfo=UTC))

@@ -13,10 +13,11 @@ from orchestrator.cli.watch import _watch
 from orchestrator.runs.goodput import history_lines
 from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.status.run_directory import follow_run
-from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
 from trainer.rundir.history import Restart
 from trainer.rundir.store import open_store
+from trainer.wire.coordinator import AgentReport, JobState
+from trainer.wire.process import Phase
 
 LAUNCH = Launch(id="one", started=datetime(2026, 1, 1, tzinfo=UTC))
 

@@ -9,10 +9,11 @@ from orchestrator.status.judge import judge
 from orchestrator.status.model import JobStatus
 from orchestrator.status.observation import Observation
 from orchestrator.status.text import status_lines
-from trainer.agent.protocol import AgentReport, JobState, Phase
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord, Launch, Member
 from trainer.rundir.history import restarts_of
 from trainer.rundir.ledger import Ledger, Row
+from trainer.wire.coordinator import AgentReport, JobState
+from trainer.wire.process import Phase
 from trainer.wire.termination import SIZE_MAX_BYTES, LastWords, remedy_for
 
 Manifest = dict[str, Any]

@@ -17,16 +17,6 @@ from trainer.agent import output
 from trainer.agent.child import Child, Lines
 from trainer.agent.link import CoordinatorClient, Link
 from trainer.agent.output import LossyPipe, LossyQueue, Segments
-from trainer.agent.protocol import (
-    AgentReport,
-    Directive,
-    JobState,
-    Phase,
-    SaveFailed,
-    SaveTrouble,
-    Snapshot,
-    WriterStart,
-)
 from trainer.agent.server import AgentServer
 from trainer.agent.watchdog import Watchdog
 from trainer.agent.writers import Writing
@@ -38,6 +28,9 @@ from trainer.process.strategy import make_strategy
 from trainer.rundir.attempts import Member
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.store import Entry, open_store
+from trainer.wire.coordinator import AgentReport, Directive, JobState
+from trainer.wire.process import Phase
+from trainer.wire.writer import SaveFailed, SaveTrouble, Snapshot, WriterStart
 
 REPORT = AgentReport(launch="l", index=1, uid="u", address="127.0.0.1", port=20000, state="idle", attempt=0)
 STATE = JobState(

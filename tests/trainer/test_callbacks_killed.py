@@ -11,8 +11,8 @@ import pytest
 from support_hooks import events
 from support_worker import Block, Evaluated, Run, run
 
-from trainer.agent.protocol import Snapshot
 from trainer.rundir.attempts import CommitRef
+from trainer.wire.writer import Snapshot
 
 HERE = Path(__file__).parent
 

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 
 from trainer.agent.link import from_records
-from trainer.agent.protocol import AgentReport, ExitReport, Result
 from trainer.coordinator.machine import Append, Coordinator, Job, ListCommits, Probe, Stage
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
+from trainer.wire.coordinator import AgentReport, ExitReport
+from trainer.wire.process import Result
 
 LAUNCH = Launch(id="launch", started=datetime(2026, 1, 1, tzinfo=UTC))
 

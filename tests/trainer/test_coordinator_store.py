@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 
-from trainer.agent.protocol import AgentReport, ExitReport
 from trainer.coordinator.machine import END_S, Append, Coordinator, Job, ListCommits
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch
+from trainer.wire.coordinator import AgentReport, ExitReport
 
 LAUNCH = Launch(id="launch", started=datetime(2026, 1, 1, tzinfo=UTC))
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from support_worker import Block, Evaluated, Run, run
 
-from trainer.agent.protocol import Snapshot
 from trainer.data.order import permutation
 from trainer.rundir.attempts import CommitRef
+from trainer.wire.writer import Snapshot
 
 data_tasks = pytest.importorskip("data_tasks")
 keras = pytest.importorskip("keras")

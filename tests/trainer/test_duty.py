@@ -4,11 +4,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.agent.protocol import AgentReport
 from trainer.coordinator.driver import Duty
 from trainer.coordinator.machine import Job
 from trainer.rundir.attempts import AttemptRecord, Launch
 from trainer.rundir.local_store import LocalStore
+from trainer.wire.coordinator import AgentReport
 
 LAUNCH = Launch(id="launch", started=datetime(2026, 1, 1, tzinfo=UTC))
 

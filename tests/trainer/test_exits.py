@@ -3,8 +3,8 @@
 import pytest
 
 from trainer.agent.exits import Ending, exit_report
-from trainer.agent.protocol import Failure, Phase
 from trainer.exit_codes import ExitCode
+from trainer.wire.process import Failure, Phase
 
 
 def ending(status: int, **fields: object) -> Ending:

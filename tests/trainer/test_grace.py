@@ -2,8 +2,8 @@
 
 from trainer.agent.grace import Pace, at_sigterm, fits, reserve_s, when_left
 from trainer.agent.ports import PORTS, free_port
-from trainer.agent.protocol import Phase
 from trainer.agent.watchdog import Watchdog
+from trainer.wire.process import Phase
 
 
 def test_a_block_and_a_save_must_fit_into_what_the_agent_does_not_need_itself() -> None:

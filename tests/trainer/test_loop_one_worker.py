@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from support_worker import Block, Evaluated, Run, run
 
-from trainer.agent.protocol import Phase, PhaseBegan, Saved, SaveFailed, SaveSkipped, Snapshot
 from trainer.data.order import Order
 from trainer.rundir.attempts import CommitRef
+from trainer.wire.process import Phase, PhaseBegan, SaveSkipped
+from trainer.wire.writer import Saved, SaveFailed, Snapshot
 
 HERE = Path(__file__).parent
 DIGITS = {"task": "trainer.tasks.digits:Digits", "steps": 120, "global_batch_size": 50, "seed": 3, "compile": "graph"}

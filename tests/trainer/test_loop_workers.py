@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from support_worker import Block, Evaluated, Run, run
 
-from trainer.agent.protocol import Snapshot
 from trainer.data.order import Order
 from trainer.rundir.attempts import CommitRef
+from trainer.wire.writer import Snapshot
 
 HERE = Path(__file__).parent
 DIGITS = {

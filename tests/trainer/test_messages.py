@@ -9,13 +9,15 @@ import pytest
 
 from trainer.agent import link as link_module
 from trainer.agent.link import CoordinatorClient, Link, Unsendable
-from trainer.agent.protocol import AgentReport, Directive, ExitReport, Failure, encode, from_process
 from trainer.agent.server import AgentServer
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.process.tracebacks import full_traceback, message_of, shortened, user_traceback
 from trainer.rundir.attempts import AttemptEnd, now
 from trainer.rundir.store import open_store
+from trainer.wire.coordinator import AgentReport, Directive, ExitReport
+from trainer.wire.lines import encode
+from trainer.wire.process import Failure, from_process
 
 MESSAGES = ["Größe ✓ 日本語 🚀", "half a pair \ud83d here", "a NUL \0 and a bell \7", "long " * 100_000, "\udcff"]
 

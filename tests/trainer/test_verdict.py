@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from trainer.agent.protocol import ExitReport
 from trainer.coordinator.verdict import Loss, backoff_s, crash_loop, end_of_attempt, ends_of_launch, give_up
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, Launch
+from trainer.wire.coordinator import ExitReport
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

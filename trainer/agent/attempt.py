@@ -19,28 +19,6 @@ from pydantic import ValidationError
 from trainer import memory
 from trainer.agent import exits, grace
 from trainer.agent.child import Child
-from trainer.agent.protocol import (
-    AgentReport,
-    Block,
-    Evaluated,
-    ExitReport,
-    Failure,
-    Phase,
-    PhaseBegan,
-    ProcessEnded,
-    Result,
-    Saved,
-    SaveFailed,
-    SaveSkipped,
-    SaveTrouble,
-    Snapshot,
-    Stalled,
-    Start,
-    Stop,
-    WriterStart,
-    from_process,
-    from_writer,
-)
 from trainer.agent.spare import Prepared
 from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import Watchdog
@@ -51,6 +29,21 @@ from trainer.coordinator.verdict import SILENT_S
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Wire
+from trainer.wire.coordinator import AgentReport, ExitReport
+from trainer.wire.metrics import ProcessEnded, Stalled
+from trainer.wire.process import (
+    Block,
+    Evaluated,
+    Failure,
+    Phase,
+    PhaseBegan,
+    Result,
+    SaveSkipped,
+    Start,
+    Stop,
+    from_process,
+)
+from trainer.wire.writer import Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, from_writer
 
 log = logging.getLogger(__name__)
 

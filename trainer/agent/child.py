@@ -13,10 +13,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from trainer.agent.protocol import encode
 from trainer.agent.stopped import Stopped
 from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import Wire
+from trainer.wire.lines import encode
 
 READ_BYTES = 1 << 16
 LINE_MAX_BYTES = 1 << 16

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from trainer.agent.protocol import ExitReport, Failure, Phase
 from trainer.exit_codes import FINAL_CODES, ExitCode
 from trainer.memory import in_words
+from trainer.wire.coordinator import ExitReport
+from trainer.wire.process import Failure, Phase
 
 _CODES = frozenset(ExitCode)
 _SIGNALS = 128

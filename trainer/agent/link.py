@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from trainer.agent.protocol import AgentReport, Directive, ExitReport, JobState
 from trainer.errors import OrchError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
 from trainer.rundir.store import Store
+from trainer.wire.coordinator import AgentReport, Directive, ExitReport, JobState
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,6 @@ from trainer.agent.changed import since_the_end
 from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
 from trainer.agent.output import LossyPipe, Segments
 from trainer.agent.ports import free_port
-from trainer.agent.protocol import LOG_ONLY, WITHIN, AgentReport, Alive, Directive, ExitReport, Result
 from trainer.agent.server import AgentServer
 from trainer.agent.spare import Spare
 from trainer.cluster import Identity, identity
@@ -39,7 +38,10 @@ from trainer.memory import limit_of_cgroup
 from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
 from trainer.rundir.metrics import ALIVE_S
 from trainer.rundir.store import open_store
+from trainer.wire.coordinator import AgentReport, Directive, ExitReport
 from trainer.wire.log_events import Event, marked
+from trainer.wire.metrics import Alive
+from trainer.wire.process import LOG_ONLY, WITHIN, Result
 from trainer.wire.termination import LastWords, remedy_for
 
 log = logging.getLogger("trainer.agent")

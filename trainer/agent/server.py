@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from pydantic import ValidationError
 
-from trainer.agent.protocol import AgentReport, Directive, JobState
+from trainer.wire.coordinator import AgentReport, Directive, JobState
 
 log = logging.getLogger(__name__)
 

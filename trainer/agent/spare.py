@@ -15,9 +15,9 @@ from pathlib import Path
 from trainer import memory
 from trainer.agent import compiled
 from trainer.agent.child import Child
-from trainer.agent.protocol import SPARE, Prepare
 from trainer.agent.stopped import STOPPED_S
 from trainer.config import TrainConfig
+from trainer.wire.process import SPARE, Prepare
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from trainer.agent.protocol import Phase
+from trainer.wire.process import Phase
 
 IMPORT_S = 120.0
 RENDEZVOUS_S = 180.0

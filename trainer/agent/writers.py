@@ -8,10 +8,10 @@ import logging
 from collections.abc import Mapping
 
 from trainer.agent.child import Child
-from trainer.agent.protocol import LastSave, SaveFailed, SaveTrouble, Snapshot, WriterStart
 from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import LAST_SAVE_S, SAVE_BYTES_PER_S
 from trainer.exit_codes import title_of
+from trainer.wire.writer import LastSave, SaveFailed, SaveTrouble, Snapshot, WriterStart
 
 log = logging.getLogger(__name__)
 

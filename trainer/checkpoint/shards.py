@@ -12,8 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from trainer.agent.protocol import Tensor
 from trainer.errors import ConfigError
+from trainer.wire.writer import Tensor
 
 _NUMPY_OF: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),

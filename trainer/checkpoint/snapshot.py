@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.agent.protocol import Tensor
 from trainer.checkpoint.shards import dtype_of
 from trainer.errors import OrchError
+from trainer.wire.writer import Tensor
 
 ALIGNMENT_BYTES = 64
 

@@ -20,12 +20,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.agent.protocol import Tensor
 from trainer.checkpoint.replicas import Replicas, flat_bytes, value_of
 from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, Item, SnapshotMemory, plan
 from trainer.errors import ConfigError, OrchError
 from trainer.exit_codes import ExitCode
+from trainer.wire.writer import Tensor
 
 _BLOB = "host/"
 """What the keys of blobs begin with."""

@@ -16,17 +16,6 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from trainer import faults
-from trainer.agent.protocol import (
-    LastSave,
-    Retained,
-    Saved,
-    SaveFailed,
-    SaveTrouble,
-    Snapshot,
-    WriterStart,
-    encode,
-    to_writer,
-)
 from trainer.checkpoint import retention, shards
 from trainer.errors import (
     ConfigError,
@@ -57,6 +46,8 @@ from trainer.rundir.commits import (
 from trainer.rundir.lineage import line
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.store import Entry, Store, open_store
+from trainer.wire.lines import encode
+from trainer.wire.writer import LastSave, Retained, Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, to_writer
 
 log = logging.getLogger("writer")
 

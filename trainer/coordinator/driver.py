@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from trainer import faults
-from trainer.agent.protocol import AgentReport, Directive, JobState
 from trainer.coordinator.machine import (
     STORE_WAIT_MAX_S,
     Action,
@@ -25,6 +24,7 @@ from trainer.errors import OrchError, StoreUnavailable
 from trainer.rundir.attempts import EndRecord, append_record, close_attempt, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits
 from trainer.rundir.store import Store
+from trainer.wire.coordinator import AgentReport, Directive, JobState
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
 
-from trainer.agent.protocol import WITHIN, AgentReport, Directive, JobState, Phase, Result
 from trainer.coordinator.verdict import TOLD_TO_LEAVE, Loss, backoff_s, end_of_attempt, ends_of_launch, give_up
 from trainer.exit_codes import FINAL_CODES, ExitCode
 from trainer.rundir.attempts import (
@@ -25,6 +24,8 @@ from trainer.rundir.attempts import (
 from trainer.rundir.attempts import now as time_of_day
 from trainer.rundir.history import restarts_of
 from trainer.rundir.lineage import NoGoodCommit, restore_point
+from trainer.wire.coordinator import AgentReport, Directive, JobState
+from trainer.wire.process import WITHIN, Phase, Result
 from trainer.wire.termination import ANEW
 
 SILENT_S = 10.0

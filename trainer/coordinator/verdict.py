@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from trainer.agent.protocol import ExitReport
 from trainer.exit_codes import CRASH_CODES, FINAL_CODES, ExitCode, title_of
 from trainer.memory import in_words, is_full
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord
+from trainer.wire.coordinator import ExitReport
 
 CRASH_LOOP_ATTEMPTS = 3
 TOLD_TO_LEAVE = "was told to leave (SIGTERM)"

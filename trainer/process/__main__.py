@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 
 from trainer import faults
-from trainer.agent.protocol import IMPORTING, LOG_ONLY, SPARE, Failure, Phase, Prepare, Start
 from trainer.config import TrainConfig
 from trainer.errors import DamagedCheckpoint, OrchError
 from trainer.exit_codes import ExitCode, code_of_exception
@@ -23,6 +22,7 @@ from trainer.lifeline import die_with_parent
 from trainer.process.channel import Channel
 from trainer.process.tracebacks import full_traceback, message_of, origin, user_traceback
 from trainer.process.unhurried import run_beside_training
+from trainer.wire.process import IMPORTING, LOG_ONLY, SPARE, Failure, Phase, Prepare, Start
 
 log = logging.getLogger("trainer.process")
 

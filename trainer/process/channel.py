@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from trainer.agent.protocol import Phase, PhaseBegan, Prepare, Saved, SaveFailed, Start, Stop, encode, to_process
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import Wire
+from trainer.wire.lines import encode
+from trainer.wire.process import Phase, PhaseBegan, Prepare, Start, Stop, to_process
+from trainer.wire.writer import Saved, SaveFailed
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass
 
 from trainer import faults
-from trainer.agent.protocol import Block as BlockDone
-from trainer.agent.protocol import Evaluated, Phase
 from trainer.callbacks.hooks import Hooks
 from trainer.checkpoint.state import TrainingState
 from trainer.errors import TaskError
@@ -23,6 +21,8 @@ from trainer.process.saves import Saves
 from trainer.process.tensorboard import TensorBoard
 from trainer.program.logs import as_numbers
 from trainer.program.steps import Block
+from trainer.wire.process import Block as BlockDone
+from trainer.wire.process import Evaluated, Phase
 
 log = logging.getLogger(__name__)
 

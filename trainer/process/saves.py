@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from trainer import faults
-from trainer.agent.protocol import Phase, Saved, SaveFailed, SaveSkipped, Snapshot
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.checkpoint.state import TrainingState
 from trainer.config import CheckpointSection
 from trainer.errors import OrchError, SaveRefused
 from trainer.exit_codes import ExitCode
 from trainer.process.channel import Channel
+from trainer.wire.process import Phase, SaveSkipped
+from trainer.wire.writer import Saved, SaveFailed, Snapshot
 
 log = logging.getLogger(__name__)
 

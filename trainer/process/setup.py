@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import faults
-from trainer.agent.protocol import Phase, Result, Start
 from trainer.callbacks.hooks import Hooks, as_list
 from trainer.checkpoint import restore
 from trainer.checkpoint.made_with import KEY as MADE_WITH
@@ -53,6 +52,7 @@ from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import Commit
 from trainer.rundir.store import Store, open_store
 from trainer.task import Task, load_task
+from trainer.wire.process import Phase, Result, Start
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ class TooMany(Exception):
 
 
 class Sign(Wire):
-    """One line, of any type: the messages of agent/protocol.py with the time at which the agent heard them."""
+    """One line, of any type: the messages of wire/ with the time at which the agent heard them."""
 
     time: float
     """Seconds since 1970, by the agent's clock."""

@@ -1,0 +1,158 @@
+"""What the training process and its agent say to each other, over a socket pair: one JSON object a line."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from trainer.rundir.attempts import AttemptRecord, Wire
+from trainer.wire.writer import Saved, SaveFailed, Snapshot
+
+
+class Phase(StrEnum):
+    """What a training process is doing; each has its own limit before silence counts as a hang."""
+
+    IMPORT = "import"
+    RENDEZVOUS = "rendezvous"
+    RESTORE = "restore"
+    COMPILE = "compile"
+    TRAIN = "train"
+    DATA = "data"
+    """Within training: the next batch is waited for."""
+    CALLBACK = "callback"
+    EVALUATE = "evaluate"
+    SAVE = "save"
+    EXPORT = "export"
+
+
+WITHIN = (Phase.DATA, Phase.CALLBACK)
+"""The task's own code is waited for, within another phase. Peers wait too, and must not be taken for hung."""
+
+
+# --- from the agent to the training process; beside these: Saved and SaveFailed
+
+
+IMPORTING, SPARE = "orch-spare-new", "orch-spare"
+"""What a spare calls itself while it imports beside training, and once it has."""
+
+
+class Prepare(Wire):
+    """The first line a process reads: it imports TensorFlow, and waits for its Start."""
+
+    type: Literal["prepare"] = "prepare"
+    config: str
+    """Path of the TrainConfig's JSON."""
+    spare: bool = False
+    """No attempt waits for it yet."""
+    beside_training: bool = False
+    """Training goes on beside it, which its import must not slow down."""
+
+
+class Start(Wire):
+    """The second line: its assignment."""
+
+    type: Literal["start"] = "start"
+    tf_config: str | None
+    """TF_CONFIG for its environment; None where it is the only worker."""
+    record: AttemptRecord
+    index: int
+    memory_fd: int | None = None
+    """The memfd for snapshots, inherited; None on every worker but the chief."""
+
+
+class Stop(Wire):
+    """End after the present block, with a save: the process raises its flag in the control vector."""
+
+    type: Literal["stop"] = "stop"
+    reason: str
+
+
+# --- from the training process to its agent; beside these: Snapshot
+
+
+class PhaseBegan(Wire):
+    """The process entered a phase."""
+
+    type: Literal["phase"] = "phase"
+    phase: Phase
+    step: int = 0
+    detail: str = ""
+    state_bytes: int = 0
+    """Size of the state, once the process knows it: how long a restore may take depends on it."""
+
+
+class Block(Wire):
+    """A block of steps is done."""
+
+    type: Literal["block"] = "block"
+    step: int
+    """Steps done in all, this block's included."""
+    steps: int
+    seconds: float
+    total_steps: int | None
+    epoch: int
+    replicas: int
+    metrics: dict[str, float] = {}
+    """Means over the block and over all replicas: loss, and the task's metrics."""
+
+
+class Evaluated(Wire):
+    """An evaluation is done. Names carry `val_`."""
+
+    type: Literal["evaluated"] = "evaluated"
+    step: int
+    examples: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+class SaveSkipped(Wire):
+    """A save was due while the last one was still going."""
+
+    type: Literal["save_skipped"] = "save_skipped"
+    step: int
+
+
+class Result(Wire):
+    """The chief's last word of a finished training, before it exits 0."""
+
+    type: Literal["result"] = "result"
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    """Of the last evaluation (names without `val_` prefix are of training)."""
+    weights_sha256: str
+    export: str | None
+    load: str = ""
+    """One line of Python that gives the exported model."""
+    reason: str = ""
+    """Why training ended before train.steps, where it did: stop_when."""
+
+
+LOG_ONLY = "\x1e"
+"""A process begins with it those lines of its output that are for the run directory, and would only bury what matters on a
+terminal."""
+
+
+class Failure(Wire):
+    """Why a process is about to exit with anything but 0 or 143. Its output holds the same in full."""
+
+    type: Literal["failure"] = "failure"
+    code: int
+    exception: str
+    message: str
+    traceback: str = ""
+    step: int = 0
+    bad_commit: str | None = None
+
+
+ToProcess = Annotated[Prepare | Start | Stop | Saved | SaveFailed, Field(discriminator="type")]
+FromProcess = Annotated[
+    PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure,
+    Field(discriminator="type"),
+]
+
+to_process: TypeAdapter[Prepare | Start | Stop | Saved | SaveFailed] = TypeAdapter(ToProcess)
+from_process: TypeAdapter[PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure] = TypeAdapter(
+    FromProcess
+)
