@@ -19,7 +19,7 @@ import checkpoint as benchmark
 from trainer.checkpoint.restore import load
 from trainer.rundir.attempts import AttemptRecord, read_records
 from trainer.rundir.checksum import crc32c
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 TENSORFLOW_BYTES = 600_000_000
 EVERY, STEPS = 5, 15

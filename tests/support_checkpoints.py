@@ -14,7 +14,8 @@ import numpy as np
 from trainer.checkpoint import restore
 from trainer.checkpoint.snapshot import NamedArray, SnapshotMemory
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record, close_attempt
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 from trainer.wire.lines import encode
 from trainer.wire.writer import LastSave, Retained, Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, from_writer
 

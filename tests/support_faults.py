@@ -11,7 +11,7 @@ from support_run import DEADLINE_S, OrchRun
 
 from trainer.checkpoint import restore
 from trainer.rundir.commits import list_commits
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 HERE = Path(__file__).parent
 

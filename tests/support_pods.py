@@ -26,7 +26,8 @@ from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import CommitRef, read_records
 from trainer.rundir.commits import commit_name, data_folder, list_commits
 from trainer.rundir.lineage import line
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 from trainer.tasks.digits import Digits
 
 DEADLINE_S = 150.0

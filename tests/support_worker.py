@@ -25,7 +25,7 @@ from trainer.checkpoint.writer import Writer
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member, append_record
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.lines import encode
 from trainer.wire.process import Block, Evaluated, Failure, Prepare, Result, Start, Stop, from_process
 from trainer.wire.writer import Saved, SaveFailed, Snapshot, WriterStart

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer.errors import ConfigError, ObjectNotFound
 from trainer.export.exporter import NEWEST
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.task import load_task
 
 

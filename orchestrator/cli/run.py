@@ -38,7 +38,7 @@ def run(
     from orchestrator.local.run import LocalRun
     from orchestrator.status.run_directory import with_its_past
     from orchestrator.status.text import last_lines, short_path
-    from trainer.rundir.store import open_store
+    from trainer.rundir.open import open_store
 
     job = load(job_file, overrides)
     where = open_store(directory or f"runs/{job.spec.name}").url

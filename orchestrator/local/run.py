@@ -28,7 +28,7 @@ from trainer.config import TrainConfig
 from trainer.errors import ConfigError, OrchError, StoreError
 from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.history import lost_in_words
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.coordinator import JobState
 
 JOB_FILE_S = 5.0

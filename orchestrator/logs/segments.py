@@ -13,7 +13,8 @@ from orchestrator.logs.lines import Line, Wanted, last_of_each
 from orchestrator.runs.lock import holder
 from trainer.errors import ConfigError, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
-from trainer.rundir.store import Entry, Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Entry, Store
 
 FOLLOW_S = 0.5
 FOLLOW_BUCKET_S = 5.0

@@ -15,11 +15,10 @@ from orchestrator.text import size
 from trainer.config import TrainConfig
 from trainer.errors import OrchError, StoreDenied
 from trainer.rundir.attempts import AttemptRecord, read_records
-from trainer.rundir.bucket_policy import of_run_directory
 from trainer.rundir.commits import Commit, list_commits, read_commit
 from trainer.rundir.lineage import line
 from trainer.rundir.metrics import TooMany, read_signs
-from trainer.rundir.store import open_store
+from trainer.rundir.open import bucket_notices, open_store
 
 TENSORFLOW_BYTES = 600_000_000
 """What TensorFlow takes before there is any model."""
@@ -66,7 +65,7 @@ def bucket(config: TrainConfig) -> Finding:
     if not found:
         return error(f"run.directory {directory} does not list what was just written")
     try:
-        notices = of_run_directory(directory, timeout_s=_STORE_S)
+        notices = bucket_notices(directory, timeout_s=_STORE_S)
     except OrchError:
         notices = []
     if notices:

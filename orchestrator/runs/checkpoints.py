@@ -16,7 +16,8 @@ from trainer.errors import ConfigError, DamagedCheckpoint, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import DATA_PREFIX, Commit, Shard, list_commits, read_commit
 from trainer.rundir.lineage import NoGoodCommit, first_attempt, line, restore_point
-from trainer.rundir.store import Entry, Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Entry, Store
 
 PATIENCE_S = 60.0
 """How long a store that does not answer is asked again."""

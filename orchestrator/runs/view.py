@@ -9,7 +9,8 @@ from trainer.errors import ConfigError, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.lineage import line
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 from trainer.wire.coordinator import JobState
 
 STORE_S = 15.0

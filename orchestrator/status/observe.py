@@ -23,7 +23,7 @@ from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
 from trainer.errors import OrchError
 from trainer.rundir.metrics import TooMany, read_signs
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.coordinator import JobState
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from trainer.errors import ConfigError, StoreError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.history import restarts_of
 from trainer.rundir.metrics import Sign, TooMany, read_signs, save_error, told_metrics, told_step
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, JobState
 from trainer.wire.termination import SAVE_REMEDY
 

@@ -28,7 +28,8 @@ from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_re
 from trainer.rundir.commits import data_folder, list_commits
 from trainer.rundir.lineage import line
 from trainer.rundir.metrics import Sign, read_signs
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 
 HERE = Path(__file__).parent
 JOB = """

@@ -15,7 +15,7 @@ from trainer.config import TrainConfig
 from trainer.process.channel import Channel
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member, append_record
 from trainer.rundir.commits import list_commits
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.lines import encode
 from trainer.wire.process import Block, Start, from_process
 from trainer.wire.writer import Saved, SaveFailed, Snapshot, WriterStart

@@ -17,7 +17,8 @@ from trainer.rundir.attempts import AttemptRecord, CommitRef, read_records
 from trainer.rundir.commits import list_commits
 from trainer.rundir.lineage import line
 from trainer.rundir.metrics import read_signs
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 
 ROW = "recovery"
 """The name under which a test keeps its row of the table."""

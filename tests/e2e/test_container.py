@@ -19,7 +19,7 @@ from orchestrator.manifests.yaml_writer import to_yaml
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, parse_record, read_records
 from trainer.rundir.commits import list_commits
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.termination import LastWords
 
 pytestmark = pytest.mark.e2e

@@ -22,7 +22,7 @@ from orchestrator.manifests.render import render
 from orchestrator.manifests.yaml_writer import to_yaml
 from orchestrator.preflight.pod import worker_pod
 from trainer.rundir.attempts import AttemptRecord, read_records
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 pytestmark = pytest.mark.e2e
 

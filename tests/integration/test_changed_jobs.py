@@ -150,7 +150,7 @@ def test_a_rate_that_is_asked_for_is_used_one_that_training_came_to_stays_and_fr
 @pytest.mark.soak_ci
 def test_a_run_directory_of_an_earlier_version_is_read(folder: Path, again: Again) -> None:
     from trainer.rundir.commits import list_commits, read_commit, serialise
-    from trainer.rundir.store import open_store
+    from trainer.rundir.open import open_store
 
     again()
     store = open_store(str(folder / "runs/line"))

@@ -13,7 +13,7 @@ from trainer.checkpoint import restore
 from trainer.errors import DamagedCheckpoint, StoreUnavailable
 from trainer.rundir.attempts import append_record, parse_record, read_record
 from trainer.rundir.commits import DATA_PREFIX, commit_name, list_commits, parse_data_name, read_commit
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.writer import Retained, Saved, SaveFailed, SaveTrouble
 
 

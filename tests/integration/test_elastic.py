@@ -9,7 +9,7 @@ from support_faults import Disturbed
 
 from trainer.checkpoint import restore
 from trainer.rundir.commits import list_commits
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 pytestmark = pytest.mark.slow
 

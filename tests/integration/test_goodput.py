@@ -12,7 +12,7 @@ from support_run import OrchRun
 
 from orchestrator.cli import main
 from trainer.rundir.attempts import read_records
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 pytestmark = pytest.mark.slow
 

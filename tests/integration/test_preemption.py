@@ -13,7 +13,7 @@ from support_faults import Disturbed, verified_commits
 from trainer.faults import arm
 from trainer.rundir.attempts import read_records
 from trainer.rundir.metrics import read_signs
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 

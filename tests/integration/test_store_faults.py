@@ -12,7 +12,7 @@ from trainer.errors import DamagedCheckpoint, OrchError, StoreDenied, StoreUnava
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.rundir.attempts import append_record, read_record, read_records
 from trainer.rundir.commits import list_commits
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.writer import Retained, Saved, SaveFailed, SaveTrouble
 
 TROUBLE: list[Verdict] = [429, 503, "reset", "lose", "stall", "trickle", "cut", "cut-quietly", 401, 403, 404]

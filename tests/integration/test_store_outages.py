@@ -19,7 +19,7 @@ from support_run import OrchRun
 from orchestrator.cli import main
 from trainer import faults
 from trainer.rundir.attempts import AttemptRecord, read_record
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,8 @@ from trainer import faults
 from trainer.checkpoint import retention
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import DATA_PREFIX, list_commits, parse_data_name, read_commit
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 from trainer.wire.writer import Retained, Saved
 
 KEEP = 2

@@ -15,7 +15,8 @@ from orchestrator.runs import export as checkpoint_export
 from orchestrator.runs.checkpoints import State, judge
 from trainer.checkpoint.snapshot import NamedArray
 from trainer.rundir.commits import list_commits, read_commit
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 
 REPLICAS = [
     NamedArray("model/0", "dense/kernel", np.arange(6, dtype=np.float32).reshape(2, 3)),

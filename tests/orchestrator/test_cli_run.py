@@ -12,7 +12,8 @@ from orchestrator.cli.main import run
 from orchestrator.local.run import LocalRun
 from orchestrator.status.model import JobStatus
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = """

@@ -9,7 +9,7 @@ import yaml
 
 from orchestrator.cli.main import run
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, EndRecord, Launch, append_record
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 JOB = """
 name: digits

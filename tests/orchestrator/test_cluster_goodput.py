@@ -9,7 +9,7 @@ from orchestrator.cli import watch
 from orchestrator.cli.main import run
 from orchestrator.status.observe import status_of
 from trainer.rundir.attempts import AttemptRecord, Launch, append_record
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from orchestrator.status.model import JobStatus
 from orchestrator.status.text import last_lines
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, JobState
 from trainer.wire.termination import LastWords, general_remedy
 

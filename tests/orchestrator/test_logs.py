@@ -11,7 +11,7 @@ from support_gcs import Proxy, always
 from orchestrator.cli import logs as command
 from orchestrator.cli.main import run
 from trainer.rundir.attempts import AttemptRecord, Launch, Member, append_record
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 CHIEF, OLD, NEW, LATER, STRANGER = "aaaaaaaa-0", "bbbbbbbb-1", "cccccccc-1", "dddddddd-2", "eeeeeeee-1"
 EARLIER = """

@@ -18,7 +18,8 @@ from orchestrator.status.model import Moment
 from orchestrator.status.observe import status_of
 from trainer.config import TrainConfig
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord, Launch, append_record
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 
 GOLDEN = Path(__file__).parent / "golden" / "status.txt"
 """What is said of each of these jobs, to be read by people. Written anew by `make golden`."""

@@ -15,7 +15,7 @@ from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.status.run_directory import follow_run
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch, append_record
 from trainer.rundir.history import Restart
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, JobState
 from trainer.wire.process import Phase
 

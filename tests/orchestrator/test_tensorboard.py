@@ -9,7 +9,8 @@ import pytest
 from orchestrator.runs.tensorboard import Mirror, program
 from trainer.errors import ConfigError
 from trainer.rundir.local_store import LocalStore
-from trainer.rundir.store import Entry, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Entry
 
 
 def test_event_files_are_copied_as_they_grow_and_what_was_copied_is_left(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from trainer.memory import oom_kills
 from trainer.process.strategy import make_strategy
 from trainer.rundir.attempts import Member
 from trainer.rundir.local_store import LocalStore
-from trainer.rundir.store import Entry, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Entry
 from trainer.wire.coordinator import AgentReport, Directive, JobState
 from trainer.wire.process import Phase
 from trainer.wire.writer import SaveFailed, SaveTrouble, Snapshot, WriterStart

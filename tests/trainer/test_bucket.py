@@ -11,8 +11,8 @@ from support_run import OrchRun
 from orchestrator.preflight.check import Level
 from orchestrator.preflight.storage import bucket
 from trainer.config import TrainConfig
-from trainer.rundir.bucket_policy import BucketPolicy, DeleteRule, notices, of_run_directory
-from trainer.rundir.store import open_store
+from trainer.rundir.bucket_policy import BucketPolicy, DeleteRule, notices
+from trainer.rundir.open import bucket_notices, open_store
 
 RULE = DeleteRule(age_days=30)
 
@@ -99,7 +99,7 @@ DESCRIPTION = {
 
 
 def test_the_policy_of_a_bucket_is_read_over_http(answering: Callable[..., str]) -> None:
-    found = of_run_directory(answering(DESCRIPTION), timeout_s=10)
+    found = bucket_notices(answering(DESCRIPTION), timeout_s=10)
     assert len(found) == 5
     assert "under run/ after 14 days" in found[0]
     assert "retention policy of 1 day:" in found[1]
@@ -109,11 +109,11 @@ def test_the_policy_of_a_bucket_is_read_over_http(answering: Callable[..., str])
 
 
 def test_a_plain_bucket_of_the_server_itself_gives_no_notice(answering: Callable[..., str]) -> None:
-    assert of_run_directory(answering(None), timeout_s=10) == []
+    assert bucket_notices(answering(None), timeout_s=10) == []
 
 
 def test_a_missing_permission_is_said_and_is_no_error(answering: Callable[..., str]) -> None:
-    (notice,) = of_run_directory(answering(403), timeout_s=10)
+    (notice,) = bucket_notices(answering(403), timeout_s=10)
     assert "is not known" in notice
     assert "storage.buckets.get" in notice
 

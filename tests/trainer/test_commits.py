@@ -11,7 +11,7 @@ from trainer.errors import ConfigError, DamagedCheckpoint, ObjectExists, ObjectN
 from trainer.rundir import commits
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import Commit, Shard, StoredTensor
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 
 def commit(step: int = 200, attempt: int = 3, nonce: str = "mine") -> Commit:

@@ -14,7 +14,7 @@ from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.process.tracebacks import full_traceback, message_of, shortened, user_traceback
 from trainer.rundir.attempts import AttemptEnd, now
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, Directive, ExitReport
 from trainer.wire.lines import encode
 from trainer.wire.process import Failure, from_process

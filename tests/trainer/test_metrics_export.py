@@ -11,7 +11,7 @@ from support_mounts import small_disk
 from trainer.errors import SaveRefused
 from trainer.export.exporter import export_model
 from trainer.process.tensorboard import TensorBoard
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")

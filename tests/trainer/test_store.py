@@ -17,7 +17,8 @@ from trainer.errors import ConfigError, ObjectExists, ObjectNotFound, StoreDenie
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.deadline import Call
 from trainer.rundir.local_store import LocalStore
-from trainer.rundir.store import buffers, check_name, check_prefix, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import buffers, check_name, check_prefix
 
 
 def test_objects_are_created_once_and_read_back(run_url: str) -> None:
@@ -129,7 +130,7 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_local_store_loads_no_cloud_library() -> None:
-    program = "import sys, trainer.rundir.store as s; s.open_store('/x'); print([m for m in sys.modules if 'google.cloud' in m])"
+    program = "import sys, trainer.rundir.open as s; s.open_store('/x'); print([m for m in sys.modules if 'google.cloud' in m])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

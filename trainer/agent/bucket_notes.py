@@ -4,7 +4,7 @@ of its own: whatever the store does, training neither waits for it nor fails by 
 import logging
 import threading
 
-from trainer.rundir.bucket_policy import of_run_directory
+from trainer.rundir.open import bucket_notices
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def say_in_the_background(run_directory: str) -> None:
 
 def _say(run_directory: str) -> None:
     try:
-        for notice in of_run_directory(run_directory, timeout_s=_STORE_S):
+        for notice in bucket_notices(run_directory, timeout_s=_STORE_S):
             log.warning("%s", notice)
     except Exception as error:  # a note, and nothing that may end a worker
         log.info("the bucket's rules could not be read: %s", error)

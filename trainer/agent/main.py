@@ -37,7 +37,7 @@ from trainer.lifeline import PARENT_VARIABLE, adopt_orphans, die_with_parent
 from trainer.memory import limit_of_cgroup
 from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
 from trainer.rundir.metrics import ALIVE_S
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, Directive, ExitReport
 from trainer.wire.log_events import Event, marked
 from trainer.wire.metrics import Alive

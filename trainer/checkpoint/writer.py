@@ -45,7 +45,8 @@ from trainer.rundir.commits import (
 )
 from trainer.rundir.lineage import line
 from trainer.rundir.local_store import LocalStore
-from trainer.rundir.store import Entry, Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Entry, Store
 from trainer.wire.lines import encode
 from trainer.wire.writer import LastSave, Retained, Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, to_writer
 

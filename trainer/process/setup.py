@@ -50,7 +50,8 @@ from trainer.program.ranges import Ranges
 from trainer.program.steps import Block, choose_mode
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.commits import Commit
-from trainer.rundir.store import Store, open_store
+from trainer.rundir.open import open_store
+from trainer.rundir.store import Store
 from trainer.task import Task, load_task
 from trainer.wire.process import Phase, Result, Start
 

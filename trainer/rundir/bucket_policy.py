@@ -6,8 +6,6 @@ gcs_store.py reads the policy; `notices`, which is pure, says what it means; pre
 
 from dataclasses import dataclass
 
-from trainer.rundir.store import open_store
-
 _DAY_S = 86_400
 # What a job cannot go on without. A rule for logs or metrics alone is nobody's trouble.
 _NEEDED = ("checkpoints/", "attempts/")
@@ -65,21 +63,6 @@ def notices(policy: BucketPolicy, bucket: str, prefix: str) -> list[str]:
             f"`gcloud storage buckets update gs://{bucket} --no-versioning` turns that off."
         )
     return said
-
-
-def of_run_directory(url: str, *, timeout_s: float) -> list[str]:
-    """The notices about the bucket of a run directory; none for a local path.
-
-    Raises:
-        StoreError: there are no credentials.
-    """
-    if not url.startswith("gs://"):
-        return []
-    from trainer.rundir.gcs_store import GcsStore
-
-    store = open_store(url, timeout_s=timeout_s)
-    assert isinstance(store, GcsStore)
-    return store.bucket_notices()
 
 
 def unknown(bucket: str, why: str) -> str:

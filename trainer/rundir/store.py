@@ -1,17 +1,14 @@
 """Objects of a run directory by name, on a local path or in a GCS bucket: put-if-absent, get, list, delete.
 
 Nothing here knows what the objects mean. Names are relative to the run directory, with `/` between parts. The stores
-themselves are in local_store.py and gcs_store.py; google-cloud-storage is loaded only when a gs:// URL is opened.
+themselves are in local_store.py and gcs_store.py; open.py opens the one that a URL names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 from typing_extensions import Buffer
-
-from trainer.errors import ConfigError
 
 Data = Buffer | Sequence[Buffer]
 """The bytes of an object: one buffer, or a list or tuple of buffers that are written one after the other."""
@@ -53,43 +50,6 @@ class Store(Protocol):
 
     def delete(self, name: str, *, generation: int | None = None) -> None:
         """Delete the object; one that is gone already, or is there in another generation, is no error."""
-
-
-def open_store(url: str, *, timeout_s: float = 60.0, on_trouble: Callable[[str], None] | None = None) -> Store:
-    """The store of a run directory: an absolute or relative path, file:///path, or gs://bucket/prefix.
-
-    `timeout_s` is how long one call tries before it raises StoreUnavailable; bytes that move give it more time, a second
-    for each MB. `on_trouble` gets a message, once a call, when the call is about to try again; what it raises ends the call.
-    Both are for GCS: a local call takes what it takes, and tries once.
-
-    Raises:
-        ConfigError: another scheme, a gs:// URL without a bucket.
-    """
-    if "://" not in url:
-        from trainer.rundir.local_store import LocalStore
-
-        if not url:
-            raise ConfigError("the run directory is empty", remedy="Give a path or gs://bucket/prefix.")
-        return LocalStore(url)
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        from trainer.rundir.local_store import LocalStore
-
-        if parts.netloc not in ("", "localhost") or not parts.path:
-            raise ConfigError(f"the run directory {url} names no path", remedy="Write file:///absolute/path.")
-        return LocalStore(unquote(parts.path))
-    if parts.scheme == "gs":
-        if not parts.netloc:
-            raise ConfigError(f"the run directory {url} names no bucket", remedy="Write gs://bucket/prefix.")
-        from trainer.rundir.gcs_store import GcsStore
-
-        # All after the bucket belongs to the name: GCS allows ? and # in it, so urlsplit's path alone would not do.
-        prefix = url.removeprefix("gs://").partition("/")[2].strip("/")
-        return GcsStore(parts.netloc, prefix, timeout_s=timeout_s, on_trouble=on_trouble)
-    raise ConfigError(
-        f'the run directory {url} has an unknown scheme "{parts.scheme}"',
-        remedy="Write an absolute path, file:///path or gs://bucket/prefix.",
-    )
 
 
 def check_name(name: str) -> str:
