@@ -1,20 +1,19 @@
-"""Whether a job that is started again behind its end is still the one that ended. Free of TensorFlow, but for the process.
+"""Whether a job that is started again behind its end is still the one that ended.
 
-`python -P -m trainer.agent.changed`, that process, loads the task's data and model as training would, and prints what they
-are: code that did not change may read files that did.
+A process of its own (process/declare.py) loads the task's data and model as training would, and prints what they are: code that
+did not change may read files that did.
 """
 
-import json
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 
-from trainer.checkpoint.made_with import MadeWith, changes, of_host_state, of_job
+from trainer.checkpoint.made_with import MARK, MadeWith, changes, of_host_state, of_job
 from trainer.config import TrainConfig, TrainSection
 from trainer.errors import OrchError
-from trainer.lifeline import PARENT_VARIABLE, die_with_parent
+from trainer.lifeline import PARENT_VARIABLE
 from trainer.rundir.attempts import EndRecord
 from trainer.rundir.commits import Commit, read_commit
 from trainer.rundir.store import Store
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 120.0
 """How long the task's data is waited for; then it counts as unchanged."""
-_MARK = "ORCH-MADE-WITH "
 
 
 def since_the_end(
@@ -74,7 +72,7 @@ def _look(config_path: str, environment: Mapping[str, str]) -> MadeWith | None:
     own = {**environment, "CUDA_VISIBLE_DEVICES": "-1", "ORCH_CONFIG": config_path, PARENT_VARIABLE: str(os.getpid())}
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "trainer.agent.changed"],
+            [sys.executable, "-P", "-m", "trainer.process.declare"],
             env=own,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -85,22 +83,7 @@ def _look(config_path: str, environment: Mapping[str, str]) -> MadeWith | None:
         log.warning("whether the data has changed cannot be told: %s", error)
         return None
     for line in done.stdout.decode(errors="replace").splitlines():
-        if line.startswith(_MARK):
-            return MadeWith.model_validate_json(line.removeprefix(_MARK))
+        if line.startswith(MARK):
+            return MadeWith.model_validate_json(line.removeprefix(MARK))
     log.warning("whether the data has changed cannot be told: %s", done.stderr.decode(errors="replace")[-500:])
     return None
-
-
-def main() -> None:
-    """Print what the task of ORCH_CONFIG makes now."""
-    die_with_parent()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    config = TrainConfig.load(os.environ["ORCH_CONFIG"])
-    from trainer.process.setup import made_with_now
-
-    print(_MARK + json.dumps(made_with_now(config).model_dump(mode="json")), flush=True)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

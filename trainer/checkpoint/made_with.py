@@ -16,6 +16,8 @@ from trainer.rundir.attempts import Wire
 
 KEY = "made_with"
 """Its place in host_state."""
+MARK = "ORCH-MADE-WITH "
+"""process/declare.py begins with it the line that agent/changed.py reads."""
 FILES_MAX = 200
 _CHANGES_SHOWN = 6
 _DIGEST_CHARS = 16

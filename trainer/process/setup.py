@@ -16,7 +16,6 @@ from trainer import faults
 from trainer.callbacks.hooks import Hooks, as_list
 from trainer.checkpoint import restore
 from trainer.checkpoint.made_with import KEY as MADE_WITH
-from trainer.checkpoint.made_with import MadeWith
 from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
@@ -294,17 +293,6 @@ def _callbacks(task: Task, train: TrainSection) -> list[Any]:
         for callback in as_list(task.callbacks())
         if train.on_nan != "stop" or type(callback) is not keras.callbacks.TerminateOnNaN
     ]
-
-
-def made_with_now(config: TrainConfig) -> MadeWith:
-    """What a checkpoint of this job would be made with, without training."""
-    train = config.train
-    assert train.task is not None
-    task = load_task(train.task, train.params, config.task_root)
-    data = TaskData(task, train)
-    strategy = tf.distribute.get_strategy()
-    model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
-    return made_with(config, data.source, data.evaluation, model.optimizer)
 
 
 def _reserve(memory: SnapshotMemory, size_bytes: int, *, again: bool) -> None:
