@@ -107,41 +107,72 @@ def test_orchestrator_uses_of_trainer_only_what_is_free_of_tensorflow() -> None:
     assert found == []
 
 
-def rooms_of_the_orchestrator() -> dict[str, set[str]]:
+def rooms_of(package: str) -> dict[str, set[str]]:
     """Room -> the rooms that it may import, from the table of docs/architecture.md."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.partition("## Rooms of the orchestrator\n")[2].partition("\n## ")[0]
+    section = text.partition(f"## Rooms of the {package}\n")[2].partition("\n## ")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
     return {room.strip(): {name.strip() for name in may.split(",") if name.strip()} for room, _what, may in rows}
 
 
-def test_a_room_imports_the_rooms_that_the_table_allows_it_and_nothing_else_of_the_orchestrator() -> None:
-    allowed = rooms_of_the_orchestrator()
+def parts_imported_by(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import statement: `from trainer.rundir import commits` names a module by its second part."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def rooms_named_by(path: Path, package: str) -> Iterator[str]:
+    """The room of every import of this package; of the package itself, an empty name."""
+    for module, name in parts_imported_by(path):
+        if module == package:
+            yield name
+        elif module.startswith(package + "."):
+            yield module.split(".")[1]
+
+
+@pytest.mark.parametrize(("package", "above_all"), [("orchestrator", {"cli"}), ("trainer", set())])
+def test_a_room_imports_the_rooms_that_the_table_allows_it_and_nothing_else(package: str, above_all: set[str]) -> None:
+    allowed = rooms_of(package)
     places = {
-        path.stem
-        for path in (ROOT / "orchestrator").iterdir()
-        if path.suffix == ".py" or (path / "__init__.py").exists()
+        path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    assert allowed.keys() == places - {"__init__", "cli"}, "every module is in a room of the table"
+    assert allowed.keys() == places - {"__init__"} - above_all, "every module is in a room of the table"
     found = []
     for room, may in allowed.items():
         assert may <= allowed.keys(), f"{room} may import a room that the table does not have"
-        place = ROOT / "orchestrator" / room
-        paths = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-        for path in paths:
-            for line, module in imports_of(path):
-                parts = module.split(".")
-                if parts[0] == "orchestrator" and (len(parts) == 1 or parts[1] not in {room, *may}):
-                    found.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+        place = ROOT / package / room
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            strangers = set(rooms_named_by(path, package)) - {room, *may}
+            found += [f"{path.relative_to(ROOT)} imports {other or package}" for other in sorted(strangers)]
     assert found == []
 
 
-def test_rooms_stand_in_no_circle() -> None:
+@pytest.mark.parametrize("package", ["orchestrator", "trainer"])
+def test_rooms_stand_in_no_circle(package: str) -> None:
     """Each imports rooms that stand above it in the table."""
     above: set[str] = set()
-    for room, may in rooms_of_the_orchestrator().items():
+    for room, may in rooms_of(package).items():
         assert may <= above, f"{room} imports {may - above}, which stands below it"
         above.add(room)
+
+
+def test_files_of_the_trainer_import_each_other_in_no_circle() -> None:
+    paths = sorted((ROOT / "trainer").rglob("*.py"))
+    left = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    arrows = {
+        name: {
+            f"{module}.{part}" if f"{module}.{part}" in left else module
+            for module, part in parts_imported_by(path)
+            if module in left or f"{module}.{part}" in left
+        }
+        for name, path in left.items()
+    }
+    while free := {name for name, others in arrows.items() if not others & arrows.keys()}:
+        arrows = {name: others for name, others in arrows.items() if name not in free}
+    assert arrows == {}, "what is left stands in a circle, or above one"
 
 
 def test_only_kube_talks_to_the_api_server() -> None:
