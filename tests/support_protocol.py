@@ -14,7 +14,8 @@ from trainer.agent.link import from_records
 from trainer.checkpoint import restore
 from trainer.checkpoint.writer import Writer
 from trainer.coordinator.driver import perform
-from trainer.coordinator.machine import Coordinator, Job
+from trainer.coordinator.job import Job
+from trainer.coordinator.machine import Coordinator
 from trainer.errors import DamagedCheckpoint, ObjectExists, ObjectNotFound, StoreUnavailable
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import (

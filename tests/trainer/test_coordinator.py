@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 
 from trainer.agent.link import from_records
-from trainer.coordinator.machine import Append, Coordinator, Job, ListCommits, Probe, Stage
+from trainer.coordinator.job import Append, Job, ListCommits, Probe
+from trainer.coordinator.machine import Coordinator, Stage
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
 from trainer.wire.coordinator import AgentReport, ExitReport

@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from trainer.coordinator.machine import END_S, Append, Coordinator, Job, ListCommits
+from trainer.coordinator.job import Append, Job, ListCommits
+from trainer.coordinator.machine import END_S, Coordinator
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch
 from trainer.wire.coordinator import AgentReport, ExitReport

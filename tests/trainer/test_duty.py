@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trainer.coordinator.driver import Duty
-from trainer.coordinator.machine import Job
+from trainer.coordinator.job import Job
 from trainer.rundir.attempts import AttemptRecord, Launch
 from trainer.rundir.local_store import LocalStore
 from trainer.wire.coordinator import AgentReport

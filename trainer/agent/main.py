@@ -30,7 +30,7 @@ from trainer.agent.spare import Spare
 from trainer.cluster import Identity, identity
 from trainer.config import TrainConfig
 from trainer.coordinator.driver import Duty
-from trainer.coordinator.machine import Job
+from trainer.coordinator.job import Job
 from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.lifeline import PARENT_VARIABLE, adopt_orphans, die_with_parent

@@ -9,17 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from trainer import faults
-from trainer.coordinator.machine import (
-    STORE_WAIT_MAX_S,
-    Action,
-    Append,
-    Coordinator,
-    Job,
-    ListCommits,
-    Probe,
-    finished_before,
-    waiting_for_store,
-)
+from trainer.coordinator.job import Action, Append, Job, ListCommits, Probe, finished_before
+from trainer.coordinator.machine import Coordinator
+from trainer.coordinator.outage import STORE_WAIT_MAX_S, waiting_for_store
 from trainer.errors import OrchError, StoreUnavailable
 from trainer.rundir.attempts import EndRecord, append_record, close_attempt, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits
