@@ -71,8 +71,8 @@ format: setup ## Let ruff format and fix what it can
 
 .PHONY: golden
 golden: setup ## Write the golden files and the pages made from code anew; look at `git diff` afterwards
-	ORCH_REWRITE_GOLDEN=1 $(PY) -m pytest -m "not e2e and not slow" tests/orchestrator
-	git --no-pager diff --stat -- tests/orchestrator docs
+	ORCH_REWRITE_GOLDEN=1 $(PY) -m pytest -m "not e2e and not slow" tests/orchestrator tests/trainer/test_traces.py
+	git --no-pager diff --stat -- tests docs
 
 .PHONY: setup-tf219
 setup-tf219: .venv-tf219/.ready ## Create .venv-tf219: the trainer on TensorFlow 2.19.1, as in the TPU image
