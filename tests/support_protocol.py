@@ -1,7 +1,7 @@
 """A world in memory for test_protocol_model.py: a store, calls that stop before each of their requests, and pods.
 
-Real are the coordinator and what it asks of the store, the records, the writer, retention and restore. Played are the
-agents' own threads and the training processes, since those are processes; what they do is what agent/main.py does.
+Real are the coordinator and what it asks of the store, what agents decide, the records, the writer, retention and restore.
+Played are processes, signals, polls and time, which only carry out what agents order.
 """
 
 import threading
@@ -10,7 +10,9 @@ from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from trainer.agent.link import from_records
+from trainer.agent.attempt import WRITER_S
+from trainer.agent.decide import AskWhoTookOver, Begin, Decisions, Kill, LimitWriter, Order, Stop
+from trainer.agent.link import END_CHECK_S, from_records
 from trainer.checkpoint import restore
 from trainer.checkpoint.writer import Writer
 from trainer.coordinator.driver import perform
@@ -34,10 +36,7 @@ from trainer.wire.process import Phase, Result
 from trainer.wire.writer import Saved, SaveFailed, Snapshot, Tensor, WriterStart
 
 SNAPSHOT_BYTES = 16
-WRITER_S = 30.0
-HOLD_S = 15.0
-DONE_S = 5.0
-END_CHECK_S = 10.0
+GRACE_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -291,11 +290,8 @@ class Pod:
         self.left: int | None = None
         """The code it left with; 137 when it was killed."""
         # The agent.
-        self.leaving: int | None = None
-        self.end: EndRecord | None = None
-        self._end_since = self._held_since = 0.0
+        self.decisions = Decisions(GRACE_S)
         self._next_end_check = 0.0
-        self._terminating = False
         # The attempt it is in, which lasts until process and writer are through.
         self.record: AttemptRecord | None = None
         self.running = False
@@ -305,13 +301,9 @@ class Pod:
         self.saved: CommitRef | None = None
         self.result: Result | None = None
         self._exit: ExitReport | None = None
-        self._exited_at = 0.0
+        self._writer_until = 0.0
         self.save: Call | None = None
         self._writer: Writer | None = None
-        # What it tells of the last one.
-        self.last_attempt = 0
-        self.last_exit: ExitReport | None = None
-        self.last_result: Result | None = None
         # The coordinator.
         self.coordinator: Coordinator | None = None
         self.duty: Call | None = None
@@ -371,21 +363,18 @@ class Pod:
             uid=self.uid,
             address="10.0.0.1",
             port=20000,
-            state="idle",
-            attempt=self.last_attempt,
-            last_exit=self.last_exit,
-            step=self.last_exit.step if self.last_exit else 0,
-            result=self.last_result,
-            last_commit=self.saved,
+            state=self.decisions.state(runs=self.record is not None),
+            attempt=self.decisions.last_attempt,
+            last_exit=self.decisions.last_exit,
+            step=self.decisions.last_exit.step if self.decisions.last_exit else 0,
+            result=self.decisions.result,
+            last_commit=self.decisions.last_commit,
         )
-        if self.record is not None:
-            phase = Phase.TRAIN if self.restored else Phase.RESTORE
-            return report.model_copy(
-                update={"state": "running", "attempt": self.record.number, "phase": phase, "step": self.step}
-            )
-        if self.leaving is not None and self.end is None:
-            return report.model_copy(update={"state": "leaving"})
-        return report
+        if self.record is None:
+            return report
+        phase = Phase.TRAIN if self.restored else Phase.RESTORE
+        of_attempt = {"phase": phase, "step": self.step, "result": self.result, "last_commit": self.saved}
+        return report.model_copy(update=of_attempt)
 
     def poll(self, target: "Pod | None", *, answered: bool = True) -> None:
         """Ask the coordinator in pod `target` (its own, for worker 0); nobody there: ask the run directory sometimes."""
@@ -402,28 +391,31 @@ class Pod:
             self.obey(directive)
 
     def obey(self, directive: Directive | None) -> None:
-        if directive is None:
-            return
-        match directive.kind:
-            case "run":
-                assert directive.record is not None
-                if self.record is None and self.leaving is None and directive.record.number > self.last_attempt:
-                    self._begin(directive.record)
-            case "end":
-                if self.record is not None and not self._terminating:
+        if directive is not None:
+            self._carry_out(self.decisions.obey(directive, self.world.now, runs=self.record is not None))
+            self.advance()
+
+    def _carry_out(self, orders: list[Order]) -> None:
+        for order in orders:
+            match order:
+                case Begin(record=record):
+                    self._begin(record)
+                case Stop():
+                    self.begin_save("stop")
+                    self.exit(ExitCode.STOPPED)
+                case Kill():
                     self.exit(ExitCode.KILLED, by_agent=True)
-            case "exit" if self.end is None:
-                self.end, self._end_since = directive.end, self.world.now
-            case "leave" if self.leaving is None:
-                self.leaving = directive.code
-                self.exit(ExitCode.KILLED, by_agent=True)
-        self.advance()
+                case LimitWriter(until_s=until_s):
+                    self._writer_until = min(self._writer_until, until_s)
+                case AskWhoTookOver() if self.coordinator is not None:
+                    self.coordinator.look(self.world.now)
 
     def _begin(self, record: AttemptRecord) -> None:
-        self.record, self.last_attempt = record, record.number
+        self.decisions.began(record.number)
+        self.record = record
         self.running, self.restored, self.superseded = True, False, False
         self.step = record.restore.step if record.restore else 0
-        self.last_exit = self.last_result = self.result = self._exit = self.saved = self._writer = None
+        self.result = self._exit = self.saved = self._writer = None
         if self.index == 0 and not self.launched.command:
             start = WriterStart(
                 run_directory="memory",
@@ -438,11 +430,8 @@ class Pod:
 
     def sigterm(self) -> None:
         """Stop in order: with a save, where a process trains."""
-        if self.leaving is None:
-            self.leaving, self._terminating = ExitCode.STOPPED, True
-            self.begin_save("stop")
-            self.exit(ExitCode.STOPPED)
-            self.advance()
+        self.decisions.sigterm(self.world.now)
+        self.advance()
 
     def die(self) -> None:
         """The pod is gone, with all that ran in it."""
@@ -452,38 +441,31 @@ class Pod:
 
     def advance(self) -> None:
         """What the agent's own thread does without being told."""
-        now = self.world.now
+        now, decisions = self.world.now, self.decisions
         if self.left is not None:
             return
-        if self.end is not None:
-            if self.running and (self.end.code != ExitCode.DONE or now - self._end_since > DONE_S):
-                self.exit(ExitCode.KILLED, by_agent=True)
-            if self.leaving is None:
-                script_failed = self.end.code == ExitCode.SCRIPT_FAILED
-                self.leaving = ExitCode.TASK_ERROR if script_failed else self.end.code
+        runs = self.record is not None
+        self._carry_out(decisions.due(now, runs=runs, process_ended=runs and not self.running))
         if self.record is not None and self.superseded:
             self.when_superseded()
         if self.record is not None and not self.running:
-            if self.save is not None and not self.save.over and now - self._exited_at > WRITER_S:
+            if self.save is not None and not self.save.over and now > self._writer_until:
                 self.world.drop(self.save)
             if self.save is None or self.save.over:
-                self.last_exit, self.last_result = self._exit, self.result
+                assert self._exit is not None
+                decisions.ended(self._exit, self.result, self.saved)
                 self.record, self.save = None, None
-        if self.record is None and self.leaving is not None:
-            self._held_since = self._held_since or now
-            told = self.coordinator is None or self.coordinator.everybody_told(now)
-            over = self.end is not None or self.leaving == ExitCode.CONFIGURATION
-            if not over or told or now - self._held_since > HOLD_S:
-                self._leave()
+        if self.record is None:
+            coordinator = self.coordinator
+            leaving = decisions.leaves(now, lambda: coordinator is None or coordinator.everybody_told(now))
+            if leaving is not None:
+                self._leave(leaving.code)
 
     def when_superseded(self) -> None:
         self.superseded = False
-        self.exit(ExitCode.KILLED, by_agent=True)
-        if self.coordinator is not None:
-            self.coordinator.look(self.world.now)
+        self._carry_out(self.decisions.superseded())
 
-    def _leave(self) -> None:
-        code = self.leaving
+    def _leave(self, code: int) -> None:
         for call in self.calls():
             self.world.drop(call)
         self.left = code
@@ -494,7 +476,7 @@ class Pod:
         """The process ends."""
         if not self.running or self.record is None:
             return
-        self.running, self._exited_at = False, self.world.now
+        self.running, self._writer_until = False, self.world.now + WRITER_S
         self._exit = ExitReport(
             attempt=self.record.number,
             code=code,

@@ -22,6 +22,18 @@ from trainer.agent import compiled, grace
 from trainer.agent.attempt import Attempt
 from trainer.agent.bucket_notes import say_in_the_background
 from trainer.agent.changed import since_the_end
+from trainer.agent.decide import (
+    BY_SIGTERM,
+    AskWhoTookOver,
+    Begin,
+    Decisions,
+    Kill,
+    Leaving,
+    LimitWriter,
+    Order,
+    SayStopping,
+    Stop,
+)
 from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
 from trainer.agent.output import LossyPipe, Segments
 from trainer.agent.ports import free_port
@@ -35,13 +47,13 @@ from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.lifeline import PARENT_VARIABLE, adopt_orphans, die_with_parent
 from trainer.memory import limit_of_cgroup
-from trainer.rundir.attempts import CommitRef, EndRecord, Launch, Wire
+from trainer.rundir.attempts import AttemptRecord, Launch, Wire
 from trainer.rundir.metrics import ALIVE_S
 from trainer.rundir.open import open_store
-from trainer.wire.coordinator import AgentReport, Directive, ExitReport
+from trainer.wire.coordinator import AgentReport, ExitReport
 from trainer.wire.log_events import Event, marked
 from trainer.wire.metrics import Alive
-from trainer.wire.process import LOG_ONLY, WITHIN, Result
+from trainer.wire.process import LOG_ONLY, WITHIN
 from trainer.wire.termination import LastWords, remedy_for
 
 log = logging.getLogger("trainer.agent")
@@ -53,10 +65,6 @@ STOOD_STILL_S = 3.0
 SUMMARY_S = 60.0
 UNREACHED_S = 5.0
 """A name answers about a second late; whoever does not reach worker 0 for longer says so, and why."""
-DONE_S = 5.0
-"""After the end record of a success, how long a process may take to exit by itself."""
-HOLD_S = 15.0
-"""How long worker 0 stays so that the others learn of the end from it."""
 STORE_S = 15.0
 """How long a call of the coordinator or the link tries: whoever waits for the store is to know soon."""
 FLUSH_S = 5.0
@@ -84,17 +92,8 @@ class Agent:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._attempt: Attempt | None = None
         self._duty: Duty | None = None
-        self._last_exit: ExitReport | None = None
-        self._last_attempt = 0
-        self._last_reason = ""
+        self._decisions = Decisions(config.grace_s)
         self._port = free_port(identity.address, identity.index, config.workers)
-        self._result: Result | None = None
-        self._last_commit: CommitRef | None = None
-        self._terminating_until: float | None = None
-        self._leaving: tuple[int, str] | None = None
-        self._leave_remedy = ""
-        self._end: EndRecord | None = None
-        self._end_since: float | None = None
         self._waiting_reason = ""
         self._next_summary = time.monotonic() + SUMMARY_S
         self._unreached_said = False
@@ -142,7 +141,7 @@ class Agent:
         poll = duty.poll if duty else CoordinatorClient(self._identity.coordinator, self._identity.token).poll
         self._link = Link(poll, lambda: self._report, self._records, self._identity.launch, self._wake)
         try:
-            code, reason = self._loop(duty)
+            code, reason, _ = self._loop(duty)
         finally:
             self._spare.close()
             if self._attempt is not None:
@@ -150,9 +149,9 @@ class Agent:
             self._compiled.cleanup()
         self._link.close(self._at_most(REQUEST_S))
         self._terminal(reason, code=code)
-        if self._terminating_until is not None:
-            used_s = self._config.grace_s - (self._terminating_until - time.monotonic())
-            step = self._last_commit.step if self._last_commit else None
+        if (until_s := self._decisions.terminating_until_s) is not None:
+            used_s = self._config.grace_s - (until_s - time.monotonic())
+            step = self._decisions.last_commit.step if self._decisions.last_commit else None
             log.info(grace.when_left(self._config.grace_s, used_s, step))
         log.info("agent leaves code=%d reason=%s", code, reason)
         if duty is not None:
@@ -165,12 +164,10 @@ class Agent:
 
     def _at_most(self, limit_s: float) -> float:
         """So long, but never longer than the grace period has left."""
-        if self._terminating_until is None:
-            return limit_s
-        return min(limit_s, max(self._terminating_until - time.monotonic() - 0.3, 0.1))
+        until_s = self._decisions.terminating_until_s
+        return limit_s if until_s is None else min(limit_s, max(until_s - time.monotonic() - 0.3, 0.1))
 
-    def _loop(self, duty: Duty | None) -> tuple[int, str]:
-        held_since: float | None = None
+    def _loop(self, duty: Duty | None) -> Leaving:
         looked = time.monotonic()
         while True:
             self._wait()
@@ -188,13 +185,10 @@ class Agent:
             self._remember_memory()
             self._sign_of_life(now)
             self._tell_that_it_waits(now)
-            if self._attempt is not None or self._leaving is None:
-                continue
-            # Worker 0 stays a little: the others learn from it of the end, or that the run directory was taken over.
-            held_since = held_since or now
-            over = self._end is not None or self._leaving[0] in FINAL_CODES
-            if duty is None or not over or duty.everybody_told() or now - held_since > HOLD_S:
-                return self._leaving
+            if self._attempt is None:
+                leaving = self._decisions.leaves(now, duty.everybody_told if duty else lambda: True)
+                if leaving is not None:
+                    return leaving
 
     def _start_duty(self) -> Duty:
         config = self._config
@@ -237,8 +231,7 @@ class Agent:
             os.write(self._wake_write, b"\0")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._terminating_until is None:
-            self._terminating_until = time.monotonic() + self._config.grace_s
+        self._decisions.sigterm(time.monotonic())
 
     def _reap(self) -> None:
         while True:
@@ -294,25 +287,33 @@ class Agent:
         self._waiting_reason = directive.reason
         if directive.peers_wait and self._attempt is not None:
             self._attempt.peers_wait(now)
-        match directive.kind:
-            case "run" if directive.record is not None:
-                if self._attempt is None and self._leaving is None and directive.record.number > self._last_attempt:
-                    self._begin(directive, now)
-            case "end":
-                if self._attempt is not None and self._terminating_until is None:
-                    self._attempt.kill(now)
-            case "exit" if directive.end is not None and self._end is None:
-                self._end, self._end_since = directive.end, now
-                faults.reach("agent.end-known")
-            case "leave" if self._leaving is None:
-                log.warning("told to leave: %s", directive.reason)
-                self._leaving, self._leave_remedy = (directive.code, directive.reason), directive.remedy
-                if self._attempt is not None:
-                    self._attempt.kill(now)
+        leaving, end = self._decisions.leaving, self._decisions.end
+        orders = self._decisions.obey(directive, now, runs=self._attempt is not None)
+        if self._decisions.end is not end:
+            faults.reach("agent.end-known")
+        if self._decisions.leaving is not leaving:
+            log.warning("told to leave: %s", directive.reason)
+        self._carry_out(orders, now)
 
-    def _begin(self, directive: Directive, now: float) -> None:
-        record = directive.record
-        assert record is not None
+    def _carry_out(self, orders: list[Order], now: float) -> None:
+        attempt = self._attempt
+        for order in orders:
+            match order:
+                case Begin(record=record):
+                    self._begin(record, now)
+                case SayStopping(left_s=left_s):
+                    log.info(grace.at_sigterm(left_s, self._config.grace_s, attempt.pace if attempt else None))
+                    self._terminal("stopping after SIGTERM")
+                case Stop() if attempt is not None:
+                    attempt.stop(BY_SIGTERM, now)
+                case Kill() if attempt is not None:
+                    attempt.kill(now)
+                case LimitWriter(until_s=until_s) if attempt is not None:
+                    attempt.writer_deadline(until_s)
+                case AskWhoTookOver() if self._duty is not None:
+                    self._duty.look()
+
+    def _begin(self, record: AttemptRecord, now: float) -> None:
         restore = record.restore.name if record.restore else "nothing"
         mark = marked(Event.ATTEMPT_STARTS, attempt=record.number)
         log.info("attempt %d starts restore=%s port=%d %s", record.number, restore, self._port, mark)
@@ -329,8 +330,7 @@ class Agent:
             self._metrics = Segments(self._store, f"metrics/{prefix}", ".jsonl", immediate=self._local)
             self._metrics_at = now
             self._metrics_flushed_at = now - METRICS_S
-        self._last_exit = None
-        self._last_attempt = record.number
+        self._decisions.began(record.number)
         try:
             self._attempt = Attempt(
                 record,
@@ -347,7 +347,7 @@ class Agent:
             code = error.code if isinstance(error, OrchError) else ExitCode.LOST_PEER
             message = str(error) if isinstance(error, OrchError) else f"no process can be started: {error}"
             log.error("attempt %d cannot start: %s", record.number, message)
-            self._last_exit = ExitReport(attempt=record.number, code=code, message=message)
+            self._decisions.could_not_begin(code, message)
             self._changed()
             return
         faults.reach("agent.attempt-began")
@@ -356,26 +356,22 @@ class Agent:
 
     def _advance(self, now: float) -> None:
         attempt = self._attempt
-        if self._terminating_until is not None:
-            self._terminate(now)
-        if self._end is not None:
-            self._finish(self._end, now)
+        process_ended = attempt is not None and attempt.process.status is not None
+        self._carry_out(self._decisions.due(now, runs=attempt is not None, process_ended=process_ended), now)
         if attempt is None:
             return
         attempt.tick(now)
         self._tend_spare(attempt, now)
         if attempt.superseded and self._duty is not None:
-            # Whether to leave, and with which code, the coordinator tells: it finds the record of who took over.
             log.warning("the training process ends: %s", attempt.superseded)
             attempt.superseded = ""
-            attempt.kill(now)
-            self._duty.look()
+            self._carry_out(self._decisions.superseded(), now)
         if attempt.ended(now):
             self._ended(attempt, now)
 
     def _tend_spare(self, attempt: Attempt, now: float) -> None:
         progress = attempt.progress
-        if self._leaving is not None:
+        if self._decisions.leaving is not None:
             self._spare.close()
         elif attempt.process.status is None:
             self._spare.tick(
@@ -388,39 +384,10 @@ class Agent:
         elif attempt.exit_report().code not in (ExitCode.DONE, *FINAL_CODES):
             self._spare.needed()
 
-    def _terminate(self, now: float) -> None:
-        """SIGTERM came: end in order, with a save where time allows."""
-        until = self._terminating_until
-        assert until is not None
-        attempt = self._attempt
-        if self._leaving is None:
-            self._leaving = (ExitCode.STOPPED, "stopped by SIGTERM")
-            log.info(grace.at_sigterm(until - now, self._config.grace_s, attempt.pace if attempt else None))
-            self._terminal("stopping after SIGTERM")
-        if attempt is None:
-            return
-        attempt.stop("stopped by SIGTERM", now)
-        reserve_s = grace.reserve_s(self._config.grace_s)
-        if now > until - reserve_s:
-            attempt.kill(now)
-            attempt.writer_deadline(until - reserve_s / 2)
-        elif attempt.process.status is not None:
-            attempt.writer_deadline(until - reserve_s / 2)
-
-    def _finish(self, end: EndRecord, now: float) -> None:
-        if self._attempt is not None and (end.code != ExitCode.DONE or now - (self._end_since or now) > DONE_S):
-            self._attempt.kill(now)
-        if self._leaving is None:
-            code = ExitCode.TASK_ERROR if end.code == ExitCode.SCRIPT_FAILED else end.code
-            self._leaving = (code, end.reason)
-
     def _ended(self, attempt: Attempt, now: float) -> None:
         faults.reach("agent.process-ended")
         report = attempt.exit_report()
-        self._last_exit = report
-        self._result = attempt.result if report.code == ExitCode.DONE else None
-        self._last_commit = attempt.progress.last_commit
-        self._last_reason = report.message or title_of(report.code)
+        self._decisions.ended(report, attempt.result, attempt.progress.last_commit)
         mark = marked(Event.PROCESS_ENDED, attempt=report.attempt)
         if report.code == ExitCode.DONE:
             log.info("training process ended attempt=%d step=%d %s", report.attempt, report.step, mark)
@@ -438,7 +405,7 @@ class Agent:
             self._output.flush()
         for segments in (self._output, self._metrics):
             if segments is not None:
-                segments.close(self._at_most(FLUSH_S) if self._leaving else 1.0)
+                segments.close(self._at_most(FLUSH_S) if self._decisions.leaving else 1.0)
         self._output = self._metrics = None
         self._report = self._make_report(now)
         attempt.close()
@@ -475,25 +442,22 @@ class Agent:
     # --- what others see
 
     def _make_report(self, now: float) -> AgentReport:
+        decisions = self._decisions
         report = AgentReport(
             launch=self._identity.launch,
             index=self._identity.index,
             uid=self._identity.uid,
             address=self._identity.address,
             port=self._port,
-            state="idle",
-            attempt=self._last_attempt,
-            last_exit=self._last_exit,
+            state=decisions.state(runs=self._attempt is not None),
+            attempt=decisions.last_attempt,
+            last_exit=decisions.last_exit,
             node=self._identity.node,
-            step=self._last_exit.step if self._last_exit else 0,
-            result=self._result,
-            last_commit=self._last_commit,
+            step=decisions.last_exit.step if decisions.last_exit else 0,
+            result=decisions.result,
+            last_commit=decisions.last_commit,
         )
-        if self._attempt is not None:
-            return self._attempt.fill(report, now).model_copy(update={"state": "running"})
-        if self._leaving is not None and self._end is None:
-            return report.model_copy(update={"state": "leaving"})
-        return report
+        return self._attempt.fill(report, now) if self._attempt is not None else report
 
     def _summarise(self, now: float) -> None:
         silent_since = self._link.silent_since
@@ -539,8 +503,8 @@ class Agent:
         path = self._environment.get("ORCH_TERMINATION_LOG")
         if not path:
             return
-        end = self._end
-        report = exit_report or self._last_exit
+        end, leaving = self._decisions.end, self._decisions.leaving
+        report = exit_report or self._decisions.last_exit
         limit = self._memory_limit_bytes
         if code is None and report is not None:
             code = report.code
@@ -557,9 +521,9 @@ class Agent:
             name=title_of(code) if code is not None else "",
             reason=reason,
             step=end.step if end else self._report.step,
-            attempt=self._last_attempt,
+            attempt=self._decisions.last_attempt,
             traceback=end.traceback if end else "",
-            remedy=self._leave_remedy or remedy,
+            remedy=(leaving.remedy if leaving else "") or remedy,
             memory_peak_bytes=peak,
             memory_limit_bytes=limit,
             out_of_memory=starved,
@@ -570,7 +534,7 @@ class Agent:
     def _remember_memory(self) -> None:
         """Where memory grows its peak is written ahead: with cgroup v2 an out-of-memory kill takes this agent too."""
         attempt = self._attempt
-        if attempt is None or self._leaving is not None or self._end is not None:
+        if attempt is None or self._decisions.leaving is not None or self._decisions.end is not None:
             return
         if attempt.progress.memory_peak_bytes > 1.02 * self._peak_written_bytes:
             self._terminal(f"attempt {attempt.record.number} runs")
