@@ -11,7 +11,7 @@ if __name__ == "__main__" and sys.argv[1:] != ["state"]:
 import http.client
 
 from trainer.agent.link import CoordinatorClient
-from trainer.agent.main import main
+from trainer.agent.start import main
 from trainer.cluster import identity
 from trainer.errors import OrchError
 

@@ -5,21 +5,18 @@ Messages of the two are read and passed on here; when to start, stop and end an 
 
 import contextlib
 import errno
-import faulthandler
 import logging
-import math
 import os
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-from pydantic import ValidationError
 
 from trainer import memory
 from trainer.agent import exits, grace
 from trainer.agent.child import Child
+from trainer.agent.progress import Progress
 from trainer.agent.spare import Prepared
+from trainer.agent.stacks import dump_stacks
 from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import Watchdog
 from trainer.agent.writers import Writing
@@ -28,8 +25,9 @@ from trainer.config import TrainConfig
 from trainer.coordinator.verdict import SILENT_S
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
-from trainer.rundir.attempts import AttemptRecord, CommitRef, Wire
-from trainer.wire.coordinator import AgentReport, ExitReport
+from trainer.rundir.attempts import AttemptRecord, Wire
+from trainer.wire.coordinator import ExitReport
+from trainer.wire.lines import decode
 from trainer.wire.metrics import ProcessEnded, Stalled
 from trainer.wire.process import (
     Block,
@@ -37,13 +35,12 @@ from trainer.wire.process import (
     Failure,
     Phase,
     PhaseBegan,
-    Result,
     SaveSkipped,
     Start,
     Stop,
     from_process,
 )
-from trainer.wire.writer import Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, from_writer
+from trainer.wire.writer import Retained, Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, from_writer
 
 log = logging.getLogger(__name__)
 
@@ -55,27 +52,6 @@ QUICK_DUMP_S = 0.3
 """The same where others wait for the end of this process."""
 OUTPUT_S = 2.0
 """How long the output of an ended process is waited for: a grandchild may hold the pipe open."""
-
-
-@dataclass
-class Progress:
-    """What the process last told of itself."""
-
-    step: int = 0
-    total_steps: int | None = None
-    epoch: int = 0
-    rate: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    blocks: bool = False
-    block_steps: int = 0
-    last_commit: CommitRef | None = None
-    save_s: float | None = None
-    """The last save, from the beginning of its copy to its commit."""
-    save_error: str = ""
-    saves_skipped: int = 0
-    saves_failed: int = 0
-    memory_bytes: int = 0
-    memory_peak_bytes: int = 0
 
 
 class Attempt:
@@ -100,27 +76,24 @@ class Attempt:
             OSError: no process can be started now: no memory, no file, no space in the temporary folder.
         """
         self.record = record
-        self.progress = Progress(step=record.restore.step if record.restore else 0)
-        self.phase = Phase.IMPORT
-        self.result: Result | None = None
-        self.superseded = ""
+        self.progress = Progress(step=record.restore.step if record.restore else 0, phase_since_s=now)
         self._config = config
         self._index = index
         self._on_record = on_record
-        self._failure: Failure | None = None
         self._told: list[bytes] = []
-        self._since = self._phase_since = self._excused_at = now
+        self._since = self._excused_at = now
         self._killed_silent_s: float | None = None
         self._hung_s: float | None = None
         self._stopped = False
         self._kill_at: float | None = None
         self._exited_at: float | None = None
         self._asked = self._grace_said = False
-        self._stall_s = 0.0
         self._oom_kills = memory.oom_kills() or 0
         hang = config.restarts.hang_timeout
         self._watchdog = Watchdog(
-            None if hang == "auto" else hang, last_save_timeout_s=config.checkpoint.last_save_timeout
+            None if hang == "auto" else hang,
+            last_save_timeout_s=config.checkpoint.last_save_timeout,
+            command=config.train.command is not None,
         )
         self.writing: Writing | None = None
         self._closing = contextlib.ExitStack()
@@ -192,7 +165,7 @@ class Attempt:
             self._since = now
         if self.writing is not None:
             for line in self.writing.child.read_messages():
-                self._from_writer(line)
+                self._from_writer(line, now)
             output += self.writing.child.read_output()
         return output
 
@@ -202,31 +175,21 @@ class Attempt:
         return told
 
     def _from_process(self, line: bytes, now: float) -> None:
-        try:
-            message = from_process.validate_json(line)
-        except ValidationError:
+        message = decode(from_process, line)
+        if message is None:
             log.warning("a message of the training process makes no sense: %r", line[:200])
             return
         self._since = now
-        progress = self.progress
+        self.progress.apply(message, now)
         match message:
             case PhaseBegan():
-                if message.phase is not self.phase:
-                    self._phase_since = now
-                self.phase = message.phase
                 waits = message.detail in ("stop", "last")
                 self._watchdog.entered(message.phase, message.state_bytes, waits=waits)
-                progress.step = max(progress.step, message.step)
                 self._on_record(message)
             case Block():
-                progress.step, progress.total_steps, progress.epoch = message.step, message.total_steps, message.epoch
-                progress.rate = _smooth(progress.rate, message.steps / max(message.seconds, 1e-9))
-                progress.metrics = {**progress.metrics, **message.metrics}
-                progress.blocks, progress.block_steps = True, message.steps
                 self._watchdog.block(message.seconds)
                 self._on_record(message)
             case Evaluated():
-                progress.metrics = {**progress.metrics, **message.metrics}
                 self._watchdog.evaluated(message.seconds)
                 self._on_record(message)
             case Snapshot():
@@ -236,50 +199,40 @@ class Attempt:
                 self._watchdog.saving(message.size_bytes)
                 if self.writing is not None:
                     self.writing.save(message, now)
-                self._stall_s = message.seconds
             case SaveSkipped():
-                progress.saves_skipped += 1
-                log.warning(
-                    "save skipped, the last one is still going step=%d skipped=%d", message.step, progress.saves_skipped
-                )
-            case Result():
-                self.result = message
+                skipped = self.progress.saves_skipped
+                log.warning("save skipped, the last one is still going step=%d skipped=%d", message.step, skipped)
             case Failure():
-                self._failure = message
                 self._told = [line.encode(errors="replace") + b"\n" for line in message.traceback.splitlines()]
 
-    def _from_writer(self, line: bytes) -> None:
+    def _from_writer(self, line: bytes, now: float) -> None:
         assert self.writing is not None
-        try:
-            message = from_writer.validate_json(line)
-        except ValidationError:
-            log.warning("a message of the writer makes no sense: %r", line[:200])
-            return
+        message = decode(from_writer, line)
         match message:
             case Saved():
-                self.progress.last_commit = message.commit
-                self.progress.save_error = ""
-                self.progress.save_s = self._stall_s + message.seconds
+                self.progress.apply(message, now)
                 self.writing.answered()
                 log.info(
                     "saved commit=%s size_mb=%.1f seconds=%.2f stall_ms=%.1f",
                     message.commit.name,
                     message.size_bytes / 1e6,
                     message.seconds,
-                    self._stall_s * 1e3,
+                    self.progress.stall_s * 1e3,
                 )
                 self._on_record(message)
                 self.process.send(message)
                 self._compare_with_grace()
             case SaveFailed():
                 self.writing.answered()
-                self._save_failed(message)
+                self._save_failed(message, now)
             case SaveTrouble():
-                self.progress.save_error = message.error
+                self.progress.apply(message, now)
                 log.warning("the store makes trouble, trying again step=%d error=%s", message.step, message.error)
                 self._on_record(message)
-            case _:
+            case Retained():
                 log.debug("writer: %s", message)
+            case None:
+                log.warning("a message of the writer makes no sense: %r", line[:200])
 
     @property
     def pace(self) -> grace.Pace:
@@ -298,12 +251,9 @@ class Attempt:
                 self.pace.in_words,
             )
 
-    def _save_failed(self, message: SaveFailed) -> None:
-        self.progress.save_error = message.error
-        self.progress.saves_failed += 1
+    def _save_failed(self, message: SaveFailed, now: float) -> None:
+        self.progress.apply(message, now)
         log.error("save failed step=%d error=%s", message.step, message.error)
-        if message.superseded:
-            self.superseded = message.error
         self._on_record(message)
         self.process.send(message)
 
@@ -317,7 +267,7 @@ class Attempt:
         if self._config.train.command is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGTERM)
-        elif self.phase in (Phase.IMPORT, Phase.RENDEZVOUS, Phase.RESTORE, Phase.COMPILE):
+        elif self.progress.phase in (Phase.IMPORT, Phase.RENDEZVOUS, Phase.RESTORE, Phase.COMPILE):
             self.process.kill_group()
         else:
             self.process.send(Stop(reason=reason))
@@ -328,9 +278,13 @@ class Attempt:
         if self.process.status is not None or self._killed_silent_s is not None:
             return
         self._killed_silent_s = now - self._since
-        silent = self.phase is Phase.TRAIN and self._killed_silent_s > SILENT_S and self._config.train.command is None
+        silent = (
+            self.progress.phase is Phase.TRAIN
+            and self._killed_silent_s > SILENT_S
+            and self._config.train.command is None
+        )
         if silent and self._kill_at is None and not self._asked and self.process.stopped_s(now) == 0:
-            self._dump_stacks()
+            dump_stacks(self.children)
             self._kill_at = now + QUICK_DUMP_S
         else:
             self.process.kill_group()
@@ -347,7 +301,7 @@ class Attempt:
     def stood_still(self, seconds: float) -> None:
         """This agent did nothing for so long, as on a machine that was paused: nobody was silent, it did not listen."""
         self._since += seconds
-        self._phase_since += seconds
+        self.progress.phase_since_s += seconds
         if self.writing is not None:
             self.writing.stood_still(seconds)
 
@@ -364,13 +318,13 @@ class Attempt:
             if self.writing is not None:
                 self.writing.finish(now + self._writer_may_s())
         match self.writing.tick(now) if self.writing is not None else None:
-            case SaveTrouble(step=step, error=error):
+            case SaveTrouble(step=step, error=error) as trouble:
                 log.warning("%s step=%d attempt=%d", error, step, self.record.number)
-                self.progress.save_error = error
-                self._on_record(SaveTrouble(step=step, error=error))
+                self.progress.apply(trouble, now)
+                self._on_record(trouble)
                 self._since = now  # the process may be waiting for the save, and so for us
             case SaveFailed() as failed:
-                self._save_failed(failed)
+                self._save_failed(failed, now)
 
     def _writer_may_s(self) -> float:
         """How long the writer may go on after its process: all of a grace period, which the agent cuts where it ends; else
@@ -378,7 +332,7 @@ class Attempt:
         return self._config.grace_s if self._asked else max(WRITER_S, 2 * (self.progress.save_s or 0.0))
 
     def _watch(self, now: float) -> None:
-        limit_s = self._limit_s()
+        limit_s = self._watchdog.limit_s()
         self._stopped = self._stopped or self.process.stopped_s(now) > STOPPED_S
         being_ended = self._killed_silent_s is not None
         silent = now - max(self._since, self._excused_at) > limit_s
@@ -386,32 +340,16 @@ class Attempt:
             self._hung_s = now - self._since
             log.error(
                 "hang: phase=%s silent_s=%.0f limit_s=%.0f%s",
-                self.phase,
+                self.progress.phase,
                 self._hung_s,
                 limit_s,
                 " stopped by a signal (SIGSTOP)" if self._stopped else "; stacks follow",
             )
             self._kill_at = now + (0 if self._stopped else DUMP_S)
             if self._config.train.command is None and not self._stopped:
-                self._dump_stacks()
+                dump_stacks(self.children)
         if self._kill_at is not None and now > self._kill_at:
             self.process.kill_group()
-
-    def _limit_s(self) -> float:
-        if self._config.train.command is None:
-            return self._watchdog.limit_s()
-        hang = self._config.restarts.hang_timeout
-        return math.inf if hang == "auto" else hang
-
-    def _dump_stacks(self) -> None:
-        """All threads of all processes of this worker into the log; the children write theirs themselves."""
-        for child in self.children:
-            child.signal(signal.SIGUSR1)
-        # In memory: the disk may be what everybody waits for.
-        with contextlib.suppress(OSError), open(os.memfd_create("orch-stacks", os.MFD_CLOEXEC), "w+b") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-            file.seek(0)
-            log.error("stacks of the agent\n%s", file.read().decode(errors="replace").rstrip())
 
     def _measure_memory(self) -> None:
         found = memory.of_process(self.process.pid) if self.process.status is None else None
@@ -436,9 +374,9 @@ class Attempt:
             exits.Ending(
                 attempt=self.record.number,
                 status=self.process.status if self.process.status is not None else ExitCode.KILLED,
-                phase=self.phase,
+                phase=progress.phase,
                 command=self._config.train.command is not None,
-                failure=self._failure,
+                failure=progress.failure,
                 asked=self._asked,
                 hung_s=self._hung_s,
                 stopped=self._stopped,
@@ -451,32 +389,6 @@ class Attempt:
             )
         )
 
-    def fill(self, report: AgentReport, now: float) -> AgentReport:
-        """The report with what is known of this attempt."""
-        progress = self.progress
-        return report.model_copy(
-            update={
-                "attempt": self.record.number,
-                "phase": self.phase,
-                "phase_s": now - self._phase_since,
-                "step": progress.step,
-                "total_steps": progress.total_steps,
-                "epoch": progress.epoch,
-                "rate": progress.rate,
-                "metrics": progress.metrics,
-                "last_commit": progress.last_commit,
-                "save_error": progress.save_error,
-                "saves_skipped": progress.saves_skipped,
-                "saves_failed": progress.saves_failed,
-                "result": self.result,
-                "memory_bytes": progress.memory_bytes,
-            }
-        )
-
     def close(self) -> None:
         """Kill what still runs, give the files back."""
         self._closing.close()
-
-
-def _smooth(rate: float, sample: float) -> float:
-    return sample if rate == 0 else 0.7 * rate + 0.3 * sample

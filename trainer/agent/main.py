@@ -3,18 +3,11 @@
 One thread decides, on a selector; output, polls, HTTP and the coordinator have threads of their own and only wake it.
 """
 
-import contextlib
-import json
 import logging
 import os
-import platform
-import selectors
 import signal
-import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 
 from trainer import faults
@@ -34,27 +27,28 @@ from trainer.agent.decide import (
     SayStopping,
     Stop,
 )
+from trainer.agent.events import Events
+from trainer.agent.job import job_of
 from trainer.agent.link import REQUEST_S, CoordinatorClient, Link
-from trainer.agent.output import LossyPipe, Segments
+from trainer.agent.output import LossyPipe
 from trainer.agent.ports import free_port
+from trainer.agent.report import TerminationMessage, prometheus
+from trainer.agent.run_files import RunFiles
 from trainer.agent.server import AgentServer
 from trainer.agent.spare import Spare
-from trainer.cluster import Identity, identity
+from trainer.agent.summary import Summary
+from trainer.cluster import Identity
 from trainer.config import TrainConfig
 from trainer.coordinator.driver import Duty
-from trainer.coordinator.job import Job
 from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
-from trainer.lifeline import PARENT_VARIABLE, adopt_orphans, die_with_parent
+from trainer.lifeline import PARENT_VARIABLE, adopt_orphans
 from trainer.memory import limit_of_cgroup
-from trainer.rundir.attempts import AttemptRecord, Launch, Wire
-from trainer.rundir.metrics import ALIVE_S
+from trainer.rundir.attempts import AttemptRecord
 from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, ExitReport
 from trainer.wire.log_events import Event, marked
-from trainer.wire.metrics import Alive
 from trainer.wire.process import LOG_ONLY, WITHIN
-from trainer.wire.termination import LastWords, remedy_for
 
 log = logging.getLogger("trainer.agent")
 
@@ -62,16 +56,11 @@ TICK_S = 0.2
 _LOG_ONLY = LOG_ONLY.encode()
 STOOD_STILL_S = 3.0
 """An agent that did not look for so long was paused with its machine."""
-SUMMARY_S = 60.0
-UNREACHED_S = 5.0
-"""A name answers about a second late; whoever does not reach worker 0 for longer says so, and why."""
 STORE_S = 15.0
 """How long a call of the coordinator or the link tries: whoever waits for the store is to know soon."""
 FLUSH_S = 5.0
 TELL_S = 5.0
 """That this worker waits for its task is told at once, but not more often than this."""
-METRICS_S = 20.0
-"""Metrics that matter most go to a bucket at once, but not more often than this."""
 
 
 class Agent:
@@ -84,22 +73,16 @@ class Agent:
         self._config = config
         self._config_path = config_path
         self._environment = dict(environment)
-        self._local = not config.run_directory.startswith("gs://")
-        self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._events = Events()
         self._attempt: Attempt | None = None
         self._duty: Duty | None = None
         self._decisions = Decisions(config.grace_s)
         self._port = free_port(identity.address, identity.index, config.workers)
         self._waiting_reason = ""
-        self._next_summary = time.monotonic() + SUMMARY_S
-        self._unreached_said = False
+        self._summary = Summary(time.monotonic())
         self._waiting_told_at = 0.0
-        self._peak_written_bytes = 0
         self._memory_limit_bytes = config.memory_limit_bytes or limit_of_cgroup()
+        self._termination = TerminationMessage(environment.get("ORCH_TERMINATION_LOG", ""), self._memory_limit_bytes)
         # Whoever reads the environment of a process finds no token of ours in it.
         self._of_processes = {name: value for name, value in environment.items() if name != "ORCH_TOKEN_FILE"}
         self._of_processes["ORCH_INDEX"] = str(identity.index)
@@ -108,14 +91,19 @@ class Agent:
         self._spare = Spare(config, config_path, identity.index, self._of_processes, self._memory_limit_bytes)
         self._report = self._make_report(time.monotonic())
         self._pipe = LossyPipe(1)
-        self._store = open_store(config.run_directory)
         self._records = open_store(config.run_directory, timeout_s=STORE_S)
-        self._logs = Segments(
-            self._store, f"logs/worker-{identity.index}/agent-{identity.uid[:8]}/", ".log", immediate=self._local
+        self._files = RunFiles(
+            open_store(config.run_directory),
+            identity.index,
+            identity.uid,
+            local=not config.run_directory.startswith("gs://"),
+            hold_output=not config.log_all_workers and identity.index != 0,
         )
-        self._output: Segments | None = None
-        self._metrics: Segments | None = None
-        self._metrics_at = self._metrics_flushed_at = 0.0
+
+    def write_log(self, line: bytes) -> None:
+        """A line of the agent's own log goes where its processes' lines go."""
+        self._pipe.write(line)
+        self._files.log.write(line)
 
     # --- life
 
@@ -124,7 +112,7 @@ class Agent:
         adopt_orphans()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._events.wake_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         log.info("agent started name=%s uid=%s launch=%s", self._config.name, self._identity.uid, self._identity.launch)
         self._terminal("waiting for the coordinator")
@@ -136,10 +124,10 @@ class Agent:
             self._identity.token,
             poll=duty.poll if duty else None,
             state=duty.state if duty else None,
-            metrics=self._prometheus,
+            metrics=lambda: prometheus(self._config.name, self._report),
         )
         poll = duty.poll if duty else CoordinatorClient(self._identity.coordinator, self._identity.token).poll
-        self._link = Link(poll, lambda: self._report, self._records, self._identity.launch, self._wake)
+        self._link = Link(poll, lambda: self._report, self._records, self._identity.launch, self._events.wake)
         try:
             code, reason, _ = self._loop(duty)
         finally:
@@ -156,7 +144,7 @@ class Agent:
         log.info("agent leaves code=%d reason=%s", code, reason)
         if duty is not None:
             duty.close()
-        self._logs.close(self._at_most(FLUSH_S))
+        self._files.log.close(self._at_most(FLUSH_S))
         server.close()
         self._pipe.close(self._at_most(FLUSH_S))
         faults.reach("agent.before-exit")
@@ -170,7 +158,7 @@ class Agent:
     def _loop(self, duty: Duty | None) -> Leaving:
         looked = time.monotonic()
         while True:
-            self._wait()
+            self._events.wait(TICK_S)
             now = time.monotonic()
             if now - looked > STOOD_STILL_S and self._attempt is not None:
                 self._attempt.stood_still(now - looked)
@@ -181,9 +169,10 @@ class Agent:
             self._advance(now)
             self._report = self._make_report(now)
             self._link.obeyed()
-            self._summarise(now)
+            self._summary.tick(self._report, self._link, self._waiting_reason, now)
             self._remember_memory()
-            self._sign_of_life(now)
+            if self._attempt is not None:
+                self._files.sign_of_life(self._attempt.progress.step, now)
             self._tell_that_it_waits(now)
             if self._attempt is None:
                 leaving = self._decisions.leaves(now, duty.everybody_told if duty else lambda: True)
@@ -192,24 +181,7 @@ class Agent:
 
     def _start_duty(self) -> Duty:
         config = self._config
-        started = self._environment.get("ORCH_LAUNCH_STARTED")
-        job = Job(
-            name=config.name,
-            workers=config.workers,
-            uid=self._identity.uid,
-            launch=Launch(
-                id=self._identity.launch,
-                started=datetime.fromisoformat(started) if started else datetime.now(UTC),
-            ),
-            restarts_max=config.restarts.max,
-            start_timeout_s=config.restarts.start_timeout,
-            steps_asked=config.train.steps,
-            epochs_asked=config.train.epochs,
-            fresh=self._identity.fresh,
-            versions={"python": platform.python_version()},
-            cpu_flags=_cpu_flags(),
-            memory_limit_bytes=self._memory_limit_bytes,
-        )
+        job = job_of(config, self._identity, self._environment.get("ORCH_LAUNCH_STARTED"), self._memory_limit_bytes)
         return Duty(
             job,
             self._records,
@@ -218,17 +190,6 @@ class Agent:
         )
 
     # --- events
-
-    def _wait(self) -> None:
-        for key, _ in self._selector.select(TICK_S):
-            if key.fd == self._wake_read:
-                with contextlib.suppress(BlockingIOError):
-                    while os.read(self._wake_read, 4096):
-                        pass
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"\0")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._decisions.sigterm(time.monotonic())
@@ -252,31 +213,14 @@ class Agent:
         for line in self._attempt.read(now):
             if not line.startswith(_LOG_ONLY):
                 self._pipe.write(line)
-            if self._output is not None:
-                self._output.write(line.removeprefix(_LOG_ONLY))
+            self._files.print(line.removeprefix(_LOG_ONLY))
         for line in self._attempt.take_told():
             # `orch run` shows it itself, once, at the end.
             if PARENT_VARIABLE not in self._environment:
                 self._pipe.write(line)
         for child in self._attempt.children:
             child.flush()
-        self._register()
-
-    def _register(self) -> None:
-        """Select on exactly the open files of the attempt's children."""
-        wanted: dict[int, int] = {self._wake_read: selectors.EVENT_READ}
-        for child in self._attempt.children if self._attempt else []:
-            if child.output_fd is not None:
-                wanted[child.output_fd] = selectors.EVENT_READ
-            if child.socket is not None:
-                writing = selectors.EVENT_WRITE if child.wants_to_write else 0
-                wanted[child.socket.fileno()] = selectors.EVENT_READ | writing
-        for key in list(self._selector.get_map().values()):
-            if wanted.get(key.fd) != key.events:
-                self._selector.unregister(key.fd)
-        for fd, events in wanted.items():
-            if fd not in self._selector.get_map():
-                self._selector.register(fd, events)
+        self._events.watch(self._attempt.children)
 
     # --- decisions
 
@@ -317,19 +261,7 @@ class Agent:
         restore = record.restore.name if record.restore else "nothing"
         mark = marked(Event.ATTEMPT_STARTS, attempt=record.number)
         log.info("attempt %d starts restore=%s port=%d %s", record.number, restore, self._port, mark)
-        prefix = f"attempt-{record.number}/"
-        hold = not self._config.log_all_workers and self._identity.index != 0
-        self._output = Segments(
-            self._store,
-            f"logs/worker-{self._identity.index}/{prefix}",
-            ".log",
-            immediate=self._local,
-            hold=lambda: hold,
-        )
-        if self._identity.index == 0:
-            self._metrics = Segments(self._store, f"metrics/{prefix}", ".jsonl", immediate=self._local)
-            self._metrics_at = now
-            self._metrics_flushed_at = now - METRICS_S
+        self._files.begin(record.number, now)
         self._decisions.began(record.number)
         try:
             self._attempt = Attempt(
@@ -339,7 +271,7 @@ class Agent:
                 self._config_path,
                 self._of_processes,
                 now,
-                on_record=self._on_record,
+                on_record=self._files.record,
                 spare=self._spare.take(),
             )
         except (OrchError, OSError) as error:
@@ -362,9 +294,9 @@ class Agent:
             return
         attempt.tick(now)
         self._tend_spare(attempt, now)
-        if attempt.superseded and self._duty is not None:
-            log.warning("the training process ends: %s", attempt.superseded)
-            attempt.superseded = ""
+        if attempt.progress.superseded and self._duty is not None:
+            log.warning("the training process ends: %s", attempt.progress.superseded)
+            attempt.progress.superseded = ""
             self._carry_out(self._decisions.superseded(), now)
         if attempt.ended(now):
             self._ended(attempt, now)
@@ -387,7 +319,7 @@ class Agent:
     def _ended(self, attempt: Attempt, now: float) -> None:
         faults.reach("agent.process-ended")
         report = attempt.exit_report()
-        self._decisions.ended(report, attempt.result, attempt.progress.last_commit)
+        self._decisions.ended(report, attempt.progress.result, attempt.progress.last_commit)
         mark = marked(Event.PROCESS_ENDED, attempt=report.attempt)
         if report.code == ExitCode.DONE:
             log.info("training process ended attempt=%d step=%d %s", report.attempt, report.step, mark)
@@ -401,16 +333,12 @@ class Agent:
                 (f"{report.exception}: " if report.exception else "") + report.message.partition("\n")[0],
                 mark,
             )
-        if report.code not in (ExitCode.DONE, ExitCode.STOPPED) and self._output is not None:
-            self._output.flush()
-        for segments in (self._output, self._metrics):
-            if segments is not None:
-                segments.close(self._at_most(FLUSH_S) if self._decisions.leaving else 1.0)
-        self._output = self._metrics = None
+        failed = report.code not in (ExitCode.DONE, ExitCode.STOPPED)
+        self._files.end(self._at_most(FLUSH_S) if self._decisions.leaving else 1.0, failed=failed)
         self._report = self._make_report(now)
         attempt.close()
         self._attempt = None
-        self._register()
+        self._events.watch([])
         self._port = free_port(self._identity.address, self._identity.index, self._config.workers, not_this=self._port)
         self._terminal(f"attempt {report.attempt} ended here: {title_of(report.code)}", exit_report=report)
         self._changed()
@@ -418,21 +346,6 @@ class Agent:
     def _changed(self) -> None:
         self._report = self._make_report(time.monotonic())
         self._link.hurry()
-
-    def _on_record(self, message: Wire) -> None:
-        if self._metrics is not None:
-            self._metrics_at = time.monotonic()
-            line = message.model_dump(mode="json")
-            self._metrics.write(json.dumps({"time": time.time(), **line}).encode() + b"\n")
-            # A bucket is written once a minute; what this agent would least like to take with it goes sooner.
-            telling = line.get("phase") == "train" or line["type"] in ("saved", "save_failed", "save_trouble")
-            if telling and not self._local and self._metrics_at - self._metrics_flushed_at > METRICS_S:
-                self._metrics_flushed_at = self._metrics_at
-                self._metrics.flush()
-
-    def _sign_of_life(self, now: float) -> None:
-        if self._attempt is not None and now - self._metrics_at > ALIVE_S:
-            self._on_record(Alive(step=self._attempt.progress.step))
 
     def _tell_that_it_waits(self, now: float) -> None:
         if self._report.phase in WITHIN and now - self._waiting_told_at > TELL_S:
@@ -457,131 +370,27 @@ class Agent:
             result=decisions.result,
             last_commit=decisions.last_commit,
         )
-        return self._attempt.fill(report, now) if self._attempt is not None else report
-
-    def _summarise(self, now: float) -> None:
-        silent_since = self._link.silent_since
-        unreached = silent_since is not None and now - silent_since > UNREACHED_S
-        if unreached and not self._unreached_said and silent_since is not None:
-            log.warning("worker 0 is not reached for %.0f s: %s", now - silent_since, self._unreached())
-        self._unreached_said = unreached
-        if now < self._next_summary:
-            return
-        self._next_summary = now + SUMMARY_S
-        report = self._report
-        if report.state == "running":
-            figures = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
-            log.info("step=%d/%s rate=%.1f/s %s", report.step, report.total_steps or "?", report.rate, figures)
-        elif self._link.silent_since is not None:
-            log.info("waiting for worker 0 for %.0f s: %s", now - self._link.silent_since, self._unreached())
-        else:
-            log.info("waiting: %s", self._waiting_reason)
-
-    def _unreached(self) -> str:
-        link = self._link
-        return f"{link.error} {marked(Event.UNREACHED, error=link.error_class)}"
-
-    def _prometheus(self) -> str:
-        report = self._report
-        labels = f'{{job="{self._config.name}",worker="{report.index}"}}'
-        figures = {
-            "orch_attempt": report.attempt,
-            "orch_step": report.step,
-            "orch_steps_per_second": report.rate,
-            "orch_running": int(report.state == "running"),
-            "orch_memory_bytes": report.memory_bytes,
-            "orch_saves_skipped_total": report.saves_skipped,
-            "orch_saves_failed_total": report.saves_failed,
-            "orch_last_save_failed": int(bool(report.save_error)),
-            "orch_last_commit_step": report.last_commit.step if report.last_commit else 0,
-        }
-        lines = [f"# TYPE {name} gauge\n{name}{labels} {value}" for name, value in figures.items()]
-        return "\n".join(lines) + "\n"
+        attempt = self._attempt
+        return attempt.progress.fill(report, attempt.record.number, now) if attempt is not None else report
 
     def _terminal(self, reason: str, *, code: int | None = None, exit_report: ExitReport | None = None) -> None:
-        """Write the termination message ahead: this agent may not live to write its last one."""
-        path = self._environment.get("ORCH_TERMINATION_LOG")
-        if not path:
-            return
-        end, leaving = self._decisions.end, self._decisions.leaving
-        report = exit_report or self._decisions.last_exit
-        limit = self._memory_limit_bytes
-        if code is None and report is not None:
-            code = report.code
-        peak = report.memory_peak_bytes if report else 0
-        if self._attempt is not None:
-            peak = self._peak_written_bytes = self._attempt.progress.memory_peak_bytes
-        own = report.message if report and report.code == code else ""
-        starved = bool(report and report.out_of_memory and report.code == code)
-        if end is not None:
-            reason, starved = end.reason, end.cause is not None and end.cause.out_of_memory
-        remedy = remedy_for(code, own, out_of_memory=starved, memory_peak_bytes=peak, memory_limit_bytes=limit)
-        words = LastWords(
+        """Write the termination message ahead."""
+        decisions, attempt = self._decisions, self._attempt
+        self._termination.write(
+            reason,
             code=code,
-            name=title_of(code) if code is not None else "",
-            reason=reason,
-            step=end.step if end else self._report.step,
-            attempt=self._decisions.last_attempt,
-            traceback=end.traceback if end else "",
-            remedy=(leaving.remedy if leaving else "") or remedy,
-            memory_peak_bytes=peak,
-            memory_limit_bytes=limit,
-            out_of_memory=starved,
+            report=exit_report or decisions.last_exit,
+            end=decisions.end,
+            remedy=decisions.leaving.remedy if decisions.leaving else "",
+            step=self._report.step,
+            attempt=decisions.last_attempt,
+            peak_bytes=attempt.progress.memory_peak_bytes if attempt is not None else None,
         )
-        with contextlib.suppress(OSError):
-            Path(path).write_bytes(words.encode())
 
     def _remember_memory(self) -> None:
-        """Where memory grows its peak is written ahead: with cgroup v2 an out-of-memory kill takes this agent too."""
+        """Where memory grows its peak is written ahead."""
         attempt = self._attempt
         if attempt is None or self._decisions.leaving is not None or self._decisions.end is not None:
             return
-        if attempt.progress.memory_peak_bytes > 1.02 * self._peak_written_bytes:
+        if self._termination.is_outgrown(attempt.progress.memory_peak_bytes):
             self._terminal(f"attempt {attempt.record.number} runs")
-
-
-class _LogHandler(logging.Handler):
-    """The agent's own lines go where its processes' lines go."""
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__()
-        self._agent = agent
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = (self.format(record) + "\n").encode(errors="replace")
-        self._agent._pipe.write(line)
-        self._agent._logs.write(line)
-
-
-def _cpu_flags() -> str:
-    """A digest of the CPU's instruction sets: bit-identical results hold only among equal ones."""
-    import hashlib
-
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        flags = platform.processor()
-    return hashlib.sha256(flags.encode()).hexdigest()[:16]
-
-
-def main(environment: Mapping[str, str] = os.environ) -> int:
-    """Run an agent as the environment says; returns its exit code."""
-    die_with_parent()
-    try:
-        who = identity(environment)
-        path = environment.get("ORCH_CONFIG", "")
-        agent = Agent(who, TrainConfig.load(path), path, environment)
-    except OrchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
-    except (OSError, ValueError) as error:
-        print(f"error: the configuration in ORCH_CONFIG cannot be read: {error}", file=sys.stderr)
-        return ExitCode.CONFIGURATION
-    handler = _LogHandler(agent)
-    handler.setFormatter(logging.Formatter(f"worker={who.index} %(levelname)s %(message)s"))
-    level = environment.get("LOG_LEVEL", "info").upper()
-    logging.basicConfig(level=level if level in logging.getLevelNamesMapping() else "INFO", handlers=[handler])
-    for noisy in ("google", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    return agent.run()

@@ -1,5 +1,6 @@
 """How long a training process may be silent, by phase. Pure."""
 
+import math
 from collections import deque
 
 from trainer.wire.process import Phase
@@ -30,8 +31,12 @@ FACTOR = 10.0
 class Watchdog:
     """Holds what was seen of one process and says how long it may be silent now."""
 
-    def __init__(self, hang_timeout_s: float | None, *, last_save_timeout_s: float = 900.0) -> None:
-        """`hang_timeout_s`: restarts.hang_timeout, None for auto. `last_save_timeout_s`: checkpoint.last_save_timeout."""
+    def __init__(
+        self, hang_timeout_s: float | None, *, last_save_timeout_s: float = 900.0, command: bool = False
+    ) -> None:
+        """`hang_timeout_s`: restarts.hang_timeout, None for auto. `last_save_timeout_s`: checkpoint.last_save_timeout. `command`:
+        a program of the user's own, which tells no phases, may be silent for ever unless a time is given."""
+        self._command = command
         self._hang_timeout_s = hang_timeout_s
         self._last_save_s = LAST_SAVE_S + last_save_timeout_s
         self._state_bytes = 0
@@ -66,6 +71,8 @@ class Watchdog:
 
     def limit_s(self) -> float:
         """Seconds of silence after which the process counts as hung."""
+        if self._command:
+            return math.inf if self._hang_timeout_s is None else self._hang_timeout_s
         match self.phase:
             case Phase.IMPORT:
                 return IMPORT_S
