@@ -85,8 +85,9 @@ def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
 
     Raises whatever ended training; exit_codes.code_of_exception says what that means.
     """
-    from trainer.process.setup import Training, prepare
+    from trainer.process.setup import prepare
     from trainer.process.strategy import make_strategy, set_up_devices
+    from trainer.process.training import Training
 
     name_process("orch-train")
     if start.tf_config is not None:

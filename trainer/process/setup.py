@@ -1,11 +1,9 @@
 """From a job's configuration to a loop that is ready to run: task, data, model, restored state, compiled block."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import keras
@@ -14,8 +12,7 @@ import tensorflow as tf
 
 from trainer import faults
 from trainer.callbacks.hooks import Hooks, as_list
-from trainer.checkpoint import restore
-from trainer.checkpoint.made_with import KEY as MADE_WITH
+from trainer.checkpoint.made_with import MadeWith
 from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.snapshot import NotEnoughMemory, SnapshotMemory
 from trainer.checkpoint.state import TrainingState
@@ -27,7 +24,7 @@ from trainer.data.sources import BatchSource
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.export.exportable import form_of
-from trainer.export.exporter import Exporter, load_line
+from trainer.export.exporter import Exporter
 from trainer.model.adapted import Adapted
 from trainer.model.build import build_model
 from trainer.model.reach import Reached, modules_of, reach
@@ -37,82 +34,149 @@ from trainer.process.channel import Channel
 from trainer.process.collective import Collective
 from trainer.process.evaluate import Evaluator
 from trainer.process.fingerprint import check_equal, go_on_from, made_with
+from trainer.process.host_state import host_state, restore_progress, restore_state, versions
 from trainer.process.loop import Loop
 from trainer.process.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.process.saves import Saves
 from trainer.process.strategy import check_batch
 from trainer.process.tensorboard import TensorBoard
+from trainer.process.training import Training
 from trainer.program.global_batch import GlobalBatch
-from trainer.program.logs import Scores, as_numbers
 from trainer.program.mixing import check_rows
 from trainer.program.ranges import Ranges
 from trainer.program.steps import Block, choose_mode
 from trainer.rundir.attempts import CommitRef
-from trainer.rundir.commits import Commit
 from trainer.rundir.open import open_store
 from trainer.rundir.store import Store
 from trainer.task import Task, load_task
-from trainer.wire.process import Phase, Result, Start
+from trainer.wire.process import Phase, Start
 
 log = logging.getLogger(__name__)
 
-_LAST_EVENTS_S = 2.0
-"""For the events after a stop, out of the grace period."""
+
+@dataclass(frozen=True)
+class _Given:
+    """What a process was told, and where it runs."""
+
+    channel: Channel
+    start: Start
+    config: TrainConfig
+    strategy: Any
+    store: Store
+
+    @property
+    def train(self) -> TrainSection:
+        return self.config.train
+
+    @property
+    def replicas(self) -> int:
+        return int(self.strategy.num_replicas_in_sync)
+
+    @property
+    def chief(self) -> bool:
+        return self.start.index == 0
+
+    @property
+    def first_step(self) -> int:
+        restored = self.start.record.restore
+        return restored.step if restored is not None else 0
 
 
-@dataclass
-class Training:
-    """A loop, and what is to be done after it."""
+@dataclass(frozen=True)
+class _Loaded:
+    """What the task gave, and what hangs on it."""
 
-    loop: Loop
+    task: Task
+    data: TaskData
+    callbacks: list[Any]
+    model: keras.Model
+    plan: Plan
+    made: MadeWith
+    sample: Any
     exporter: Exporter | None
-    """The chief's."""
-    patience_s: float
-    """How long the export is tried while the store makes trouble."""
+    roots: dict[str, Any]
+    reached: Reached
+    own_metrics: list[keras.Metric]
+    """Those that the model does not list."""
 
-    def stop(self) -> None:
-        """After a stop, all workers call it: what is left of the chief's events, where the store takes it at once."""
-        if self.loop.tensorboard is not None:
-            self.loop.tensorboard.close(_LAST_EVENTS_S)
 
-    def finish(self) -> None:
-        """Export and report, once the loop is done. All workers call it; the chief writes."""
-        loop = self.loop
-        loop.channel.enter(Phase.EXPORT, loop.progress.step)
-        loop.saves.release_memory()
-        digest = loop.state.weights_sha256()
-        with loop.state.mean_unsynchronised():
-            if not loop.chief:
-                return
-            evaluation = loop.progress.evaluation or {"metrics": {}}
-            metrics = as_numbers(loop.progress.scores | evaluation["metrics"])
-            assert self.exporter is not None
-            exported = self.exporter.write("model", loop.progress.step, metrics, patience_s=self.patience_s)
-            self.exporter.point(exported, loop.best.publish() if loop.best is not None else None)
-            faults.reach("process.exported")
-        if loop.tensorboard is not None:
-            loop.tensorboard.close()
-        loop.channel.send(
-            Result(
-                step=loop.progress.step,
-                total_steps=loop.plan.total_steps,
-                metrics=metrics,
-                weights_sha256=digest,
-                export=exported.url,
-                load=load_line(exported),
-                reason=loop.progress.finished,
-            )
-        )
-        faults.reach("process.reported")
+@dataclass(frozen=True)
+class _Built:
+    """The program of steps, and the state that it changes."""
+
+    block: Block
+    feed: Feed
+    global_batch: GlobalBatch
+    state: TrainingState
+    adapted: Adapted
+    hooks: Hooks
 
 
 def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> Training:
     """Load, build, restore and compile. All workers do it together."""
     channel.enter(Phase.RESTORE)
-    record, train = start.record, config.train
-    replicas: int = strategy.num_replicas_in_sync
-    chief = start.index == 0
-    store = open_store(config.run_directory)
+    record = start.record
+    given = _Given(channel, start, config, strategy, open_store(config.run_directory))
+    loaded = _load(given)
+    built = _build(given, loaded)
+    early = EarlyStopping(config.train.stop_when) if config.train.stop_when else None
+    best = Best(config.export, given.store, loaded.exporter) if config.export.best else None
+    progress = Progress()
+    if record.restore is not None:
+        _restore(given, loaded, built, progress, early, best, record.restore)
+    if record.world_size > 1:
+        built.state.check_equal()
+        replicas = Replicas(strategy)
+        built.adapted.check_equal(replicas)
+        check_equal(loaded.made, loaded.data.source, loaded.data.evaluation, replicas)
+    faults.reach("process.restored")
+
+    memory = _compile(given, built, progress.step)
+    collective = Collective(strategy, record.world_size)
+    evaluator = _evaluator(given, loaded, built, collective)
+    if early is not None:
+        _check_followed("train.stop_when", early.rule.metric, evaluator)
+    if best is not None:
+        _check_followed("export.best", best.metric, evaluator)
+    faults.reach("process.compiled")
+    of_packages = versions()
+
+    def about(step: int) -> Mapping[str, Any]:
+        return {
+            "epoch": loaded.plan.calendar.epoch_of(step),
+            "examples_seen": loaded.data.examples_seen(loaded.plan.calendar, step),
+            "host_state": host_state(progress, loaded.plan, loaded.data, early, best, loaded.made),
+            "seed": config.train.seed,
+            "world_size": record.world_size,
+            "replicas": given.replicas,
+            "global_batch_size": config.train.global_batch_size,
+            "versions": of_packages,
+        }
+
+    restored_step = progress.step if record.restore else None
+    loop = Loop(
+        plan=loaded.plan,
+        pace=Pace(built.feed.capacity),
+        block=built.block,
+        evaluator=evaluator,
+        state=built.state,
+        saves=Saves(channel, built.state, memory, config.checkpoint, about, restored_step=restored_step),
+        collective=collective,
+        hooks=built.hooks,
+        early=early,
+        best=best,
+        channel=channel,
+        tensorboard=TensorBoard(given.store, record.number) if given.chief else None,
+        chief=given.chief,
+        progress=progress,
+        stop_at_nan=config.train.on_nan == "stop",
+    )
+    return Training(loop, loaded.exporter, config.checkpoint.last_save_timeout)
+
+
+def _load(given: _Given) -> _Loaded:
+    """The task, its data and its model, with every variable made and none restored."""
+    config, train, strategy = given.config, given.train, given.strategy
     assert train.task is not None
     task = load_task(train.task, train.params, config.task_root)
     data = TaskData(task, train)
@@ -120,170 +184,134 @@ def prepare(channel: Channel, start: Start, config: TrainConfig, strategy: Any) 
     callbacks = _callbacks(task, train)
     model = build_model(strategy, task, train.seed, lambda model: data.fit_to(model, train.global_batch_size))
     if not isinstance(data.source, BatchSource):
-        check_batch(train.global_batch_size, replicas)
+        check_batch(train.global_batch_size, given.replicas)
     plan = _plan(config, data.calendar(callbacks=bool(callbacks)), cut_at_epochs=bool(callbacks))
     made = made_with(config, data.source, data.evaluation, model.optimizer)
     sample = data.source.sample(1)
     exporter = None
-    if chief:
+    if given.chief:
         inputs = keras.utils.unpack_x_y_sample_weight(sample)[0]
-        exporter = Exporter(model, store, record.number, form_of(model), config, inputs)
+        exporter = Exporter(model, given.store, given.start.record.number, form_of(model), config, inputs)
     roots = {"task": task, "model": model, "callbacks": callbacks, **modules_of(task, config.task_root)}
     reached = reach(roots)
     own_metrics = [metric for metric in reached.metrics if not _listed(metric, model)]
-    global_batch = GlobalBatch(strategy, same_masks=train.replica_masks == "same")
-    first_step = record.restore.step if record.restore is not None else 0
-    if replicas > 1 and not record.restarts:
-        with channel.within(Phase.COMPILE):
-            check_rows(strategy, replicas, task, model, data.source, train.global_batch_size, reached)
+    return _Loaded(task, data, callbacks, model, plan, made, sample, exporter, roots, reached, own_metrics)
 
-    mode = choose_mode(train.compile, model, sample, replicas, tpu=config.tpu)
+
+def _build(given: _Given, loaded: _Loaded) -> _Built:
+    """The block of steps, its feed, and all that training changes."""
+    task, model, plan, reached = loaded.task, loaded.model, loaded.plan, loaded.reached
+    global_batch = GlobalBatch(given.strategy, same_masks=given.train.replica_masks == "same")
+    if given.replicas > 1 and not given.start.record.restarts:
+        with given.channel.within(Phase.COMPILE):
+            size = given.train.global_batch_size
+            check_rows(given.strategy, given.replicas, task, model, loaded.data.source, size, reached)
+
+    mode = choose_mode(given.train.compile, model, loaded.sample, given.replicas, tpu=given.config.tpu)
     feed = make_feed(
-        strategy,
-        data.source,
+        given.strategy,
+        loaded.data.source,
         calendar=plan.calendar,
-        seed=train.seed,
-        first_step=first_step,
-        waits=lambda: channel.within(Phase.DATA),
+        seed=given.train.seed,
+        first_step=given.first_step,
+        waits=lambda: given.channel.within(Phase.DATA),
     )
-    if feed.shapes_vary and mode == "xla" and train.compile == "auto":
+    if feed.shapes_vary and mode == "xla" and given.train.compile == "auto":
         mode = "graph"  # XLA would compile anew for every shape
-    begins = _begins(plan.calendar, feed, callbacks=bool(callbacks))
-    ranges = Ranges(strategy, global_batch, "the training batch of step")
     block = Block(
-        strategy,
+        given.strategy,
         task,
         model,
         feed,
         mode,
         global_batch,
-        ranges,
-        begins,
-        own_metrics,
-        compiling=lambda: channel.within(Phase.COMPILE),
+        Ranges(given.strategy, global_batch, "the training batch of step"),
+        _begins(plan.calendar, feed, callbacks=bool(loaded.callbacks)),
+        loaded.own_metrics,
+        compiling=lambda: given.channel.within(Phase.COMPILE),
     )
     if unbuilt := [optimizer for optimizer in reached.optimizers if not optimizer.built]:
-        block.build_optimizers(first_step, unbuilt)
-        reached = reach(roots)
-    block.learn(first_step)
+        block.build_optimizers(given.first_step, unbuilt)
+        reached = reach(loaded.roots)
+    block.learn(given.first_step)
     adapted = Adapted(reached.adapted, model)
-    state = _state(strategy, model, reached, block, blobs=lambda: hooks.state() | adapted.state())
+    state = _state(given.strategy, model, reached, block, blobs=lambda: hooks.state() | adapted.state())
     hooks = Hooks(
-        callbacks,
+        loaded.callbacks,
         model,
         plan.calendar,
         plan.total_steps,
-        during=lambda: channel.within(Phase.CALLBACK),
-        chief=chief,
-        run=config.run_directory,
+        during=lambda: given.channel.within(Phase.CALLBACK),
+        chief=given.chief,
+        run=given.config.run_directory,
         variables=list(reached.variables.values()),
         keeping=state.kept,
         as_exported=state.mean_unsynchronised,
     )
-    early = EarlyStopping(train.stop_when) if train.stop_when else None
-    best = Best(config.export, store, exporter) if config.export.best else None
-    progress = Progress()
-    if record.restore is not None:
-        channel.restoring(state.size_bytes)
-        commit = _restore_state(state, store, record.restore, config, data)
-        adapted.restore(state.restored_blobs)
-        hooks.restore(state.restored_blobs)
-        if best is not None:
-            best.restore(commit.host_state.get(BEST))
-        go_on_from(commit, model.optimizer, made, tell=chief)
-        _restore_progress(progress, early, commit.step, commit.host_state, plan.total_steps)
-    if record.world_size > 1:
-        state.check_equal()
-        replicas_of_all = Replicas(strategy)
-        adapted.check_equal(replicas_of_all)
-        check_equal(made, data.source, data.evaluation, replicas_of_all)
-    faults.reach("process.restored")
+    return _Built(block, feed, global_batch, state, adapted, hooks)
 
-    channel.enter(Phase.COMPILE, progress.step)
-    memory = SnapshotMemory(start.memory_fd) if start.memory_fd is not None else None
+
+def _restore(
+    given: _Given,
+    loaded: _Loaded,
+    built: _Built,
+    progress: Progress,
+    early: EarlyStopping | None,
+    best: Best | None,
+    ref: CommitRef,
+) -> None:
+    given.channel.restoring(built.state.size_bytes)
+    commit = restore_state(built.state, given.store, ref, given.config, loaded.data)
+    built.adapted.restore(built.state.restored_blobs)
+    built.hooks.restore(built.state.restored_blobs)
+    if best is not None:
+        best.restore(commit.host_state.get(BEST))
+    go_on_from(commit, loaded.model.optimizer, loaded.made, tell=given.chief)
+    restore_progress(progress, early, commit.step, commit.host_state, loaded.plan.total_steps)
+
+
+def _compile(given: _Given, built: _Built, step: int) -> SnapshotMemory | None:
+    """The block's program; before that room for the snapshots, where this worker makes them."""
+    block, fd = built.block, given.start.memory_fd
+    given.channel.enter(Phase.COMPILE, step)
+    memory = SnapshotMemory(fd) if fd is not None else None
     if memory is not None:
-        _reserve(memory, state.size_bytes, again=record.restarts > 0)
+        _reserve(memory, built.state.size_bytes, again=given.start.record.restarts > 0)
     began = time.monotonic()
-    block.compile(progress.step)
+    block.compile(step)
     log.info(
         "compiled mode=%s seconds=%.2f replicas=%d steps_of_a_block_max=%d",
         block.mode,
         time.monotonic() - began,
-        replicas,
-        feed.capacity,
+        given.replicas,
+        built.feed.capacity,
     )
-    for variable in state.without(block.variables()):
+    for variable in built.state.without(block.variables()):
         log.warning(
             "%s %s is used by the step, but nothing leads to it from the task, the model or your modules' globals: no "
             "checkpoint holds it; make it an attribute of the task",
             variable.name,
             tuple(variable.shape),
         )
-    collective = Collective(strategy, record.world_size)
-    evaluator = None
-    if data.evaluation is not None:
-        evaluator = Evaluator(
-            task,
-            model,
-            data.evaluation,
-            collective,
-            strategy,
-            global_batch,
-            batch_size=train.evaluate.batch_size or train.global_batch_size,
-            mode=block.mode,
-            metrics=own_metrics,
-        )
-        evaluator.compile()
-    if early is not None:
-        _check_followed("train.stop_when", early.rule.metric, evaluator)
-    if best is not None:
-        _check_followed("export.best", best.metric, evaluator)
-    faults.reach("process.compiled")
-    versions = _versions()
+    return memory
 
-    def about(step: int) -> Mapping[str, Any]:
-        return {
-            "epoch": plan.calendar.epoch_of(step),
-            "examples_seen": data.examples_seen(plan.calendar, step),
-            "host_state": {
-                "order": data.order(),
-                "evaluation": progress.evaluation
-                and {"step": progress.evaluation["step"], "metrics": _written(progress.evaluation["metrics"])},
-                "early_stopping": early.state() if early else None,
-                "finished": {"reason": progress.finished, "total_steps": plan.total_steps}
-                if progress.finished
-                else None,
-                "scores": _written(progress.scores),
-                BEST: best.state() if best is not None else None,
-                MADE_WITH: made.model_dump(mode="json"),
-            },
-            "seed": train.seed,
-            "world_size": record.world_size,
-            "replicas": replicas,
-            "global_batch_size": train.global_batch_size,
-            "versions": versions,
-        }
 
-    loop = Loop(
-        plan=plan,
-        pace=Pace(feed.capacity),
-        block=block,
-        evaluator=evaluator,
-        state=state,
-        saves=Saves(
-            channel, state, memory, config.checkpoint, about, restored_step=progress.step if record.restore else None
-        ),
-        collective=collective,
-        hooks=hooks,
-        early=early,
-        best=best,
-        channel=channel,
-        tensorboard=TensorBoard(store, record.number) if chief else None,
-        chief=chief,
-        progress=progress,
-        stop_at_nan=train.on_nan == "stop",
+def _evaluator(given: _Given, loaded: _Loaded, built: _Built, collective: Collective) -> Evaluator | None:
+    if loaded.data.evaluation is None:
+        return None
+    evaluator = Evaluator(
+        loaded.task,
+        loaded.model,
+        loaded.data.evaluation,
+        collective,
+        given.strategy,
+        built.global_batch,
+        batch_size=given.train.evaluate.batch_size or given.train.global_batch_size,
+        mode=built.block.mode,
+        metrics=loaded.own_metrics,
     )
-    return Training(loop, exporter, config.checkpoint.last_save_timeout)
+    evaluator.compile()
+    return evaluator
 
 
 def _callbacks(task: Task, train: TrainSection) -> list[Any]:
@@ -309,57 +337,6 @@ def _plan(config: TrainConfig, calendar: Calendar, *, cut_at_epochs: bool) -> Pl
     total = total_steps(calendar, train.steps, train.epochs)
     assert total is not None
     return Plan(total, calendar, train.evaluate.every, config.checkpoint.every_steps, cut_at_epochs)
-
-
-def _check_same_order(commit: Commit, config: TrainConfig, data: TaskData) -> None:
-    data.check_order(commit.host_state.get("order"))
-    for name, now in (("global_batch_size", config.train.global_batch_size), ("seed", config.train.seed)):
-        then = getattr(commit, name)
-        if then != now and not (name == "global_batch_size" and data.order()["batched"]):
-            raise ConfigError(
-                f"the checkpoint {commit.ref.name} was made with train.{name} {then}, and the job file says {now}: the "
-                "order of the data would break off",
-                remedy=f"Set train.{name} to {then}, or start from nothing (--fresh, or another run.directory).",
-            )
-
-
-def _restore_state(state: TrainingState, store: Store, ref: CommitRef, config: TrainConfig, data: TaskData) -> Commit:
-    """Load, verify and assign. What was read is let go before this returns: a save needs the room."""
-    began = time.monotonic()
-    restored = restore.load(store, ref)
-    _check_same_order(restored.commit, config, data)
-    state.assign(restored)
-    log.info(
-        "restored commit=%s size_mb=%.1f seconds=%.2f",
-        ref.name,
-        restored.commit.size_bytes / 1e6,
-        time.monotonic() - began,
-    )
-    return restored.commit
-
-
-def _restore_progress(
-    progress: Progress, early: EarlyStopping | None, step: int, host_state: Mapping[str, Any], total: int
-) -> None:
-    progress.step = step
-    evaluation = host_state.get("evaluation")
-    if evaluation:
-        progress.evaluation = {"step": int(evaluation["step"]), "metrics": _read(evaluation["metrics"])}
-    progress.scores = _read(host_state.get("scores") or {})
-    finished = host_state.get("finished")
-    if early is not None:
-        early.restore(host_state.get("early_stopping"))
-    # Asked for another length, a job that had ended early goes on.
-    if finished and finished["total_steps"] == total:
-        progress.finished = finished["reason"]
-
-
-def _written(scores: Scores) -> dict[str, Any]:
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in scores.items()}
-
-
-def _read(scores: Mapping[str, Any]) -> Scores:
-    return {name: np.array(value) if isinstance(value, list) else float(value) for name, value in scores.items()}
 
 
 def _listed(metric: keras.Metric, model: keras.Model) -> bool:
@@ -417,17 +394,3 @@ def _check_followed(field: str, metric: str, evaluator: Evaluator | None) -> Non
             f"{field} follows {metric}, which the evaluation does not give",
             remedy=f"It gives {', '.join(names)}.",
         )
-
-
-def _versions() -> dict[str, str]:
-    try:
-        ours = metadata.version("orch")
-    except metadata.PackageNotFoundError:
-        ours = "unknown"
-    return {
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "python": sys.version.split()[0],
-        "orch": ours,
-    }
