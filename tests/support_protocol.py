@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from trainer.agent.attempt import WRITER_S
-from trainer.agent.decide import AskWhoTookOver, Begin, Decisions, Kill, LimitWriter, Order, Stop
+from trainer.agent.decide import AskToStop, AskWhoTookOver, Begin, Decisions, Kill, LimitWriter, Order
 from trainer.agent.link import END_CHECK_S, from_records
 from trainer.checkpoint import restore
 from trainer.checkpoint.writer import Writer
@@ -400,7 +400,7 @@ class Pod:
             match order:
                 case Begin(record=record):
                     self._begin(record)
-                case Stop():
+                case AskToStop():
                     self.begin_save("stop")
                     self.exit(ExitCode.STOPPED)
                 case Kill():
@@ -429,7 +429,7 @@ class Pod:
             self._writer._opened = self.world.stepped
 
     def sigterm(self) -> None:
-        """Stop in order: with a save, where a process trains."""
+        """AskToStop in order: with a save, where a process trains."""
         self.decisions.sigterm(self.world.now)
         self.advance()
 

@@ -19,7 +19,7 @@ from trainer.agent.link import CoordinatorClient, Link
 from trainer.agent.output import LossyPipe, LossyQueue, Segments
 from trainer.agent.server import AgentServer
 from trainer.agent.watchdog import Watchdog
-from trainer.agent.writers import Writing
+from trainer.agent.writers import Writers
 from trainer.cluster import identity, tf_config
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode, code_of_exception, code_of_status, title_of
@@ -179,7 +179,7 @@ def test_a_save_for_which_no_writer_can_be_started_has_failed(tmp_path: Path, mo
         run_directory=str(tmp_path), attempt=1, nonce="n", keep=1, shard_size_bytes=1, memory_fd=memory,
         last_save_timeout_s=10.0,
     )  # fmt: skip
-    writing = Writing(start, os.environ)
+    writing = Writers(start, os.environ)
     try:
         writing.save(Snapshot(step=7, why="last", tensors=[], size_bytes=0, epoch=0, examples_seen=0), 0.0)
         writing.child.kill_group()
@@ -198,7 +198,7 @@ def test_a_save_for_which_no_writer_can_be_started_has_failed(tmp_path: Path, mo
 def test_writers_that_die_idle_are_replaced_ever_more_slowly_and_at_once_when_there_is_a_save(tmp_path: Path) -> None:
     memory = os.memfd_create("test")
     start = WriterStart(run_directory=str(tmp_path), attempt=1, nonce="n", keep=1, shard_size_bytes=1, memory_fd=memory)
-    writing = Writing(start, os.environ)
+    writing = Writers(start, os.environ)
 
     def dies() -> None:
         writing.child.kill_group()

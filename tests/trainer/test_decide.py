@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from trainer.agent.decide import DONE_S, HOLD_S, Begin, Decisions, Kill, Leaving, LimitWriter, SayStopping, Stop
+from trainer.agent.decide import DONE_S, HOLD_S, AskToStop, Begin, Decisions, Kill, Leaving, LimitWriter, SayStopping
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch
 from trainer.wire.coordinator import Directive, ExitReport
@@ -56,11 +56,11 @@ def test_who_is_to_leave_begins_nothing() -> None:
 def test_sigterm_asks_for_a_save_and_kills_when_the_grace_period_is_almost_over() -> None:
     decisions = running()
     decisions.sigterm(10.0)
-    assert decisions.due(10.0, runs=True, process_ended=False) == [SayStopping(30.0), Stop()]
+    assert decisions.due(10.0, runs=True, process_ended=False) == [SayStopping(30.0), AskToStop()]
     assert decisions.obey(told("end"), 11.0, runs=True) == [], "it ends by itself, with its save"
-    assert decisions.due(20.0, runs=True, process_ended=False) == [Stop()]
-    assert decisions.due(20.0, runs=True, process_ended=True) == [Stop(), LimitWriter(39.0)]
-    assert decisions.due(38.5, runs=True, process_ended=False) == [Stop(), Kill(), LimitWriter(39.0)]
+    assert decisions.due(20.0, runs=True, process_ended=False) == [AskToStop()]
+    assert decisions.due(20.0, runs=True, process_ended=True) == [AskToStop(), LimitWriter(39.0)]
+    assert decisions.due(38.5, runs=True, process_ended=False) == [AskToStop(), Kill(), LimitWriter(39.0)]
     assert decisions.state(runs=False) == "leaving"
 
 

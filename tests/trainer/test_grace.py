@@ -1,6 +1,6 @@
 """What a preempted worker can expect of its grace period, by what was measured."""
 
-from trainer.agent.grace import Pace, at_sigterm, fits, reserve_s, when_left
+from trainer.agent.grace import StopPace, at_sigterm, fits, reserve_s, when_left
 from trainer.agent.ports import PORTS, free_port
 from trainer.agent.watchdog import Watchdog
 from trainer.wire.process import Phase
@@ -9,19 +9,21 @@ from trainer.wire.process import Phase
 def test_a_block_and_a_save_must_fit_into_what_the_agent_does_not_need_itself() -> None:
     assert reserve_s(60) == 2
     assert reserve_s(4) == 1
-    assert fits(15, Pace(block_s=1.0, save_s=12.0, committed=80))
-    assert not fits(15, Pace(block_s=1.5, save_s=12.0, committed=80))
-    assert fits(15, Pace(block_s=1.0, save_s=None, committed=None)), (
+    assert fits(15, StopPace(block_s=1.0, save_s=12.0, committed=80))
+    assert not fits(15, StopPace(block_s=1.5, save_s=12.0, committed=80))
+    assert fits(15, StopPace(block_s=1.0, save_s=None, committed=None)), (
         "a save that was never made is not known to be long"
     )
 
 
 def test_the_words_at_sigterm_hold_what_was_measured_and_what_stands_otherwise() -> None:
     assert at_sigterm(20, 20, None) == "SIGTERM: stopping within 20 s"
-    enough = at_sigterm(20, 20, Pace(0.7, 0.4, 80))
+    enough = at_sigterm(20, 20, StopPace(0.7, 0.4, 80))
     assert enough == "SIGTERM: stopping within 20 s; a block takes up to 0.7 s, the last save took 0.4 s"
-    assert at_sigterm(3, 3, Pace(0.7, 9.0, 80)).endswith("it may not suffice, and then the commit of step 80 stands")
-    assert at_sigterm(3, 3, Pace(5.0, None, None)).endswith("nothing is committed yet")
+    assert at_sigterm(3, 3, StopPace(0.7, 9.0, 80)).endswith(
+        "it may not suffice, and then the commit of step 80 stands"
+    )
+    assert at_sigterm(3, 3, StopPace(5.0, None, None)).endswith("nothing is committed yet")
 
 
 def test_the_words_at_the_end_tell_what_was_left() -> None:

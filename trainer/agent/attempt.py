@@ -14,15 +14,15 @@ from collections.abc import Callable, Mapping
 from trainer import memory
 from trainer.agent import exits, grace
 from trainer.agent.child import Child
-from trainer.agent.progress import Progress
+from trainer.agent.progress import AttemptProgress
 from trainer.agent.spare import Prepared
 from trainer.agent.stacks import dump_stacks
 from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import Watchdog
-from trainer.agent.writers import Writing
+from trainer.agent.writers import Writers
 from trainer.cluster import tf_config
 from trainer.config import TrainConfig
-from trainer.coordinator.verdict import SILENT_S
+from trainer.coordinator.verdict import HUNG_S
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, Wire
@@ -76,7 +76,7 @@ class Attempt:
             OSError: no process can be started now: no memory, no file, no space in the temporary folder.
         """
         self.record = record
-        self.progress = Progress(step=record.restore.step if record.restore else 0, phase_since_s=now)
+        self.progress = AttemptProgress(step=record.restore.step if record.restore else 0, phase_since_s=now)
         self._config = config
         self._index = index
         self._on_record = on_record
@@ -95,7 +95,7 @@ class Attempt:
             last_save_timeout_s=config.checkpoint.last_save_timeout,
             command=config.train.command is not None,
         )
-        self.writing: Writing | None = None
+        self.writing: Writers | None = None
         self._closing = contextlib.ExitStack()
         try:
             self.process = self._start(config_path, environment, spare)
@@ -118,7 +118,7 @@ class Attempt:
                 memory_fd=prepared.memory_fd,
                 last_save_timeout_s=self._config.checkpoint.last_save_timeout,
             )
-            self.writing = Writing(start, {**environment, "TMPDIR": prepared.scratch.name})
+            self.writing = Writers(start, {**environment, "TMPDIR": prepared.scratch.name})
             self._closing.callback(self.writing.close)
         prepared.child.send(
             Start(
@@ -235,11 +235,11 @@ class Attempt:
                 log.warning("a message of the writer makes no sense: %r", line[:200])
 
     @property
-    def pace(self) -> grace.Pace:
+    def pace(self) -> grace.StopPace:
         """What an orderly end would take, as far as it was measured."""
         commit = self.progress.last_commit
         step = commit.step if commit else None
-        return grace.Pace(self._watchdog.longest_block_s, self.progress.save_s, step)
+        return grace.StopPace(self._watchdog.longest_block_s, self.progress.save_s, step)
 
     def _compare_with_grace(self) -> None:
         """Say once when a save takes longer than a preempted worker is given."""
@@ -279,9 +279,7 @@ class Attempt:
             return
         self._killed_silent_s = now - self._since
         silent = (
-            self.progress.phase is Phase.TRAIN
-            and self._killed_silent_s > SILENT_S
-            and self._config.train.command is None
+            self.progress.phase is Phase.TRAIN and self._killed_silent_s > HUNG_S and self._config.train.command is None
         )
         if silent and self._kill_at is None and not self._asked and self.process.stopped_s(now) == 0:
             dump_stacks(self.children)

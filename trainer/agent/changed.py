@@ -20,7 +20,7 @@ from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 120.0
+TASK_LOOK_S = 120.0
 """How long the task's data is waited for; then it counts as unchanged."""
 
 
@@ -76,7 +76,7 @@ def _look(config_path: str, environment: Mapping[str, str]) -> MadeWith | None:
             env=own,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=LOOK_S,
+            timeout=TASK_LOOK_S,
             check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:

@@ -35,7 +35,7 @@ class SayStopping:
 
 
 @dataclass(frozen=True)
-class Stop:
+class AskToStop:
     """Ask the process for an orderly end with a save. Once asked, it stays so."""
 
 
@@ -56,7 +56,7 @@ class AskWhoTookOver:
     """The coordinator of this agent is to look for a record by another one."""
 
 
-Order = Begin | SayStopping | Stop | Kill | LimitWriter | AskWhoTookOver
+Order = Begin | SayStopping | AskToStop | Kill | LimitWriter | AskWhoTookOver
 
 
 class Leaving(NamedTuple):
@@ -130,7 +130,7 @@ class Decisions:
             orders.append(SayStopping(until_s - now))
         if not runs:
             return orders
-        orders.append(Stop())
+        orders.append(AskToStop())
         reserve = reserve_s(self._grace_s)
         late = now > until_s - reserve
         orders += [Kill()] if late else []

@@ -9,7 +9,7 @@ def reserve_s(grace_s: float) -> float:
 
 
 @dataclass(frozen=True)
-class Pace:
+class StopPace:
     """What was measured in this attempt."""
 
     block_s: float
@@ -28,12 +28,12 @@ class Pace:
         return ", ".join(parts)
 
 
-def fits(grace_s: float, pace: Pace) -> bool:
+def fits(grace_s: float, pace: StopPace) -> bool:
     """Whether a block and a save end within the grace period, as far as is known. An evaluation is cut short."""
     return pace.block_s + (pace.save_s or 0.0) <= grace_s - reserve_s(grace_s)
 
 
-def at_sigterm(left_s: float, grace_s: float, pace: Pace | None) -> str:
+def at_sigterm(left_s: float, grace_s: float, pace: StopPace | None) -> str:
     """What to expect. `pace`: None where no attempt runs."""
     begin = f"SIGTERM: stopping within {left_s:.0f} s"
     if pace is None:

@@ -17,6 +17,7 @@ from trainer.agent.bucket_notes import say_in_the_background
 from trainer.agent.changed import since_the_end
 from trainer.agent.decide import (
     BY_SIGTERM,
+    AskToStop,
     AskWhoTookOver,
     Begin,
     Decisions,
@@ -25,7 +26,6 @@ from trainer.agent.decide import (
     LimitWriter,
     Order,
     SayStopping,
-    Stop,
 )
 from trainer.agent.events import Events
 from trainer.agent.job import job_of
@@ -36,7 +36,7 @@ from trainer.agent.report import TerminationMessage, prometheus
 from trainer.agent.run_files import RunFiles
 from trainer.agent.server import AgentServer
 from trainer.agent.spare import Spare
-from trainer.agent.summary import Summary
+from trainer.agent.summary import SummaryLines
 from trainer.cluster import Identity
 from trainer.config import TrainConfig
 from trainer.coordinator.driver import Duty
@@ -56,7 +56,7 @@ TICK_S = 0.2
 _LOG_ONLY = LOG_ONLY.encode()
 STOOD_STILL_S = 3.0
 """An agent that did not look for so long was paused with its machine."""
-STORE_S = 15.0
+COORDINATOR_STORE_S = 15.0
 """How long a call of the coordinator or the link tries: whoever waits for the store is to know soon."""
 FLUSH_S = 5.0
 TELL_S = 5.0
@@ -79,7 +79,7 @@ class Agent:
         self._decisions = Decisions(config.grace_s)
         self._port = free_port(identity.address, identity.index, config.workers)
         self._waiting_reason = ""
-        self._summary = Summary(time.monotonic())
+        self._summary = SummaryLines(time.monotonic())
         self._waiting_told_at = 0.0
         self._memory_limit_bytes = config.memory_limit_bytes or limit_of_cgroup()
         self._termination = TerminationMessage(environment.get("ORCH_TERMINATION_LOG", ""), self._memory_limit_bytes)
@@ -91,7 +91,7 @@ class Agent:
         self._spare = Spare(config, config_path, identity.index, self._of_processes, self._memory_limit_bytes)
         self._report = self._make_report(time.monotonic())
         self._pipe = LossyPipe(1)
-        self._records = open_store(config.run_directory, timeout_s=STORE_S)
+        self._records = open_store(config.run_directory, timeout_s=COORDINATOR_STORE_S)
         self._files = RunFiles(
             open_store(config.run_directory),
             identity.index,
@@ -248,7 +248,7 @@ class Agent:
                 case SayStopping(left_s=left_s):
                     log.info(grace.at_sigterm(left_s, self._config.grace_s, attempt.pace if attempt else None))
                     self._terminal("stopping after SIGTERM")
-                case Stop() if attempt is not None:
+                case AskToStop() if attempt is not None:
                     attempt.stop(BY_SIGTERM, now)
                 case Kill() if attempt is not None:
                     attempt.kill(now)

@@ -10,7 +10,7 @@ from trainer.wire.writer import Saved, SaveFailed, SaveTrouble, Snapshot
 
 
 @dataclass
-class Progress:
+class AttemptProgress:
     """As of the last message."""
 
     step: int = 0

@@ -13,7 +13,7 @@ UNREACHED_S = 5.0
 """A name answers about a second late; whoever does not reach worker 0 for longer says so, and why."""
 
 
-class Summary:
+class SummaryLines:
     """A line a minute, and one at once where worker 0 is not reached."""
 
     def __init__(self, now: float) -> None:

@@ -13,7 +13,7 @@ RESTORE_S = 1800.0
 """The task loads its data first; and a store that does not answer is asked for 10 min (checkpoint/restore.py)."""
 RESTORE_BYTES_PER_S = 50e6
 FIRST_EVALUATION_S = 1800.0
-WRITER_S = 60.0
+WRITER_ANSWER_S = 60.0
 """A writer that does not answer in time is replaced first: its process must not be taken for the one that hangs."""
 LAST_SAVE_S = 60.0
 """On top of checkpoint.last_save_timeout, in which the writer ends the save or gives it up."""
@@ -89,10 +89,10 @@ class Watchdog:
             case Phase.SAVE if not self._waits:
                 return self._of_training_s() + self._state_bytes / RESTORE_BYTES_PER_S
             case Phase.SAVE:
-                return WRITER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
+                return WRITER_ANSWER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.EXPORT:
                 # The other workers are here already while the chief still waits for its last save.
-                return EXPORT_S + WRITER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
+                return EXPORT_S + WRITER_ANSWER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.TRAIN:
                 return self._of_training_s()
             case Phase.DATA | Phase.CALLBACK:

@@ -15,7 +15,7 @@ from trainer.wire.writer import LastSave, SaveFailed, SaveTrouble, Snapshot, Wri
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 0.5
+WRITER_AGAIN_S = 0.5
 AGAIN_MAX_S = 30.0
 """Between a writer's end and the next one: twice as long after each, until one has saved something."""
 NO_WRITER_S = 5.0
@@ -24,7 +24,7 @@ WRITERS_MAX = 3
 """So many may die over one save; then it has failed, and the next one gets another."""
 
 
-class Writing:
+class Writers:
     """Starts writers, one after the other, until the last save is done or given up."""
 
     def __init__(self, start: WriterStart, environment: Mapping[str, str]) -> None:
@@ -37,7 +37,7 @@ class Writing:
         self._again_at: float | None = None
         self._silent_at = 0.0
         self._writers_of_save = 0
-        self._pause_s = AGAIN_S
+        self._pause_s = WRITER_AGAIN_S
         self._killed: Child | None = None
         self.child = self._begin()
 
@@ -51,7 +51,7 @@ class Writing:
         self._in_flight = snapshot
         self._writers_of_save = 1
         if self._again_at is not None:
-            self._again_at = min(self._again_at, now + AGAIN_S)
+            self._again_at = min(self._again_at, now + WRITER_AGAIN_S)
         self._write(snapshot, now)
 
     def _write(self, snapshot: Snapshot, now: float) -> None:
@@ -63,7 +63,7 @@ class Writing:
     def answered(self) -> None:
         """The writer told what became of the save in flight."""
         self._in_flight = None
-        self._pause_s = AGAIN_S
+        self._pause_s = WRITER_AGAIN_S
 
     def finish(self, until: float) -> None:
         """No snapshot follows: the writer ends once the one in flight is saved, at `until` at the latest."""

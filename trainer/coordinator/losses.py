@@ -14,7 +14,7 @@ from trainer.wire.coordinator import AgentReport, ExitReport
 from trainer.wire.process import Phase, Result
 
 REPLACED = "was replaced: its agent or pod had ended"
-RENDEZVOUS_S = 60.0
+PEERS_WAIT_S = 60.0
 """How long the strategy may wait for peers after the last member started."""
 
 
@@ -70,11 +70,11 @@ class Losses:
         if self._all_running_s is None:
             self._all_running_s = now
         waiting = sorted(report.index for report in running if report.phase is Phase.RENDEZVOUS)
-        long = all(report.phase_s > RENDEZVOUS_S for report in running if report.index in waiting)
-        if waiting and long and now - self._all_running_s > RENDEZVOUS_S:
+        long = all(report.phase_s > PEERS_WAIT_S for report in running if report.index in waiting)
+        if waiting and long and now - self._all_running_s > PEERS_WAIT_S:
             missing = sorted(report.index for report in running if report.index not in waiting)
             who = f"worker {missing[0]} is missing" if missing else "no worker reached the others"
-            self.lost((missing or waiting)[0], now, f"did not meet its peers within {RENDEZVOUS_S:.0f} s ({who})")
+            self.lost((missing or waiting)[0], now, f"did not meet its peers within {PEERS_WAIT_S:.0f} s ({who})")
 
     def in_all(
         self, known: KnownRecords, attempt: AttemptRecord, replaced_s: float | None, memory_limit: int | None

@@ -37,7 +37,7 @@ class Stage(Enum):
     OVER = "over"
 
 
-class Event(Enum):
+class Move(Enum):
     """What moves it."""
 
     ALL_IDLE = "all workers are idle, and the pause before the next attempt is over"
@@ -50,13 +50,13 @@ class Event(Enum):
     ENDED = "an end that holds for this launch is on record"
 
 
-_BY_OTHERS = {Event.OVERTAKEN: Stage.GATHER, Event.ENDED: Stage.OVER}
+_BY_OTHERS = {Move.OVERTAKEN: Stage.GATHER, Move.ENDED: Stage.OVER}
 
-TRANSITIONS: Mapping[Stage, Mapping[Event, Stage]] = {
-    Stage.GATHER: {Event.ALL_IDLE: Stage.LIST, Event.DONE: Stage.RECORD, Event.GIVEN_UP: Stage.RECORD, **_BY_OTHERS},
-    Stage.LIST: {Event.PLANNED: Stage.RECORD, Event.GIVEN_UP: Stage.RECORD, **_BY_OTHERS},
-    Stage.RECORD: {Event.WRITTEN: Stage.RUN, **_BY_OTHERS},
-    Stage.RUN: {Event.LOST: Stage.GATHER, Event.DONE: Stage.RECORD, **_BY_OTHERS},
+TRANSITIONS: Mapping[Stage, Mapping[Move, Stage]] = {
+    Stage.GATHER: {Move.ALL_IDLE: Stage.LIST, Move.DONE: Stage.RECORD, Move.GIVEN_UP: Stage.RECORD, **_BY_OTHERS},
+    Stage.LIST: {Move.PLANNED: Stage.RECORD, Move.GIVEN_UP: Stage.RECORD, **_BY_OTHERS},
+    Stage.RECORD: {Move.WRITTEN: Stage.RUN, **_BY_OTHERS},
+    Stage.RUN: {Move.LOST: Stage.GATHER, Move.DONE: Stage.RECORD, **_BY_OTHERS},
     Stage.OVER: {},
 }
 """Every change of stage is one of these; what is not here raises KeyError."""
@@ -111,7 +111,7 @@ class Coordinator:
         """The newest attempt in the records."""
         return self._known.attempt
 
-    def _go(self, event: Event, now: float) -> None:
+    def _go(self, event: Move, now: float) -> None:
         self.stage = TRANSITIONS[self.stage][event]
         if self.stage is not Stage.OVER:
             self._stage_since_s = now
@@ -206,7 +206,7 @@ class Coordinator:
         self._running = record.number
         self._losses = Losses()
         self._previous = None
-        self._go(Event.WRITTEN, now)
+        self._go(Move.WRITTEN, now)
         # A member lost while the record was written ends the new attempt at once.
         named = {member.index: member.uid for member in record.members}
         for report in [seen.report for seen in self._roster]:
@@ -253,14 +253,14 @@ class Coordinator:
         if outcome is None:
             self._losses = Losses()
             self._previous = self._running = None
-            self._go(Event.OVERTAKEN, now)
+            self._go(Move.OVERTAKEN, now)
             outcome = of_all_that_are_there(self.job, self._known, self._changed)
         self._settle(outcome, now)
 
     def _settle(self, outcome: Outcome, now: float) -> None:
         if isinstance(outcome, EndRecord):
             self.end = outcome
-            self._go(Event.ENDED, now)
+            self._go(Move.ENDED, now)
         elif outcome is not None:
             self.leave = outcome
 
@@ -274,7 +274,7 @@ class Coordinator:
             if done:
                 self._conclude(now)
             elif not self._losses.all_well:
-                self._go(Event.LOST, now)
+                self._go(Move.LOST, now)
         if self.stage is Stage.GATHER:
             # Done all the same: what was heard late. Unless somebody failed for good, which beats all.
             if done and not self._losses.final:
@@ -297,7 +297,7 @@ class Coordinator:
             return
         wait_s = backoff_s([*self._known.earlier_ends(), *([self._previous] if self._previous else [])])
         if now - self._stage_since_s >= wait_s:
-            self._go(Event.ALL_IDLE, now)
+            self._go(Move.ALL_IDLE, now)
 
     def _why_it_ended(self) -> AttemptEnd | None:
         """The end of the newest attempt, if one ran since the last record; None before the first and after an end."""
@@ -332,14 +332,14 @@ class Coordinator:
             return
         workers = self._roster.reports
         self._pending = next_attempt(self.job, self._known, workers, restore, bad, used, previous)
-        self._go(Event.PLANNED, now)
+        self._go(Move.PLANNED, now)
 
     def _conclude(self, now: float) -> None:
         chief = self._roster.reports[0]
         self._pending = success(
             self.job, self._known, chief, self._losses.result, bad=self._bad(), previous=self._previous
         )
-        self._go(Event.DONE, now)
+        self._go(Move.DONE, now)
 
     def _give_up(self, code: int, reason: str, now: float) -> None:
         culprit = self._previous.worker if self._previous else None
@@ -354,7 +354,7 @@ class Coordinator:
             bad=self._bad(),
             previous=self._previous,
         )
-        self._go(Event.GIVEN_UP, now)
+        self._go(Move.GIVEN_UP, now)
 
     def _bad(self) -> list[str]:
         reported = [seen.report.last_exit for seen in self._roster]

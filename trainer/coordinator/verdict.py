@@ -14,7 +14,7 @@ from trainer.wire.coordinator import ExitReport
 
 CRASH_LOOP_ATTEMPTS = 3
 TOLD_TO_LEAVE = "was told to leave (SIGTERM)"
-SILENT_S = 5.0
+HUNG_S = 5.0
 """A process that its agent had to kill counts as hung when its last block ended longer ago than this."""
 BACKOFF_ATTEMPTS = 3
 BACKOFF_MAX_S = 60.0
@@ -37,7 +37,7 @@ class Loss:
     def told(self) -> ExitReport | None:
         """The report, where that says why the process ended."""
         report = self.report
-        return None if report and self.why and report.killed_by_agent and report.silent_s <= SILENT_S else report
+        return None if report and self.why and report.killed_by_agent and report.silent_s <= HUNG_S else report
 
 
 def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | None, at: datetime) -> AttemptEnd:
@@ -83,7 +83,7 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
             memory_full=full,
             at=at,
         )
-    hung = report.killed_by_agent and report.silent_s > SILENT_S
+    hung = report.killed_by_agent and report.silent_s > HUNG_S
     code = ExitCode.HANG if hung else report.code
     return AttemptEnd(
         attempt=attempt,
@@ -107,7 +107,7 @@ def _culprit(losses: Sequence[Loss]) -> Loss | None:
 
     echoes = (ExitCode.DONE, ExitCode.LOST_PEER, ExitCode.STOPPED)
     own = [loss for loss in losses if loss.told is None or not loss.told.killed_by_agent]
-    hung = [loss for loss in losses if loss.report and loss.report.killed_by_agent and loss.report.silent_s > SILENT_S]
+    hung = [loss for loss in losses if loss.report and loss.report.killed_by_agent and loss.report.silent_s > HUNG_S]
     ranks: list[list[Loss]] = [
         [loss for loss in losses if code(loss) in FINAL_CODES],
         [loss for loss in own if loss.report and loss.report.bad_commit],

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 KEY = "best"
 """Its place in host_state."""
-STORE_S = 20.0
+POINTER_STORE_S = 20.0
 """How long a store that makes trouble is tried: the next better model comes."""
 _FILE = re.compile(r"export/attempt-(\d+)/best-step-\d+(-final)?\..+")
 
@@ -50,7 +50,7 @@ class Best:
             return
         try:
             written = self._exporter.write(
-                f"best-step-{step}{'-final' if final else ''}", step, metrics, patience_s=STORE_S
+                f"best-step-{step}{'-final' if final else ''}", step, metrics, patience_s=POINTER_STORE_S
             )
         except SaveRefused as error:
             log.warning("the best model so far, of step %d, is not kept: %s", step, error.message)
