@@ -11,6 +11,7 @@ from trainer.agent.child import Child
 from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import LAST_SAVE_S, SAVE_BYTES_PER_S
 from trainer.exit_codes import title_of
+from trainer.rundir.retry import Backoff
 from trainer.wire.writer import LastSave, SaveFailed, SaveTrouble, Snapshot, WriterStart
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Writers:
         self._again_at: float | None = None
         self._silent_at = 0.0
         self._writers_of_save = 0
-        self._pause_s = WRITER_AGAIN_S
+        self._backoff = Backoff(WRITER_AGAIN_S, AGAIN_MAX_S)
         self._killed: Child | None = None
         self.child = self._begin()
 
@@ -63,7 +64,7 @@ class Writers:
     def answered(self) -> None:
         """The writer told what became of the save in flight."""
         self._in_flight = None
-        self._pause_s = WRITER_AGAIN_S
+        self._backoff.reset()
 
     def finish(self, until: float) -> None:
         """No snapshot follows: the writer ends once the one in flight is saved, at `until` at the latest."""
@@ -90,9 +91,8 @@ class Writers:
                 step, self._in_flight = self._in_flight.step, None
                 return SaveFailed(step=step, error="no writer could be started")
             return None
-        self._again_at = now + self._pause_s
-        if self._in_flight is None:
-            self._pause_s = min(2 * self._pause_s, AGAIN_MAX_S)
+        idle = self._in_flight is None
+        self._again_at = now + (self._backoff.next_s() if idle else self._backoff.pause_s)
         step = self._in_flight.step if self._in_flight is not None else 0
         error = f"the writer ended: {title_of(self.child.status)}"
         if self._in_flight is not None and self._writers_of_save == WRITERS_MAX:

@@ -46,6 +46,7 @@ from trainer.rundir.commits import (
 from trainer.rundir.lineage import line
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.open import open_store
+from trainer.rundir.retry import Backoff
 from trainer.rundir.store import Entry, Store
 from trainer.wire.lines import encode
 from trainer.wire.writer import LastSave, Retained, Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, to_writer
@@ -53,8 +54,6 @@ from trainer.wire.writer import LastSave, Retained, Saved, SaveFailed, SaveTroub
 log = logging.getLogger("writer")
 
 _CALL_TIMEOUT_S = 30.0
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
 _NICENESS = 5
 
 
@@ -85,7 +84,7 @@ class Writer:
         began = time.monotonic()
         start = self._start
         deadline = began + (start.save_timeout_s if snapshot.why == "interval" else start.last_save_timeout_s)
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff()
         attempt = _Save(ref, snapshot)
         self._saving = snapshot.step
         while True:
@@ -93,7 +92,7 @@ class Writer:
                 commit = self._try(attempt)
                 break
             except (StoreUnavailable, StoreDenied) as error:
-                if time.monotonic() + pause_s > deadline:
+                if time.monotonic() + backoff.pause_s > deadline:
                     tried = f"{error.message} (tried for {time.monotonic() - began:.0f} s)"
                     return self._fail(snapshot, _one_line(tried, error.remedy))
                 self._troubled(_one_line(error.message, error.remedy))
@@ -105,8 +104,7 @@ class Writer:
             except Exception as error:
                 log.exception("save of step %d failed", snapshot.step)
                 return self._fail(snapshot, f"{type(error).__name__}: {error}")
-            time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            time.sleep(min(backoff.next_s(), max(0.0, deadline - time.monotonic())))
         self._saving = None
         self._commits[ref] = commit
         self._saved[ref] = Saved(commit=ref, size_bytes=commit.size_bytes, seconds=time.monotonic() - began)

@@ -15,6 +15,7 @@ from trainer.coordinator.outage import STORE_WAIT_MAX_S, waiting_for_store
 from trainer.errors import OrchError, StoreUnavailable
 from trainer.rundir.attempts import EndRecord, append_record, close_attempt, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits
+from trainer.rundir.retry import Backoff
 from trainer.rundir.store import Store
 from trainer.wire.coordinator import AgentReport, Directive, JobState
 
@@ -123,16 +124,16 @@ class Duty:
 
     def _read(self) -> None:
         """Read the records, for as long as it takes: a store that is away is no reason to end."""
-        wait_s = 1.0
+        backoff = Backoff(1.0, STORE_WAIT_MAX_S)
         since = now()
         while not self._closed:
             try:
                 records = read_records(self._store)
             except OrchError as error:
                 self._error = waiting_for_store(since, str(error))
+                wait_s = backoff.next_s()
                 log.warning("run directory cannot be read, trying again in %.0f s: %s", wait_s, error)
                 self._wake.wait(wait_s)
-                wait_s = min(wait_s * 2, STORE_WAIT_MAX_S)
                 continue
             changed: dict[int, Sequence[str]] = {}
             newest = records[-1] if records else None

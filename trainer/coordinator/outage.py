@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from trainer.rundir.attempts import now as time_of_day
+from trainer.rundir.retry import Backoff
 
 STORE_WAIT_MAX_S = 60.0
 
@@ -19,7 +20,7 @@ class Outage:
         self.error = ""
         """Of the last call; empty where it was answered."""
         self._since: tuple[float, datetime] | None = None
-        self._wait_s = 0.0
+        self._backoff = Backoff(1.0, STORE_WAIT_MAX_S)
         self.resume_at_s = now
         """Nothing is asked before."""
 
@@ -27,13 +28,13 @@ class Outage:
         """A call was not answered."""
         self.error = error
         self._since = self._since or (now, time_of_day())
-        self._wait_s = min(max(1.0, self._wait_s * 2), STORE_WAIT_MAX_S)
-        self.resume_at_s = now + self._wait_s
+        self.resume_at_s = now + self._backoff.next_s()
 
     def ended(self, now: float) -> float:
         """A call was answered. Returns for how long none had been."""
         lasted_s = self.lasts_s(now)
-        self.error, self._since, self._wait_s = "", None, 0.0
+        self.error, self._since = "", None
+        self._backoff.reset()
         return lasted_s
 
     def lasts_s(self, now: float) -> float:
