@@ -52,7 +52,7 @@ def test_under_a_cpu_limit_idle_cores_are_not_its_own() -> None:
 def test_a_module_is_imported_in_a_thread_of_the_lowest_priority_and_others_keep_theirs() -> None:
     program = """
 import os, sys, time
-from trainer.unhurried import run_beside_training
+from trainer.process.unhurried import run_beside_training
 
 def imports():
     end = time.thread_time() + 0.3
