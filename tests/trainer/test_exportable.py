@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer.export import exportable
 from trainer.export.exportable import Form, form_of
-from trainer.export.exporter import exportable
 
 
 class WithArguments(keras.Model):  # type: ignore[misc]
