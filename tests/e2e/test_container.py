@@ -57,7 +57,7 @@ for pid in filter(str.isdecimal, os.listdir("/proc")):
 READ_RECORDS = f"""
 import json
 from trainer.rundir.attempts import read_records
-from trainer.rundir.store import open_store
+from trainer.rundir.open import open_store
 print(json.dumps([record.model_dump(mode="json") for record in read_records(open_store("{DISK}"))]))
 """
 
