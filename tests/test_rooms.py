@@ -28,6 +28,7 @@ LIGHT = (
     "trainer.faults",
     "trainer.lifeline",
     "trainer.memory",
+    "trainer.retry",
     "trainer.rundir",
     "trainer.task",
     "trainer.wire",

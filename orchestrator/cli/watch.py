@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.bucket import is_bucket
 from orchestrator.cli.output import cluster_options, output_option_of_objects, print_object, say
 from orchestrator.text import progress
+from trainer.rundir.bucket import is_bucket
 
 if TYPE_CHECKING:
     from orchestrator.kube.client import Cluster

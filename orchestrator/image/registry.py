@@ -20,9 +20,9 @@ from requests.adapters import HTTPAdapter
 
 from orchestrator.image.name import DOCKER_HUB, Reference, is_loopback, parse_reference
 from orchestrator.image.registry_auth import RegistryAuth
-from orchestrator.retry import Backoff, retry
 from trainer.errors import OrchError
 from trainer.exit_codes import ExitCode
+from trainer.retry import Backoff, retry
 
 log = logging.getLogger(__name__)
 

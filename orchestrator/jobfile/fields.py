@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from orchestrator.bucket import is_bucket
 from orchestrator.kube.objects import quantity
+from trainer.rundir.bucket import is_bucket
 
 NAME_LENGTH_MAX = 40
 """Objects of a job are called NAME-config-<10 hex>, its pods NAME-w-0-9999 and NAME-0-abcde: with such a suffix each is

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from orchestrator.bucket import is_bucket
 from orchestrator.jobs.delete import POD_WAIT_S, Say, wait_for_pods
 from orchestrator.jobs.suspend import suspend, wait_for_workload
 from orchestrator.kube.client import Cluster
@@ -11,6 +10,7 @@ from orchestrator.kube.objects import is_over, run_directory_of
 from orchestrator.runs.view import read_run
 from orchestrator.status.observe import status_of
 from trainer.errors import ConfigError, OrchError
+from trainer.rundir.bucket import is_bucket
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from orchestrator.kube.objects import Manifest, annotations, is_ours, is_over, r
 from orchestrator.manifests.render import TOKEN_PLACEHOLDER, render
 from orchestrator.preflight import Check, CheckedJob, errors, preflight, summary_lines
 from orchestrator.preflight.subject import JOB_CHECKS
-from orchestrator.retry import Backoff, retry
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
+from trainer.retry import Backoff, retry
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

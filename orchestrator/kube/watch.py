@@ -17,7 +17,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.connection import STARTING_S
 from orchestrator.kube.errors import ClusterError, ClusterUnreachable, Gone, ServerTrouble
 from orchestrator.kube.objects import Manifest
-from orchestrator.retry import Backoff
+from trainer.retry import Backoff
 
 log = logging.getLogger(__name__)
 

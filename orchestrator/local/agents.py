@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.local.printer import Printer
-from orchestrator.retry import Backoff
 from trainer.agent.child import Lines
 from trainer.agent.stopped import STOPPED_S, Stopped
 from trainer.errors import OrchError
 from trainer.exit_codes import FINAL_CODES, ExitCode, code_of_status, title_of
+from trainer.retry import Backoff
 from trainer.wire.termination import LastWords
 
 DEATHS_MAX = 20

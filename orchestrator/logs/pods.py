@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from orchestrator.bucket import is_bucket
 from orchestrator.diagnose.trouble import workers_text
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, ClusterUnreachable, NotFound, Rejected
@@ -22,9 +21,10 @@ from orchestrator.kube.objects import Manifest, container_status, index_of, is_o
 from orchestrator.kube.watch import View, Watch
 from orchestrator.logs.lines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
 from orchestrator.logs.segments import of_gone_pods
-from orchestrator.retry import Backoff
 from orchestrator.status.observe import status_of
 from trainer.errors import OrchError
+from trainer.retry import Backoff
+from trainer.rundir.bucket import is_bucket
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from orchestrator.bucket import is_bucket
 from orchestrator.diagnose.trouble import workers_text
 from orchestrator.logs.lines import Line, Wanted, last_of_each
 from orchestrator.runs.lock import holder
 from trainer.errors import ConfigError, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, EndRecord, read_records
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.open import open_store
 from trainer.rundir.store import Entry, Store
 

@@ -6,7 +6,6 @@ Reading is in `read_run`, the bucket's probe in `bucket`; what follows from what
 import secrets
 from dataclasses import dataclass
 
-from orchestrator.bucket import is_bucket
 from orchestrator.jobfile.resolve import SPOT_GRACE_S
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.preflight.check import Finding, error, ok, warning
@@ -15,6 +14,7 @@ from orchestrator.text import size
 from trainer.config import TrainConfig
 from trainer.errors import OrchError, StoreDenied
 from trainer.rundir.attempts import AttemptRecord, read_records
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.commits import Commit, list_commits, read_commit
 from trainer.rundir.lineage import line
 from trainer.rundir.metrics import TooMany, read_signs

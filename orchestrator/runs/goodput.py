@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.bucket import is_bucket
 from orchestrator.text import first_line, short_duration
 from trainer.agent.output import SEGMENT_S
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import AttemptRecord, EndRecord
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.commits import list_commits
 from trainer.rundir.history import Restart, lost_in_words
 from trainer.rundir.ledger import Ledger, Row, account

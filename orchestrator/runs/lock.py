@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.bucket import is_bucket
 from trainer.errors import ConfigError
 from trainer.rundir.attempts import now
+from trainer.rundir.bucket import is_bucket
 from trainer.wire.coordinator import JobState
 
 LOCK_WAIT_S = 5.0

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator.bucket import is_bucket
 from orchestrator.runs.view import no_run, read_run
 from trainer.errors import ConfigError, ObjectNotFound, OrchError, StoreError
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.open import open_store
 from trainer.rundir.store import Store, check_name
 

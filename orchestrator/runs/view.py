@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from orchestrator.bucket import is_bucket
 from trainer.errors import ConfigError, ObjectNotFound
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.commits import list_commits
 from trainer.rundir.lineage import line
 from trainer.rundir.open import open_store

@@ -5,7 +5,6 @@ import threading
 import time
 from dataclasses import replace
 
-from orchestrator.bucket import is_bucket
 from orchestrator.kube.carrier import event_sources
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden
@@ -22,6 +21,7 @@ from orchestrator.status.model import JobStatus
 from orchestrator.status.observation import Observation
 from orchestrator.text import first_line
 from trainer.errors import OrchError
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.metrics import TooMany, read_signs
 from trainer.rundir.open import open_store
 from trainer.wire.coordinator import JobState

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.bucket import is_bucket
 from orchestrator.diagnose.trouble import Trouble
 from orchestrator.runs import goodput
 from orchestrator.runs.lock import holder, read_live
@@ -16,6 +15,7 @@ from orchestrator.status.model import JobStatus, Moment, WorkerStatus
 from orchestrator.text import first_line
 from trainer.errors import ConfigError, StoreError
 from trainer.exit_codes import ExitCode
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.history import restarts_of
 from trainer.rundir.metrics import Sign, TooMany, read_signs, save_error, told_metrics, told_step
 from trainer.rundir.open import open_store

@@ -6,12 +6,12 @@ The sentences are the same for a job of a cluster, for what `orch run` ends with
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.bucket import is_bucket
 from orchestrator.diagnose.remedy import of_cause
 from orchestrator.runs.goodput import broken_off_lines, for_status, history_lines, save_lines
 from orchestrator.status.model import JobStatus, WorkerStatus
 from orchestrator.text import columns, progress
 from trainer.exit_codes import title_of
+from trainer.rundir.bucket import is_bucket
 from trainer.wire.termination import general_remedy
 
 _MOST_ROWS = 32

@@ -15,7 +15,7 @@ from orchestrator.kube import watch as watching
 from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable, Forbidden, ServerTrouble
 from orchestrator.kube.watch import View, Watch
-from orchestrator.retry import Backoff, retry
+from trainer.retry import Backoff, retry
 
 
 @pytest.fixture(autouse=True)

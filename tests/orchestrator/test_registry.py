@@ -38,7 +38,7 @@ def no_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("orchestrator.retry.time.sleep", lambda _s: None)
+    monkeypatch.setattr("trainer.retry.time.sleep", lambda _s: None)
 
 
 def write_login(folder: Path, registry: str, user: str, password: str, **more: object) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator import text
-from orchestrator.bucket import is_bucket
+from trainer.rundir.bucket import is_bucket
 
 ROOT = Path(text.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
+OF_THE_TRAINER = sorted((ROOT.parent / "trainer").rglob("*.py"))
 
 
 @pytest.mark.parametrize(
@@ -82,9 +83,22 @@ def test_a_bucket_is_told_by_its_scheme() -> None:
         pytest.param(r"// 60\}|% 3600", id="durations"),
         pytest.param(r"cell\.ljust", id="columns"),
         pytest.param(r"splitlines\(\)\[0\]|partition\(.\\n.\)\[0\]", id="first lines"),
-        pytest.param(r"startswith\(.gs://", id="buckets"),
     ],
 )
 def test_no_module_puts_by_hand_what_has_a_function(by_hand: str) -> None:
     found = [path for path in SOURCES if re.search(by_hand, path.read_text(encoding="utf-8"))]
-    assert {str(path.relative_to(ROOT)) for path in found} <= {"text.py", "bucket.py"}
+    assert {str(path.relative_to(ROOT)) for path in found} <= {"text.py"}
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "its_place"),
+    [
+        pytest.param(r"startswith\(.gs://", "trainer/rundir/bucket.py", id="buckets"),
+        pytest.param(
+            r"class \w*Backoff|\* 2 \*\* min\(|_s \*= 2\b|_s = min\(\w*_s \* 2", "trainer/retry.py", id="pauses"
+        ),
+    ],
+)
+def test_what_both_packages_need_stands_once(by_hand: str, its_place: str) -> None:
+    found = [path for path in [*SOURCES, *OF_THE_TRAINER] if re.search(by_hand, path.read_text(encoding="utf-8"))]
+    assert {str(path.relative_to(ROOT.parent)) for path in found} <= {its_place}

@@ -4,6 +4,7 @@ of its own: whatever the store does, training neither waits for it nor fails by 
 import logging
 import threading
 
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.open import bucket_notices
 
 log = logging.getLogger(__name__)
@@ -13,7 +14,7 @@ _STORE_S = 30.0
 
 def say_in_the_background(run_directory: str) -> None:
     """Log the notices when they are there; nothing for a local path."""
-    if run_directory.startswith("gs://"):
+    if is_bucket(run_directory):
         threading.Thread(target=_say, args=(run_directory,), name="bucket-notes", daemon=True).start()
 
 

@@ -45,6 +45,7 @@ from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
 from trainer.lifeline import PARENT_VARIABLE, adopt_orphans
 from trainer.memory import limit_of_cgroup
 from trainer.rundir.attempts import AttemptRecord
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, ExitReport
 from trainer.wire.log_events import Event, marked
@@ -96,7 +97,7 @@ class Agent:
             open_store(config.run_directory),
             identity.index,
             identity.uid,
-            local=not config.run_directory.startswith("gs://"),
+            local=not is_bucket(config.run_directory),
             hold_output=not config.log_all_workers and identity.index != 0,
         )
 

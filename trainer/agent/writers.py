@@ -11,7 +11,7 @@ from trainer.agent.child import Child
 from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import LAST_SAVE_S, SAVE_BYTES_PER_S
 from trainer.exit_codes import title_of
-from trainer.rundir.retry import Backoff
+from trainer.retry import Backoff
 from trainer.wire.writer import LastSave, SaveFailed, SaveTrouble, Snapshot, WriterStart
 
 log = logging.getLogger(__name__)

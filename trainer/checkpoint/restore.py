@@ -17,7 +17,7 @@ from trainer.rundir.attempts import PREFIX as RECORDS
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import Commit, Shard, commit_name, parse, read_commit
-from trainer.rundir.retry import patiently
+from trainer.rundir.patience import patiently
 from trainer.rundir.store import Store
 
 PATIENCE_S = 600.0

@@ -28,7 +28,9 @@ from trainer.errors import (
     StoreUnavailable,
 )
 from trainer.lifeline import die_with_parent
+from trainer.retry import Backoff
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, is_closed, now, read_record, record_name
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import (
     DATA_PREFIX,
@@ -46,7 +48,6 @@ from trainer.rundir.commits import (
 from trainer.rundir.lineage import line
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.open import open_store
-from trainer.rundir.retry import Backoff
 from trainer.rundir.store import Entry, Store
 from trainer.wire.lines import encode
 from trainer.wire.writer import LastSave, Retained, Saved, SaveFailed, SaveTrouble, Snapshot, WriterStart, to_writer
@@ -226,7 +227,7 @@ class Writer:
             Superseded: the attempt is over. StoreUnavailable: what we look at is not the run directory any more.
         """
         number = self._start.attempt
-        if not self._store.url.startswith("gs://") and read_record(self._store, number) is None:
+        if not is_bucket(self._store.url) and read_record(self._store, number) is None:
             # A volume that is not mounted any more shows an empty folder: nothing in it is closed.
             raise StoreUnavailable(f"{self._store.url} has lost {record_name(number)}: is it mounted?")
         if is_closed(self._store, number):
@@ -304,7 +305,7 @@ def serve(lines: BinaryIO, send: Callable[[Saved | SaveFailed | Retained | SaveT
     first = to_writer.validate_json(lines.readline())
     if not isinstance(first, WriterStart):
         raise ValueError(f"the first line must be writer_start, not {first.type}")
-    if first.run_directory.startswith("gs://"):
+    if is_bucket(first.run_directory):
         import google.cloud.storage  # noqa: F401  (2 s on a busy machine: better now than in the first save)
     writer = Writer(first, send)
     for text in lines:

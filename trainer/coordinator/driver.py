@@ -13,9 +13,9 @@ from trainer.coordinator.job import Action, Append, Job, ListCommits, Probe, fin
 from trainer.coordinator.machine import Coordinator
 from trainer.coordinator.outage import STORE_WAIT_MAX_S, waiting_for_store
 from trainer.errors import OrchError, StoreUnavailable
+from trainer.retry import Backoff
 from trainer.rundir.attempts import EndRecord, append_record, close_attempt, now, read_record, read_records, record_name
 from trainer.rundir.commits import list_commits
-from trainer.rundir.retry import Backoff
 from trainer.rundir.store import Store
 from trainer.wire.coordinator import AgentReport, Directive, JobState
 

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
+from trainer.retry import Backoff
 from trainer.rundir.attempts import now as time_of_day
-from trainer.rundir.retry import Backoff
 
 STORE_WAIT_MAX_S = 60.0
 

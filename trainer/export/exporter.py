@@ -17,7 +17,7 @@ from typing import Any
 from trainer.config import TrainConfig
 from trainer.errors import ObjectExists, SaveRefused, StoreDenied, StoreError, StoreUnavailable
 from trainer.export.exportable import Form, save_model
-from trainer.rundir.retry import patiently
+from trainer.rundir.patience import patiently
 from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import OrchError
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class TensorBoard:
     def __init__(self, store: Store, attempt: int) -> None:
         self._store = store
         self._prefix = f"tensorboard/attempt-{attempt}"
-        self._folder = None if store.url.startswith("gs://") else Path(store.url, self._prefix)
+        self._folder = None if is_bucket(store.url) else Path(store.url, self._prefix)
         self._remote = self._folder is None
         self._file: Any = None
         self._files = 0

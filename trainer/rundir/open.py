@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from trainer.errors import ConfigError
+from trainer.rundir.bucket import is_bucket
 from trainer.rundir.store import Store
 
 
@@ -53,7 +54,7 @@ def bucket_notices(url: str, *, timeout_s: float) -> list[str]:
     Raises:
         StoreError: there are no credentials.
     """
-    if not url.startswith("gs://"):
+    if not is_bucket(url):
         return []
     from trainer.rundir.gcs_store import GcsStore
 

@@ -1,4 +1,4 @@
-"""Doing something again while it fails, after pauses that double: one way for all of orch's commands."""
+"""Doing something again while it fails, after pauses that double: one way for all of orch."""
 
 import logging
 import time
@@ -15,16 +15,22 @@ T = TypeVar("T")
 
 @dataclass
 class Backoff:
-    """How long to wait after failures in a row: doubling, up to a bound."""
+    """How long to wait after failures in a row: doubling, up to a bound. As it comes, what suits a store."""
 
-    first_s: float
-    longest_s: float
+    first_s: float = 0.5
+    longest_s: float = 30.0
     failures: int = 0
+
+    @property
+    def pause_s(self) -> float:
+        """The wait after one more failure, which is not counted yet."""
+        return float(min(self.first_s * 2 ** min(self.failures, 30), self.longest_s))
 
     def next_s(self) -> float:
         """The wait after one more failure."""
+        pause_s = self.pause_s
         self.failures += 1
-        return float(min(self.first_s * 2 ** min(self.failures - 1, 30), self.longest_s))
+        return pause_s
 
     def reset(self) -> None:
         """It works again."""
@@ -33,13 +39,15 @@ class Backoff:
 
 def retry(
     action: Callable[[], T],
-    again: type[OrchError],
+    again: type[OrchError] | tuple[type[OrchError], ...],
     backoff: Backoff,
     *,
     tries: int | None = None,
     for_s: float | None = None,
+    say: Callable[[OrchError], None] | None = None,
 ) -> T:
-    """What `action` returns, done again while it raises `again`: so many times in all, or for so long.
+    """What `action` returns, done again while it raises `again`: so many times in all, or for so long. `say` gets each error
+    that is not the last; without it the log does.
 
     Raises:
         the last error.
@@ -53,5 +61,8 @@ def retry(
             tired = tries is not None and backoff.failures >= tries
             if tired or (deadline is not None and time.monotonic() + pause_s > deadline):
                 raise
-            log.info("trying again attempt=%d error=%s", backoff.failures, error.message)
+            if say is not None:
+                say(error)
+            else:
+                log.info("trying again attempt=%d error=%s", backoff.failures, error.message)
         time.sleep(pause_s)
