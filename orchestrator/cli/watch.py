@@ -116,7 +116,7 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
     if directory is not None:
         return directory, False
     from orchestrator.kube.jobs import find_job
-    from orchestrator.kube.objects import run_directory_of
+    from orchestrator.kube.objects import has_pods, run_directory_of
     from trainer.errors import ConfigError
 
     job = find_job(connect(target, context, namespace), target)
@@ -128,7 +128,7 @@ def directory_of(target: str, context: str | None, namespace: str | None) -> tup
             remedy=f"Only gs:// can. Where the volume is mounted, give its path; orch status {target} shows the restarts.",
         )
     say(f"run directory {directory}")
-    return directory, bool(job.get("status", {}).get("active"))
+    return directory, has_pods(job)
 
 
 def connect(target: str, context: str | None, namespace: str | None) -> "Cluster":

@@ -2,7 +2,7 @@
 
 from orchestrator.diagnose.trouble import Trouble, after, clock
 from orchestrator.kube.names import QUEUE_LABEL
-from orchestrator.kube.objects import Manifest, condition, labels
+from orchestrator.kube.objects import Manifest, condition, labels, workers_of
 
 
 def of_job(
@@ -16,7 +16,7 @@ def of_job(
             return queued(name, queue, workload, ahead)
         return Trouble("the job is suspended: no pods are wanted", f"orch resume {name} lets it go on")
     refused = [event for event in events if event.get("reason") in _REFUSALS and not _passes(event)]
-    if refused and len(pods) < spec.get("parallelism", 1):
+    if refused and len(pods) < workers_of(job):
         message = str(refused[-1].get("message", ""))
         return Trouble(
             f"Kubernetes refuses to create pods: {after(message, 'is forbidden: ')}", _remedy_of_refusal(message)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from orchestrator.diagnose.trouble import Trouble, after
-from orchestrator.kube.objects import Manifest, condition, labels, pod_is_over, quantity
+from orchestrator.kube.objects import Manifest, allocatable, condition, labels, pod_is_over, quantity, takes_pods
 from orchestrator.text import amount_text
 
 
@@ -39,11 +39,11 @@ def rooms(nodes: Iterable[Manifest], pods: Iterable[Manifest] | None) -> list[No
         NodeRoom(
             node["metadata"]["name"],
             labels(node),
-            {name: amount(value) for name, value in (node.get("status", {}).get("allocatable") or {}).items()},
+            {name: amount(value) for name, value in allocatable(node).items()},
             None if pods is None else used.get(node["metadata"]["name"], {}),
         )
         for node in nodes
-        if not node.get("spec", {}).get("unschedulable")
+        if takes_pods(node)
     ]
 
 

@@ -23,7 +23,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden, NotFound
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import QUEUE_LABEL
-from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_directory_of
+from orchestrator.kube.objects import Manifest, condition, is_over, labels, run_directory_of, workers_of
 from orchestrator.manifests.render import JOB_FILE
 from trainer.errors import ConfigError
 
@@ -55,7 +55,7 @@ def resume(cluster: Cluster, name: str, *, workers: int | None, say: Say, skip: 
         OrchError: what submit raises; a job file is left in the current folder when the old job is gone by then.
     """
     job = find_job(cluster, name)
-    before = int(job["spec"].get("parallelism", 1))
+    before = workers_of(job)
     if not is_over(job) and workers in (None, before):
         if not suspend(cluster, job, False):
             raise ConfigError(

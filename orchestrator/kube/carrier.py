@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from orchestrator.kube.names import JOB_UID_LABEL, JOBSET_LABEL, JOBSET_UID_LABEL
-from orchestrator.kube.objects import Manifest, condition, conditions, labels
+from orchestrator.kube.objects import Manifest, condition, conditions, labels, workers_of
 
 CarrierKind = Literal["Job", "JobSet"]
 
@@ -61,7 +61,7 @@ def as_job(carrier: Manifest, children: Sequence[Manifest] = ()) -> Manifest:
         return carrier
     (replicated,) = carrier["spec"]["replicatedJobs"]
     groups, child = replicated.get("replicas", 1), replicated["template"]["spec"]
-    workers = groups * child.get("parallelism", 1)
+    workers = groups * workers_of(replicated["template"])
     status = carrier.get("status", {})
     if children:
         active = sum(item.get("status", {}).get("active", 0) for item in children)

@@ -69,6 +69,16 @@ def failure(carrier: Manifest) -> Manifest:
     return condition(carrier, "Failed", "True") or condition(carrier, "FailureTarget", "True")
 
 
+def workers_of(job: Manifest) -> int:
+    """How many workers a Job wants, or a JobSet in the shape of one; suspended or not."""
+    return int(job["spec"].get("parallelism", 1))
+
+
+def has_pods(job: Manifest) -> bool:
+    """Whether pods of a Job wait or run, as far as its controller has counted them."""
+    return bool(job.get("status", {}).get("active"))
+
+
 def run_directory_of(carrier: Manifest) -> str:
     """The run directory of a Job or JobSet as it is on the cluster; empty where nothing says it."""
     return str(annotations(carrier).get(RUN_DIRECTORY, ""))
@@ -152,6 +162,16 @@ def time_of(event: Manifest) -> str:
 def takes_pods(node: Manifest) -> bool:
     """Whether a node takes pods: Ready, and not cordoned."""
     return bool(condition(node, "Ready", "True")) and not (node.get("spec") or {}).get("unschedulable")
+
+
+def allocatable(node: Manifest) -> dict[str, str]:
+    """Resource -> how much of it a node has for pods, as the API writes it."""
+    return (node.get("status") or {}).get("allocatable") or {}
+
+
+def access_modes(claim: Manifest) -> list[str]:
+    """What a PersistentVolumeClaim may be used for. What a bound one really got may be more than it asked for."""
+    return claim.get("status", {}).get("accessModes") or claim["spec"].get("accessModes") or []
 
 
 def answers(endpoint: Manifest) -> bool:

@@ -17,7 +17,15 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, ClusterUnreachable, NotFound, Rejected
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import CONTAINER, selector_of
-from orchestrator.kube.objects import Manifest, container_status, index_of, is_over, run_directory_of
+from orchestrator.kube.objects import (
+    Manifest,
+    container_status,
+    has_pods,
+    index_of,
+    is_over,
+    run_directory_of,
+    workers_of,
+)
 from orchestrator.kube.watch import View, Watch
 from orchestrator.logs.lines import Attempts, Cursor, Line, Note, Stamped, Wanted, last_of_each, parse
 from orchestrator.logs.segments import of_gone_pods
@@ -93,13 +101,13 @@ def left_behind(cluster: Cluster, name: str, *, while_active: bool) -> str:
     """
     job = find_job(cluster, name)
     directory = run_directory_of(job)
-    active = bool(job.get("status", {}).get("active"))
+    active = has_pods(job)
     return directory if is_bucket(directory) and (while_active or not active) else ""
 
 
 def _narrowed(job: Manifest, wanted: Wanted) -> tuple[Wanted, list[Note]]:
     """Workers that exist, and not more than can be read at once unless they are named."""
-    count = int(job["spec"].get("parallelism", 1))
+    count = workers_of(job)
     if wanted.workers is not None:
         beyond = [index for index in wanted.workers if index >= count]
         if beyond:

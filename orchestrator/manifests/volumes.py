@@ -7,7 +7,7 @@ be taken by one of several at once, which on a file system is a hard link (train
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from orchestrator.kube.objects import Manifest
+from orchestrator.kube.objects import Manifest, access_modes
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def claim_problem(claim: Manifest, workers: int, volume: Manifest | None = None)
         volume: the PersistentVolume it is bound to, where that may be seen: its driver tells whether there are hard links.
     """
     name, spec = claim["metadata"]["name"], claim["spec"]
-    # What a bound claim really got may be more than it asked for.
-    modes = claim.get("status", {}).get("accessModes") or spec.get("accessModes") or []
+    modes = access_modes(claim)
     if spec.get("volumeMode") == "Block":
         return f"claim {name} is a block device; a run directory needs a file system"
     if not any(mode.startswith("ReadWrite") for mode in modes):

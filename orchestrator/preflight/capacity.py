@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.kube.kinds import KINDS
-from orchestrator.kube.objects import Manifest, labels, quantity
+from orchestrator.kube.objects import Manifest, allocatable, labels, quantity
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.pod import worker_of
@@ -296,7 +296,7 @@ def _room(node: Manifest, asked: Amounts) -> int:
 
 
 def _allocatable(node: Manifest) -> Amounts:
-    return _amounts((node.get("status") or {}).get("allocatable"))
+    return _amounts(allocatable(node))
 
 
 # --- amounts

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.jobfile.accelerators import from_labels
-from orchestrator.kube.objects import Manifest, labels, quantity, takes_pods
+from orchestrator.kube.objects import Manifest, allocatable, labels, quantity, takes_pods
 from orchestrator.preflight.check import Finding, ok, warning
 from orchestrator.preflight.facts import Unknown
 from orchestrator.preflight.subject import CLUSTER_CHECKS, Place
@@ -46,7 +46,7 @@ def groups(found: list[Manifest] | Unknown) -> list[NodeGroup]:
 
 def _group_of(node: Manifest) -> NodeGroup:
     given = labels(node)
-    has = node.get("status", {}).get("allocatable") or {}
+    has = allocatable(node)
     taints = [
         f"{taint['key']}:{taint['effect']}"
         for taint in (node.get("spec") or {}).get("taints") or []

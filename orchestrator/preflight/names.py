@@ -10,7 +10,7 @@ from orchestrator.kube.errors import AlreadyExists, ClusterError, Forbidden, Not
 from orchestrator.kube.jobs import list_jobs
 from orchestrator.kube.kinds import KINDS
 from orchestrator.kube.names import JOB_LABEL, JOBSET_LABEL
-from orchestrator.kube.objects import Manifest, condition, is_ours, is_over, labels, run_directory_of
+from orchestrator.kube.objects import Manifest, access_modes, condition, is_ours, is_over, labels, run_directory_of
 from orchestrator.manifests.volumes import claim_problem, volume_of_run_directory
 from orchestrator.preflight.check import Finding, error, ok
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
@@ -228,7 +228,7 @@ def _volume_behind(cluster: Cluster, claim: Manifest) -> Manifest | None:
 
 def unshared_claim(claim: Manifest, workers: int) -> str:
     """Why several workers cannot share a claim with data: pods on other nodes would wait for it for ever."""
-    modes = claim.get("status", {}).get("accessModes") or claim["spec"].get("accessModes") or []
+    modes = access_modes(claim)
     if workers == 1 or not modes or {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
         return ""
     name = claim["metadata"]["name"]

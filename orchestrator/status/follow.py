@@ -10,7 +10,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterUnreachable, NotFound
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import selector_of
-from orchestrator.kube.objects import Manifest, conditions, newest_pods
+from orchestrator.kube.objects import Manifest, conditions, container_status, newest_pods
 from orchestrator.kube.watch import View, Watch
 from orchestrator.status.events import Happening, concerns, merged, of_events, of_restarts
 from orchestrator.status.judge import judge
@@ -116,7 +116,7 @@ class _LastAnswers:
         now = time.monotonic()
         last = self._last
         # Another worker 0 or another state of the Job makes what was answered before worthless.
-        same = last is not None and _marks(last.job, last.pods) == _marks(job, pods)
+        same = last is not None and marks(last.job, last.pods) == marks(job, pods)
         if last is not None and same and now - self._at_s < ASK_S:
             self._last = replace(last, job=job, pods=pods, events=events)
             return self._last
@@ -130,12 +130,12 @@ class _LastAnswers:
         return seen
 
 
-def _marks(job: Manifest, pods: list[Manifest]) -> tuple[object, ...]:
+def marks(job: Manifest, pods: list[Manifest]) -> tuple[object, ...]:
+    """What, when it is another, is worth asking those who know more at once."""
     chief = newest_pods(pods).get(0)
-    status = chief.get("status", {}).get("containerStatuses") if chief else None
     return (
         [(entry["type"], entry["status"]) for entry in conditions(job)],
         job["spec"].get("suspend"),
         chief["metadata"]["uid"] if chief else "",
-        list(status[0].get("state", {})) if status else [],
+        list(container_status(chief).get("state", {})) if chief else [],
     )

@@ -22,6 +22,7 @@ from orchestrator.kube.objects import (
     run_directory_of,
     running,
     time_of,
+    workers_of,
 )
 from orchestrator.status.model import JobStatus, State, WorkerStatus
 from orchestrator.status.observation import Observation
@@ -210,7 +211,7 @@ def _uid_of_running_chief(seen: Observation) -> str | None:
 
 
 def _why_waiting(seen: Observation) -> str:
-    wanted = seen.job["spec"].get("parallelism", 1)
+    wanted = workers_of(seen.job)
     newest = newest_pods(seen.pods)
     if not newest:
         return f"no pods yet; Kubernetes is to create {wanted}"

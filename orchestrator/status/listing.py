@@ -19,6 +19,7 @@ from orchestrator.kube.objects import (
     labels,
     newest_pods,
     run_directory_of,
+    workers_of,
 )
 from orchestrator.status.model import State
 from orchestrator.status.observe import ask_coordinator
@@ -93,7 +94,7 @@ def listed(job: Manifest, pods: Sequence[Manifest], workload: Manifest | None = 
     """A job as Kubernetes, and Kueue by its Workload, know it."""
     metadata, spec = job["metadata"], job["spec"]
     queue = labels(job).get(QUEUE_LABEL, "")
-    workers = int(spec.get("parallelism", 1))
+    workers = workers_of(job)
     ready = sum(bool(container_status(pod).get("ready")) for pod in newest_pods(list(pods)).values())
     state: State = "running" if ready >= workers else "waiting"
     if condition(job, "Complete", "True"):

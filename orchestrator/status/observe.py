@@ -10,7 +10,7 @@ from orchestrator.kube.client import Cluster
 from orchestrator.kube.errors import ClusterError, Forbidden
 from orchestrator.kube.jobs import find_job
 from orchestrator.kube.names import CONTAINER, selector_of
-from orchestrator.kube.objects import Manifest, newest_pods, run_directory_of, running
+from orchestrator.kube.objects import Manifest, has_pods, newest_pods, run_directory_of, running
 from orchestrator.kube.silent_node import doubtful
 from orchestrator.runs.goodput import STATUS_SEGMENTS
 from orchestrator.runs.past import Past, past_of
@@ -129,7 +129,7 @@ class _PastReader:
         directory = run_directory_of(self._job)
         if not is_bucket(directory):
             return
-        running = bool(self._job.get("status", {}).get("active"))
+        running = has_pods(self._job)
         try:
             view = view_of(open_store(directory, timeout_s=_PAST_S))
             signs = read_signs(view.store, view.records, segments_max=STATUS_SEGMENTS)

@@ -214,7 +214,10 @@ def test_workers_are_counted_as_people_do() -> None:
 def node(name: str, cpu: str, memory: str, **labels: str) -> Manifest:
     return {
         "metadata": {"name": name, "labels": labels},
-        "status": {"allocatable": {"cpu": cpu, "memory": memory}},
+        "status": {
+            "allocatable": {"cpu": cpu, "memory": memory},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
     }
 
 

@@ -10,8 +10,10 @@ import pytest
 from orchestrator import diagnose as package
 from orchestrator.diagnose.ending import node_lost
 from orchestrator.diagnose.job import Surroundings, diagnose
+from orchestrator.diagnose.scheduling import rooms
 from orchestrator.kube.objects import Manifest, condition, failure, is_over, quantity, takes_pods
 from orchestrator.kube.silent_node import hint, silent_since, why_not
+from orchestrator.status.follow import marks
 from orchestrator.status.judge import judge
 from orchestrator.status.observation import Observation
 
@@ -154,6 +156,23 @@ def test_a_node_takes_pods_when_it_is_ready_and_not_cordoned() -> None:
     assert not takes_pods(node("True") | {"spec": {"unschedulable": True}})
 
 
+def test_room_is_counted_only_on_nodes_that_take_pods() -> None:
+    has = {"allocatable": {"cpu": "8"}}
+    nodes = [item | {"status": item["status"] | has} for item in (node("True"), node("Unknown"))]
+    assert [room.name for room in rooms([nodes[1]], None)] == []
+    assert [room.name for room in rooms([nodes[0], nodes[0] | {"spec": {"unschedulable": True}}], None)] == ["node2"]
+
+
+def test_a_watch_takes_worker_0_for_another_when_its_own_container_is_in_another_state() -> None:
+    def chief(state: str) -> Manifest:
+        beside = {"name": "istio-proxy", "state": {"running": {}}}
+        return pod(READY, containerStatuses=[beside, {"name": "trainer", "state": {state: {}}}])
+
+    job: Manifest = {"spec": {}}
+    assert marks(job, [chief("waiting")]) != marks(job, [chief("running")])
+    assert marks(job, [chief("running")]) == marks(job, [chief("running")])
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [
@@ -191,6 +210,11 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
         pytest.param(r"\(.(Succeeded|Failed)., .(Succeeded|Failed).\)", id="pods that are over"),
         pytest.param(r".Complete., .Completed.", id="jobs that are over"),
         pytest.param(r"\.get\(.(labels|annotations).\) or \{\}", id="labels"),
+        pytest.param(r"\.get\(.parallelism.|\[.spec.\]\[.parallelism.\]", id="how many workers"),
+        pytest.param(r"\.get\(.active.\)\)", id="jobs that have pods"),
+        pytest.param(r"\.get\(.(allocatable|unschedulable).\)", id="what a node offers"),
+        pytest.param(r"\.get\(.accessModes.\)", id="what a claim may be used for"),
+        pytest.param(r"containerStatuses", id="containers"),
     ],
 )
 def test_no_module_reads_by_hand_what_has_a_reader(by_hand: str) -> None:
