@@ -30,7 +30,7 @@ def goodput(target: str, context: str | None, namespace: str | None, output: str
 
     directory, running = directory_of(target, context, namespace)
     view = runview.read_run(directory)
-    ledger = ledgers.read_ledger(view.store, view.records, running=running or bool(holder(directory)))
+    ledger = ledgers.read_ledger(view, running=running or bool(holder(directory)))
     if ledger is None:
         raise runview.no_run(directory)
     if output == "json":

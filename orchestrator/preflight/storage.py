@@ -10,13 +10,13 @@ from orchestrator.jobfile.resolve import SPOT_GRACE_S
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.preflight.check import Finding, error, ok, warning
 from orchestrator.preflight.subject import JOB_CHECKS, Candidate
+from orchestrator.runs.view import view_of
 from orchestrator.text import size
 from trainer.config import TrainConfig
 from trainer.errors import OrchError, StoreDenied
-from trainer.rundir.attempts import AttemptRecord, read_records
+from trainer.rundir.attempts import AttemptRecord
 from trainer.rundir.bucket import is_bucket
-from trainer.rundir.commits import Commit, list_commits, read_commit
-from trainer.rundir.lineage import line
+from trainer.rundir.commits import Commit, read_commit
 from trainer.rundir.metrics import TooMany, read_signs
 from trainer.rundir.open import bucket_notices, open_store
 
@@ -89,10 +89,9 @@ def read_run(config: TrainConfig) -> EarlierRun:
         return EarlierRun()
     try:
         store = open_store(config.run_directory, timeout_s=_STORE_S)
-        records = read_records(store)
-        commits = line(records, list_commits(store))
-        commit = read_commit(store, commits[0]) if commits else None
-        newest = [record for record in records if isinstance(record, AttemptRecord)][-_ATTEMPTS:]
+        view = view_of(store)
+        commit = read_commit(store, view.line[0]) if view.line else None
+        newest = [record for record in view.records if isinstance(record, AttemptRecord)][-_ATTEMPTS:]
         signs = [
             sign for of_attempt in read_signs(store, newest, segments_max=_SEGMENTS_MAX).values() for sign in of_attempt
         ]

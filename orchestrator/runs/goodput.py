@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.runs.view import RunView
 from orchestrator.text import first_line, short_duration
 from trainer.agent.output import SEGMENT_S
 from trainer.exit_codes import ExitCode
-from trainer.rundir.attempts import AttemptRecord, EndRecord
-from trainer.rundir.bucket import is_bucket
-from trainer.rundir.commits import list_commits
 from trainer.rundir.history import Restart, lost_in_words
 from trainer.rundir.ledger import Ledger, Row, account
-from trainer.rundir.lineage import line
 from trainer.rundir.metrics import ALIVE_S, Sign, read_signs
-from trainer.rundir.store import Store
 
 HISTORY_LINES = 10
 STATUS_SEGMENTS = 256
@@ -27,35 +23,28 @@ BUCKET_SILENT_S = 2 * SEGMENT_S
 _ONLY_WHERE_THERE_IS_SOME = (Row.SCRIPT, Row.UNKNOWN)
 
 
-def read_ledger(
-    store: Store,
-    records: Sequence[AttemptRecord | EndRecord],
-    *,
-    running: bool,
-    segments_max: int | None = None,
-    signs: Mapping[int, Sequence[Sign]] | None = None,
-) -> Ledger | None:
-    """The ledger of a run directory; None where nothing has run in it yet. `running`: somebody is
-    known to run it at this moment.
+def read_ledger(view: RunView, *, running: bool, signs: Mapping[int, Sequence[Sign]] | None = None) -> Ledger | None:
+    """The ledger of a run directory; None where nothing has run in it yet.
+
+    Args:
+        running: somebody is known to run it at this moment.
+        signs: what its workers wrote, where that was read before.
 
     Raises:
         StoreError: the store does not answer.
-        TooMany: there is more to read than `segments_max` segments.
     """
     if signs is None:
-        signs = read_signs(store, records, segments_max=segments_max)
-    ended = bool(records) and isinstance(records[-1], EndRecord)
-    in_bucket = is_bucket(store.url)
-    if in_bucket and not ended:
+        signs = read_signs(view.store, view.records)
+    ended = view.end is not None
+    if view.in_bucket and not ended:
         # Nobody can be asked: who wrote lately runs still.
         running = running or time.time() - newest_time(signs) < BUCKET_SILENT_S
-    commits = [] if running else line(records, list_commits(store))
     return account(
-        records,
+        view.records,
         signs,
         now_s=time.time() if running and not ended else None,
-        committed=None if running else (commits[0].step if commits else 0),
-        unseen_s=ALIVE_S + (SEGMENT_S if in_bucket else _LOCAL_FLUSH_S),
+        committed=None if running else (view.line[0].step if view.line else 0),
+        unseen_s=ALIVE_S + (SEGMENT_S if view.in_bucket else _LOCAL_FLUSH_S),
     )
 
 

@@ -36,7 +36,7 @@ def past_of(view: RunView, signs: Signs, *, running: bool) -> Past:
         StoreError: the store does not answer.
     """
     return Past(
-        ledger=read_ledger(view.store, view.records, running=running, signs=signs),
+        ledger=read_ledger(view, running=running, signs=signs),
         broken_off=broken_off(view.records, signs),
         save_troubles=save_troubles(signs, {record.number for record in newest_launch(view)}),
         told_steps={number: told_step(of_attempt) for number, of_attempt in signs.items()},

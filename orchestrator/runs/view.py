@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from trainer.errors import ConfigError, ObjectNotFound
-from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, read_records
+from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord
 from trainer.rundir.bucket import is_bucket
-from trainer.rundir.commits import list_commits
-from trainer.rundir.lineage import line
+from trainer.rundir.commits import read_line
 from trainer.rundir.open import open_store
 from trainer.rundir.store import Store
 from trainer.wire.coordinator import JobState
@@ -77,8 +76,7 @@ def view_of(store: Store) -> RunView:
     Raises:
         StoreError: it cannot be read.
     """
-    records = read_records(store)
-    return RunView(store, records, line(records, list_commits(store)))
+    return RunView(store, *read_line(store))
 
 
 def _name(store: Store) -> str:

@@ -97,6 +97,7 @@ def test_no_module_puts_by_hand_what_has_a_function(by_hand: str) -> None:
         pytest.param(
             r"class \w*Backoff|\* 2 \*\* min\(|_s \*= 2\b|_s = min\(\w*_s \* 2", "trainer/retry.py", id="pauses"
         ),
+        pytest.param(r"line\([\w.]+, list_commits\(", "trainer/rundir/commits.py", id="a run's line of commits"),
     ],
 )
 def test_what_both_packages_need_stands_once(by_hand: str, its_place: str) -> None:

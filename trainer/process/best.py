@@ -14,9 +14,8 @@ from trainer.config import ExportSection, StopWhen
 from trainer.errors import OrchError, SaveRefused
 from trainer.export.exporter import Exporter
 from trainer.process.plan import EarlyStopping
-from trainer.rundir.attempts import read_records
-from trainer.rundir.commits import list_commits, read_commit
-from trainer.rundir.lineage import first_attempt, line
+from trainer.rundir.commits import read_commit, read_line
+from trainer.rundir.lineage import first_attempt
 from trainer.rundir.store import Store
 
 log = logging.getLogger(__name__)
@@ -87,8 +86,8 @@ class Best:
     def _clean(self) -> None:
         """Delete what neither this process nor any checkpoint of the line names."""
         try:
-            records = read_records(self._store)
-            commits = [read_commit(self._store, ref) for ref in line(records, list_commits(self._store))]
+            records, refs = read_line(self._store)
+            commits = [read_commit(self._store, ref) for ref in refs]
             named = [(commit.host_state.get(KEY) or {}).get("file") for commit in commits]
             kept = {file["file"] for file in [*named, self._file] if file} | set(self._told)
             since = first_attempt(records)

@@ -282,20 +282,3 @@ def is_closed(store: Store, number: int) -> bool:
 
 def _closed_name(number: int) -> str:
     return f"{PREFIX}{number}.closed"
-
-
-def summary(records: list[AttemptRecord | EndRecord]) -> dict[str, Any]:
-    """The fields of `orch status -o json` that the records alone can tell."""
-    end = records[-1] if records and isinstance(records[-1], EndRecord) else None
-    attempts = [record for record in records if isinstance(record, AttemptRecord)]
-    last = attempts[-1] if attempts else None
-    return {
-        "state": end.state if end else "unknown",
-        "code": end.code if end else None,
-        "reason": end.reason if end else "",
-        "step": end.step if end else (last.restore.step if last and last.restore else 0),
-        "attempts": last.number if last else 0,
-        "restarts": end.restarts if end else (last.restarts if last else 0),
-        "metrics": end.metrics if end else {},
-        "weights_sha256": end.weights_sha256 if end else None,
-    }

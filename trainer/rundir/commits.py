@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from trainer.errors import ConfigError, DamagedCheckpoint, ObjectExists, ObjectNotFound
-from trainer.rundir.attempts import CommitRef, Wire
+from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Wire, read_records
 from trainer.rundir.checksum import crc32c
+from trainer.rundir.lineage import line
 from trainer.rundir.store import Store
 
 PREFIX = "checkpoints/commits/"
@@ -142,6 +143,16 @@ def list_commits(store: Store) -> list[CommitRef]:
     """
     refs = (parse_commit_name(entry.name) for entry in store.list(PREFIX))
     return sorted((ref for ref in refs if ref is not None), key=lambda ref: (ref.step, ref.attempt))
+
+
+def read_line(store: Store) -> tuple[list[AttemptRecord | EndRecord], list[CommitRef]]:
+    """All records, and the commits of their line, newest first.
+
+    Raises:
+        StoreError: the store did not answer.
+    """
+    records = read_records(store)
+    return records, line(records, list_commits(store))
 
 
 def read_commit(store: Store, ref: CommitRef) -> Commit:
