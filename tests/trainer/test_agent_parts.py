@@ -17,6 +17,7 @@ from trainer.agent import output
 from trainer.agent.child import Child, Lines
 from trainer.agent.link import CoordinatorClient, Link
 from trainer.agent.output import LossyPipe, LossyQueue, Segments
+from trainer.agent.report import TerminationMessage
 from trainer.agent.server import AgentServer
 from trainer.agent.watchdog import Watchdog
 from trainer.agent.writers import Writers
@@ -29,8 +30,9 @@ from trainer.rundir.attempts import Member
 from trainer.rundir.local_store import LocalStore
 from trainer.rundir.open import open_store
 from trainer.rundir.store import Entry
-from trainer.wire.coordinator import AgentReport, Directive, JobState
+from trainer.wire.coordinator import AgentReport, Directive, ExitReport, JobState
 from trainer.wire.process import Phase
+from trainer.wire.termination import LastWords, general_remedy
 from trainer.wire.writer import SaveFailed, SaveTrouble, Snapshot, WriterStart
 
 REPORT = AgentReport(launch="l", index=1, uid="u", address="127.0.0.1", port=20000, state="idle", attempt=0)
@@ -391,3 +393,17 @@ def test_kills_for_want_of_memory_are_counted_by_both_versions_of_cgroups(tmp_pa
     assert oom_kills((absent, first)) == 3
     assert oom_kills((second, first)) == 1
     assert oom_kills((absent,)) is None
+
+
+def test_what_a_failed_process_says_is_to_be_done_is_in_its_last_words_and_no_other_line_of_its_message_is(
+    tmp_path: Path,
+) -> None:
+    def told(code: int, **said: str) -> str:
+        words = TerminationMessage(str(tmp_path / "log"), None)
+        report = ExitReport(attempt=1, code=code, message="it does not fit:\ndense has shape [2]", **said)
+        words.write("attempt 1 ended", step=1, attempt=1, report=report)
+        return LastWords.model_validate_json((tmp_path / "log").read_bytes()).remedy
+
+    assert told(78, remedy="Train the model that was saved.") == "Train the model that was saved."
+    assert told(78) == general_remedy(78)
+    assert told(70, remedy="mend it") == general_remedy(70)

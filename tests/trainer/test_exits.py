@@ -54,6 +54,8 @@ def test_a_process_that_the_kernel_killed_for_want_of_memory_says_so() -> None:
 
 
 def test_what_a_process_said_of_its_own_end_is_handed_on() -> None:
-    failure = Failure(code=70, exception="KeyError", message="a", traceback="t", step=3)
+    failure = Failure(code=70, exception="KeyError", message="a", remedy="b", traceback="t", step=3)
     report = exit_report(ending(70, failure=failure, step=3))
     assert (report.code, report.exception, report.message, report.traceback) == (70, "KeyError", "a", "t")
+    assert report.remedy == "b"
+    assert exit_report(ending(137, failure=failure, hung_s=9.0)).remedy == "", "it ended otherwise after all"

@@ -146,9 +146,9 @@ class Decisions:
         """An attempt starts here."""
         self.last_attempt, self.last_exit = attempt, None
 
-    def could_not_begin(self, code: int, message: str) -> None:
+    def could_not_begin(self, code: int, message: str, remedy: str) -> None:
         """It did not, after all."""
-        self.last_exit = ExitReport(attempt=self.last_attempt, code=code, message=message)
+        self.last_exit = ExitReport(attempt=self.last_attempt, code=code, message=message, remedy=remedy)
 
     def ended(self, report: ExitReport, result: Result | None, last_commit: CommitRef | None) -> None:
         """The attempt is over here: process and writer are through."""

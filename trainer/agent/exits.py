@@ -56,6 +56,7 @@ def exit_report(ending: Ending) -> ExitReport:
         code=code,
         exception=failure.exception if failure else "",
         message=message,
+        remedy=failure.remedy if failure and message == failure.message else "",
         traceback=failure.traceback if failure else "",
         step=ending.step,
         block_steps=ending.block_steps,

@@ -277,7 +277,9 @@ def _without_words(report: AgentReport, why: str) -> AgentReport:
     plain: dict[str, object] = {"metrics": {}, "save_error": ""}
     if report.last_exit is not None:
         words = f"its message could not be sent ({why[:200]}); its log has it"
-        plain["last_exit"] = report.last_exit.model_copy(update={"exception": "", "message": words, "traceback": ""})
+        plain["last_exit"] = report.last_exit.model_copy(
+            update={"exception": "", "message": words, "remedy": "", "traceback": ""}
+        )
     if report.result is not None:
         plain["result"] = report.result.model_copy(update={"metrics": {}, "reason": report.result.reason[:200]})
     return report.model_copy(update=plain)

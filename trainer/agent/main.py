@@ -277,10 +277,11 @@ class Agent:
             )
         except (OrchError, OSError) as error:
             # For want of memory, files or temporary space another attempt may do better; a program that is not there stays away.
-            code = error.code if isinstance(error, OrchError) else ExitCode.LOST_PEER
-            message = str(error) if isinstance(error, OrchError) else f"no process can be started: {error}"
+            code, message, remedy = ExitCode.LOST_PEER, f"no process can be started: {error}", ""
+            if isinstance(error, OrchError):
+                code, message, remedy = error.code, str(error), error.remedy
             log.error("attempt %d cannot start: %s", record.number, message)
-            self._decisions.could_not_begin(code, message)
+            self._decisions.could_not_begin(code, message, remedy)
             self._changed()
             return
         faults.reach("agent.attempt-began")

@@ -60,7 +60,7 @@ class TerminationMessage:
         peak = report.memory_peak_bytes if report else 0
         if peak_bytes is not None:
             peak = self._peak_bytes = peak_bytes
-        own = report.message if report and report.code == code else ""
+        own = report.remedy if report and report.code == code else ""
         starved = bool(report and report.out_of_memory and report.code == code)
         if end is not None:
             reason, starved = end.reason, end.cause is not None and end.cause.out_of_memory

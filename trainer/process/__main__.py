@@ -136,6 +136,7 @@ def tell(channel: Channel, error: BaseException) -> ExitCode:
             code=code,
             exception=type(error).__name__,
             message="\n".join(part for part in (message[:_MESSAGE_CHARS], remedy) if part),
+            remedy=remedy,
             traceback=shown[-_TRACEBACK_CHARS:],
             step=channel.step,
             bad_commit=error.commit if isinstance(error, DamagedCheckpoint) else None,

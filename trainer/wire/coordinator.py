@@ -14,6 +14,8 @@ class ExitReport(Wire):
     code: int
     exception: str = ""
     message: str = ""
+    remedy: str = ""
+    """What to do next, where orch itself raised what ended it and knows."""
     traceback: str = ""
     step: int = 0
     block_steps: int = 0

@@ -141,6 +141,9 @@ class Failure(Wire):
     code: int
     exception: str
     message: str
+    """What happened, and below it what to do next where orch knows."""
+    remedy: str = ""
+    """What to do next, alone."""
     traceback: str = ""
     step: int = 0
     bad_commit: str | None = None

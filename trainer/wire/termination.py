@@ -78,7 +78,7 @@ class LastWords(Wire):
 
 def remedy_for(
     code: int | None,
-    message: str = "",
+    own: str = "",
     *,
     out_of_memory: bool = False,
     memory_peak_bytes: int = 0,
@@ -86,14 +86,12 @@ def remedy_for(
 ) -> str:
     """What to do next about an end with this code; empty while there was none.
 
-    `message` is the failed process's own: where orch itself raised it, its last line says what to do. `out_of_memory`: as of
-    LastWords.
+    `own` is what the failed process itself said is to be done. `out_of_memory`: as of LastWords.
     """
     if code is None or code == ExitCode.DONE:
         return ""
-    own = message.strip().splitlines()[1:]
-    if code in (ExitCode.SAVE_REFUSED, ExitCode.CONFIGURATION) and own and not own[-1].startswith(" "):
-        return own[-1]
+    if own and code in (ExitCode.SAVE_REFUSED, ExitCode.CONFIGURATION):
+        return own
     if code == ExitCode.KILLED and (out_of_memory or is_full(memory_peak_bytes, memory_limit_bytes)):
         return _MEMORY
     return general_remedy(code, out_of_memory=out_of_memory)
