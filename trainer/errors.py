@@ -20,6 +20,11 @@ class OrchError(Exception):
 class ConfigError(OrchError):
     """The job file, the task, or a checkpoint that does not fit the model: another try changes nothing."""
 
+    def __init__(self, message: str, *, remedy: str = "", cut: bool = False) -> None:
+        """`cut`: there are more problems than the lines of the message."""
+        super().__init__(message, remedy=remedy)
+        self.cut = cut
+
 
 class TaskError(OrchError):
     """The user's code raised. The traceback is the user's own and is shown first."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trainer.errors import OrchError
+from trainer.errors import ConfigError, OrchError
 
 if TYPE_CHECKING:
     from orchestrator.preflight.check import Check
@@ -23,7 +23,8 @@ def print_error(error: OrchError) -> None:
     first, *more = error.message.splitlines() or [""]
     if more:
         # Lines that begin with file:line, so that editors and terminals can jump to them.
-        count = f"{len(more) + 1} problems" if not more[-1].startswith("... and") else "several problems"
+        cut = isinstance(error, ConfigError) and error.cut
+        count = "several problems" if cut else f"{len(more) + 1} problems"
         _stderr(_red("error:") + f" {count}")
         for line in [first, *more]:
             _stderr(line)
@@ -63,10 +64,8 @@ def print_checks(checks: "list[Check]", output: str, **more: Any) -> None:
         return
     colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for line in lines(checks):
-        level = line.partition(" ")[0]
-        colour = colours[Level(level)] if coloured and level else None
-        click.echo(click.style(level, fg=colour) + line[len(level) :] if colour else line)
+    for line in lines(checks, paint=(lambda level: click.style(level, fg=colours[level])) if coloured else str):
+        click.echo(line)
 
 
 def output_option(command: Command) -> Command:

@@ -8,6 +8,7 @@ from orchestrator.text import memory_size
 from trainer.exit_codes import ExitCode, title_of
 from trainer.memory import is_full
 from trainer.rundir.attempts import EndRecord
+from trainer.wire.termination import UNREAD_CONFIG
 
 _BY_ITSELF = "nothing: Kubernetes replaces the pod, and training goes on from the last checkpoint"
 
@@ -100,7 +101,7 @@ def ended_badly(pod: Manifest, events: list[Manifest]) -> Trouble | None:
         )
     if message.startswith("{"):
         return None  # the agent's own last words: a status reads them
-    if "configuration in ORCH_CONFIG cannot be read" in message:
+    if UNREAD_CONFIG in message:
         return Trouble(
             "the trainer in the image does not understand the job's configuration: it is of another version than orch",
             "build the image from the version of the project that `orch --version` tells",

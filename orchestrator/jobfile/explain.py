@@ -89,6 +89,16 @@ def describe(annotation: Any, constraints: Any = ()) -> str:
     return "text" if annotation is str else "any value"
 
 
+def takes_duration(annotation: Any, constraints: Any = ()) -> bool:
+    """Whether a field takes a duration, among others or alone."""
+    while get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        constraints = [*constraints, *more]
+    if any(isinstance(item, BeforeValidator) for item in constraints):
+        return True
+    return get_origin(annotation) in (Union, types.UnionType) and any(map(takes_duration, get_args(annotation)))
+
+
 def field_of(path: Path) -> FieldInfo | None:
     """The field of JobSpec at a path; None inside free mappings (params, env) and for unknown keys."""
     info: FieldInfo | None = None
@@ -155,11 +165,13 @@ def _flatten(constraints: Any) -> Iterator[Any]:
 def _range(kind: type, constraints: Iterator[Any]) -> str:
     low: str | None = None
     high: str | None = None
+    above = False
     for constraint in constraints:
         if isinstance(constraint, annotated_types.Ge):
             low = f"{constraint.ge}"
         elif isinstance(constraint, annotated_types.Gt):
-            low = f"{constraint.gt + 1}" if kind is int else f"above {constraint.gt}"  # type: ignore[operator]
+            above = kind is not int
+            low = f"above {constraint.gt}" if above else f"{constraint.gt + 1}"  # type: ignore[operator]
         elif isinstance(constraint, annotated_types.Le):
             high = f"{constraint.le}"
         elif isinstance(constraint, annotated_types.Lt):
@@ -167,7 +179,7 @@ def _range(kind: type, constraints: Iterator[Any]) -> str:
     if low is not None and high is not None:
         return f" from {low} to {high}"
     if low is not None:
-        return f" {low}" if low.startswith("above") else f" of at least {low}"
+        return f" {low}" if above else f" of at least {low}"
     return f" of at most {high}" if high is not None else ""
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from orchestrator.jobfile import yaml_reader
 from orchestrator.jobfile.explain import dotted, explain
-from orchestrator.jobfile.overrides import apply_overrides
+from orchestrator.jobfile.overrides import Origin, apply_overrides
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.jobfile.task_source import task_problem
 from trainer.errors import ConfigError
@@ -27,8 +27,8 @@ class LoadedJob:
 
     spec: JobSpec
     path: Path
-    origins: Mapping[yaml_reader.Path, str]
-    """Where each value comes from: `job.yaml:12`, or `--set train.steps=5`."""
+    origins: Mapping[yaml_reader.Path, Origin]
+    """Where each value comes from."""
 
     @property
     def folder(self) -> Path:
@@ -38,7 +38,7 @@ class LoadedJob:
     def where(self, field: str) -> str:
         """The origin of a field such as `resources.workers`, or of the nearest section above it."""
         place = tuple(int(part) if part.isdigit() else part for part in field.split("."))
-        return _origin(place, self.origins)
+        return _origin(place, self.origins).text
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
@@ -54,7 +54,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
     path = Path(path)
     tree = yaml_reader.read(_text(path))
     if tree.problems:
-        raise _error([(f"{path}:{problem.line}", problem.path, problem.message) for problem in tree.problems])
+        raise _error([(_in_file(path, problem.line), problem.path, problem.message) for problem in tree.problems])
     if tree.empty:
         raise ConfigError(f"{path}: the file is empty", remedy="`orch init` writes one to begin with.")
     if not isinstance(tree.value, dict):
@@ -63,7 +63,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
             f"{path}:{tree.lines[()]}: a job file is a mapping (key: value), this is {kind}",
             remedy="`orch init` writes one to begin with.",
         )
-    origins = {place: f"{path}:{line}" for place, line in tree.lines.items()}
+    origins = {place: _in_file(path, line) for place, line in tree.lines.items()}
     written = dict(tree.written)
     data = apply_overrides(tree.value, overrides, origins, written)
     try:
@@ -116,25 +116,33 @@ def _near_file(path: Path) -> str:
     return f'; did you mean "{path.with_name(near[0])}"?' if near else ""
 
 
-def _origin(place: yaml_reader.Path, origins: Mapping[yaml_reader.Path, str]) -> str:
+def _in_file(path: Path, line: int) -> Origin:
+    return Origin(f"{path}:{line}", line)
+
+
+def _origin(place: yaml_reader.Path, origins: Mapping[yaml_reader.Path, Origin]) -> Origin:
     while place and place not in origins:
         place = place[:-1]
     return origins[place]
 
 
-def _by_line(problem: tuple[str, yaml_reader.Path, str]) -> tuple[bool, int]:
+_Problem = tuple[Origin, yaml_reader.Path, str]
+
+
+def _by_line(problem: _Problem) -> tuple[bool, int]:
+    """What was written on the command line comes last."""
     origin = problem[0]
-    line = origin.rpartition(":")[2]
-    return (origin.startswith("--set"), int(line) if line.isdigit() else 0)
+    return not origin.line, origin.line
 
 
-def _line(origin: str, field: str, message: str) -> str:
-    named_already = not field or origin.startswith(f"--set {field}=")
-    return f"{origin}: {message}" if named_already else f"{origin}: {field}: {message}"
+def _line(origin: Origin, field: str, message: str) -> str:
+    named_already = field in ("", origin.key)
+    return f"{origin.text}: {message}" if named_already else f"{origin.text}: {field}: {message}"
 
 
-def _error(problems: list[tuple[str, yaml_reader.Path, str]]) -> ConfigError:
+def _error(problems: list[_Problem]) -> ConfigError:
     lines = [_line(origin, dotted(place), message) for origin, place, message in problems]
-    if len(lines) > PROBLEMS_SHOWN:
-        lines = [*lines[:PROBLEMS_SHOWN], f"... and {len(lines) - PROBLEMS_SHOWN} more"]
-    return ConfigError("\n".join(lines))
+    if len(lines) <= PROBLEMS_SHOWN:
+        return ConfigError("\n".join(lines))
+    shown = [*lines[:PROBLEMS_SHOWN], f"... and {len(lines) - PROBLEMS_SHOWN} more"]
+    return ConfigError("\n".join(shown), cut=True)

@@ -1,6 +1,7 @@
 """--set a.b=c: values from the command line put into what a job file holds. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.jobfile import yaml_reader
@@ -15,10 +16,22 @@ _INSTEAD_OF: dict[tuple[str, ...], tuple[str, str]] = {
 """Fields of which a job has one: giving one on the command line replaces the file's other."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written."""
+
+    text: str
+    """For a person: `job.yaml:12`, or `--set train.steps=5`."""
+    line: int = 0
+    """Of the job file, from 1; 0 on the command line."""
+    key: str = ""
+    """What --set named; empty in the job file."""
+
+
 def apply_overrides(
     data: dict[str, Any],
     overrides: Sequence[str],
-    origins: dict[yaml_reader.Path, str],
+    origins: dict[yaml_reader.Path, Origin],
     written: dict[yaml_reader.Path, str],
 ) -> dict[str, Any]:
     """`data` with each override in turn; the argument itself is left as it is.
@@ -35,6 +48,7 @@ def apply_overrides(
     parsed = [_parse(override) for override in overrides]
     given = {path for path, _, _ in parsed}
     for parts, tree, label in parsed:
+        origin = Origin(label, key=".".join(parts))
         other = _INSTEAD_OF.get(parts)
         if other is not None and other not in given and isinstance(data.get(other[0]), dict):
             data = {**data, other[0]: {key: value for key, value in data[other[0]].items() if key != other[1]}}
@@ -44,8 +58,8 @@ def apply_overrides(
             del origins[known]
             written.pop(known, None)
         for depth in range(1, len(path)):
-            origins.setdefault(path[:depth], label)
-        origins |= {(*path, *place): label for place in tree.lines}
+            origins.setdefault(path[:depth], origin)
+        origins |= {(*path, *place): origin for place in tree.lines}
         written |= {(*path, *place): text for place, text in tree.written.items()}
     return data
 

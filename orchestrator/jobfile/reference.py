@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from orchestrator.jobfile.explain import describe, dotted, section_at
+from orchestrator.jobfile.explain import describe, dotted, section_at, takes_duration
 from orchestrator.jobfile.spec import JobSpec
 from trainer.config import TASK_ONLY, TrainSection
 
@@ -120,12 +120,9 @@ def _default(info: FieldInfo) -> str:
         return "-"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if isinstance(value, float) and describe(info.annotation, info.metadata).endswith(_DURATION_END):
+    if isinstance(value, float) and takes_duration(info.annotation, info.metadata):
         return f"`{_duration(value)}`"
     return f"`{value}`"
-
-
-_DURATION_END = "12h or 7d"
 
 
 def _duration(seconds: float) -> str:

@@ -72,13 +72,13 @@ def errors(checks: Iterable[Check]) -> list[Check]:
     return [check for check in checks if check.level is Level.ERROR]
 
 
-def lines(checks: Iterable[Check]) -> list[str]:
-    """For a person: level, name, text; the remedy, where there is one, in a line below."""
+def lines(checks: Iterable[Check], paint: Callable[[Level], str] = str) -> list[str]:
+    """For a person: level, name, text; the remedy, where there is one, in a line below. `paint` may colour a level."""
     checks = list(checks)
     width = max((len(check.name) for check in checks), default=0)
     shown = []
     for check in checks:
-        shown.append(f"{check.level.value:<8} {check.name:<{width}}  {check.text}")
+        shown.append(f"{paint(check.level)}{'':<{8 - len(check.level)}} {check.name:<{width}}  {check.text}")
         if check.remedy:
             shown.append(f"{'':<8} {'':<{width}}  -> {check.remedy}")
     return shown

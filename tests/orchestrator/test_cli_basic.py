@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import main as cli
+from orchestrator.cli.output import print_error
 from orchestrator.jobfile.load import load
 from trainer.errors import ConfigError, StoreUnavailable
 from trainer.exit_codes import ExitCode
@@ -221,3 +222,11 @@ def test_no_colour_where_no_terminal_is() -> None:
     result = orch("render", "nothing.yaml")
     assert result.returncode == 78
     assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(("cut", "count"), [(False, "2 problems"), (True, "several problems")])
+def test_an_error_of_several_lines_counts_them_unless_there_are_more(
+    cut: bool, count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_error(ConfigError("job.yaml:1: a\n... and what follows", cut=cut))
+    assert capsys.readouterr().err == f"error: {count}\njob.yaml:1: a\n... and what follows\n"

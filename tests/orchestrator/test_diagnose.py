@@ -1,6 +1,7 @@
 """What Kubernetes says about pods that do not run becomes a reason and a remedy. Its texts are those of 1.34 and containerd."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from orchestrator.diagnose.job import Surroundings, diagnose
 from orchestrator.diagnose.remedy import of_cause
 from orchestrator.diagnose.scheduling import amount, rooms
 from orchestrator.diagnose.trouble import Trouble, workers_text
+from trainer.agent import start
 from trainer.rundir.attempts import AttemptEnd, EndRecord, Launch
 from trainer.rundir.history import Restart
 from trainer.wire.coordinator import AgentReport, ExitReport, JobState
@@ -141,6 +143,24 @@ def test_out_of_memory_names_the_limit() -> None:
     trouble = only([killed])
     assert "limit of 4Gi" in trouble.reason
     assert "resources.memory" in trouble.remedy
+
+
+def test_an_image_of_another_version_says_so_in_words_that_every_version_knows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "config.json").write_text('{"of": "a later version"}')
+    monkeypatch.setattr(start, "die_with_parent", lambda: None)
+    environment = {
+        "ORCH_INDEX": "0", "ORCH_UID": "u", "ORCH_LAUNCH": "l", "ORCH_COORDINATOR": "127.0.0.1:8471",
+        "ORCH_ADDRESS": "127.0.0.1", "ORCH_TOKEN_FILE": str(tmp_path / "token"),
+        "ORCH_CONFIG": str(tmp_path / "config.json"),
+    }  # fmt: skip
+    assert start.main(environment) == 78
+    message = capsys.readouterr().err
+    assert message.startswith("error: the configuration in ORCH_CONFIG cannot be read: ")
+    ended = in_state(terminated={"exitCode": 78, "reason": "Error", "message": message})
+    assert "of another version than orch" in only([ended]).reason
 
 
 def test_an_image_without_the_trainer_says_how_to_build_one() -> None:

@@ -513,6 +513,7 @@ def test_lines_stand_in_columns_with_the_remedy_below() -> None:
         "warning  long  look",
         "               -> do this",
     ]
+    assert lines([Check("a", Level.OK, "fine")], paint=lambda level: f"<{level}>") == ["<ok>       a  fine"]
     assert all(" " not in name for name in JOB_CHECKS.skippable())
 
 

@@ -11,6 +11,7 @@ from trainer.config import TrainConfig
 from trainer.errors import OrchError
 from trainer.exit_codes import ExitCode
 from trainer.lifeline import die_with_parent
+from trainer.wire.termination import UNREAD_CONFIG
 
 
 class _LogHandler(logging.Handler):
@@ -36,7 +37,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     except (OSError, ValueError) as error:
-        print(f"error: the configuration in ORCH_CONFIG cannot be read: {error}", file=sys.stderr)
+        print(f"error: {UNREAD_CONFIG}: {error}", file=sys.stderr)
         return ExitCode.CONFIGURATION
     handler = _LogHandler(agent)
     handler.setFormatter(logging.Formatter(f"worker={who.index} %(levelname)s %(message)s"))

@@ -23,6 +23,10 @@ _BY_ITSELF = "nothing: the job goes on by itself"
 _OUT_OF_MEMORY = f"raise resources.memory, or make train.global_batch_size smaller, then {_AGAIN}"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
 
+UNREAD_CONFIG = "the configuration in ORCH_CONFIG cannot be read"
+"""What an agent says, and no more, that cannot read its job: its image is of another version than the orch that submitted it.
+So these words never change."""
+
 ANEW = (
     "train anew with another run.directory (orch run: --fresh or --directory), or go on from what is there with a larger "
     "train.steps or train.epochs"
