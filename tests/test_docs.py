@@ -24,6 +24,17 @@ def test_every_module_that_a_page_names_is_there(page: Path) -> None:
     assert {name for name in named if not any(path.endswith(f"/{name}") for path in known)} == set()
 
 
+def test_architecture_names_a_module_with_its_room() -> None:
+    """Some names are in several rooms: text.py, names.py, check.py."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w./-])([\w./-]+\.py)(?![\w-])", text))
+    known = {f"{place}{name}" for place in ("", "orchestrator/", "trainer/") for name in named} & {
+        path.removeprefix("/") for path in modules()
+    }
+    alone = {name for name in named if "/" not in name}
+    assert alone | {name for name in named if not any(path.endswith(name) for path in known)} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_page_that_a_page_links_to_is_there(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))

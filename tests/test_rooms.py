@@ -1,6 +1,7 @@
 """Who may import whom: the rules of docs/architecture.md, held by reading sources and importing in fresh processes."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,8 +161,9 @@ def test_rooms_stand_in_no_circle(package: str) -> None:
         above.add(room)
 
 
-def test_files_of_the_trainer_import_each_other_in_no_circle() -> None:
-    paths = sorted((ROOT / "trainer").rglob("*.py"))
+@pytest.mark.parametrize("package", ["orchestrator", "trainer"])
+def test_files_import_each_other_in_no_circle(package: str) -> None:
+    paths = sorted((ROOT / package).rglob("*.py"))
     left = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
     arrows = {
         name: {
@@ -171,9 +173,25 @@ def test_files_of_the_trainer_import_each_other_in_no_circle() -> None:
         }
         for name, path in left.items()
     }
+    for name, others in arrows.items():
+        others.discard(name)  # a package's own `from package import module`
     while free := {name for name, others in arrows.items() if not others & arrows.keys()}:
         arrows = {name: others for name, others in arrows.items() if name not in free}
     assert arrows == {}, "what is left stands in a circle, or above one"
+
+
+def test_what_is_larger_than_the_rest_is_better_whole_and_the_page_says_why() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (why,) = [part for part in text.split("\n\n") if "are better whole" in " ".join(part.split())]
+    large = set()
+    for package in ("orchestrator", "trainer"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            source = path.read_text(encoding="utf-8")
+            functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+            longest = max(((node.end_lineno or 0) - node.lineno + 1 for node in functions), default=0)
+            if len(source.splitlines()) > 400 or longest > 60:
+                large.add(str(path.relative_to(ROOT / package)))
+    assert large == set(re.findall(r"`([\w/]+\.py)`", why))
 
 
 def test_only_kube_talks_to_the_api_server() -> None:
