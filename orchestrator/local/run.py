@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from orchestrator.local.result import result_of
 from orchestrator.runs.lock import private_folder, run_lock, write_live
 from orchestrator.runs.view import RunView, read_run
 from orchestrator.status.model import JobStatus
+from orchestrator.text import first_line
 from trainer.agent.link import CoordinatorClient
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, OrchError, StoreError
@@ -198,13 +200,13 @@ class LocalRun:
     # --- the result
 
     def _result(self, agents: Agents) -> JobStatus:
-        unread = ""
+        why = unread = ""
         try:
             view = read_run(self._config.run_directory)
         except StoreError as error:
-            unread = f"the run directory cannot be read: {error.message}"
+            why, unread = first_line(error.message), f"the run directory cannot be read: {error.message}"
             view = RunView(open_store(self._config.run_directory), [], [])
-        return result_of(
+        told = result_of(
             view,
             self._config,
             launch=self._launch,
@@ -215,3 +217,4 @@ class LocalRun:
             unread=unread,
             words=agents.words,
         )
+        return replace(told, unread=why)

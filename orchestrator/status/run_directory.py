@@ -79,7 +79,9 @@ def follow_run(directory: str) -> Iterator[Moment]:
 
 def with_its_past(ended: JobStatus) -> JobStatus:
     """A status of somebody who saw the job end, with what its run directory tells of the way there. Where that cannot be read
-    just now, why: the end stands all the same."""
+    just now, why: the end stands all the same, and where that is known already nobody waits for the store again."""
+    if ended.unread:
+        return ended
     try:
         told = status_of_run(ended.run_directory)
     except StoreError as error:

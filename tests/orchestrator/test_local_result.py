@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.local import run as local_run
+from orchestrator.local.agents import Agents
+from orchestrator.local.printer import Printer
 from orchestrator.local.result import result_of
 from orchestrator.runs.view import RunView
+from orchestrator.status import run_directory
 from orchestrator.status.model import JobStatus
+from orchestrator.status.run_directory import with_its_past
 from orchestrator.status.text import last_lines
 from trainer.config import TrainConfig
+from trainer.errors import StoreUnavailable
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
 from trainer.rundir.open import open_store
 from trainer.wire.coordinator import AgentReport, JobState
@@ -120,3 +126,23 @@ def test_what_the_coordinator_sent_its_agents_away_with_is_what_to_do() -> None:
     # What its code says anyway is no remedy of its own.
     general = words.model_copy(update={"remedy": general_remedy(78)})
     assert result(codes=[78, 78], words=[general]).remedy == ""
+
+
+def test_a_run_directory_that_could_not_be_read_at_the_end_is_not_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def away(directory: str, **_: Any) -> RunView:
+        asked.append(directory)
+        raise StoreUnavailable("gs://acme/digits: 503\nagain later")
+
+    monkeypatch.setattr(local_run, "read_run", away)
+    monkeypatch.setattr(run_directory, "read_run", away)
+    monkeypatch.setattr(local_run, "open_store", lambda _: open_store("/nowhere"))
+    agents = Agents(2, {}, 1, Printer(), python="python")
+    for agent in agents.all:
+        agent.final_code = 0
+    found = with_its_past(local_run.LocalRun(CONFIG, Printer())._result(agents))
+    assert (found.state, found.code, found.unread) == ("succeeded", 0, "gs://acme/digits: 503")
+    assert asked == ["gs://acme/digits"]
