@@ -30,7 +30,7 @@ from trainer.process.collective import Collective, Decision
 from trainer.process.evaluate import Evaluator
 from trainer.program.global_batch import GlobalBatch
 from trainer.program.ranges import Ranges
-from trainer.program.steps import Block, choose_mode
+from trainer.program.steps import CompiledBlock, choose_mode
 from trainer.task import Task
 
 CHECKS: list[Callable[[], None]] = []
@@ -165,7 +165,7 @@ def trained(
     feed: Feed = StreamFeed(strategy, source, order, BATCH, 0) if stream else ResidentFeed(strategy, source, order)
     together = GlobalBatch(strategy)
     ranges = Ranges(strategy, together, "the batch of step")
-    block = Block(strategy, task, model, feed, mode, together, ranges, one_epoch(feed))  # type: ignore[arg-type]
+    block = CompiledBlock(strategy, task, model, feed, mode, together, ranges, one_epoch(feed))  # type: ignore[arg-type]
     if unbuilt := [optimizer for optimizer in reach({"model": model}).optimizers if not optimizer.built]:
         block.build_optimizers(0, unbuilt)
     block.learn(0)
@@ -332,7 +332,7 @@ def a_shape_first_met_in_training_is_said_to_be_compiled_for() -> None:
     strategy = tf.distribute.get_strategy()
     single = GlobalBatch(strategy)
     ranges = Ranges(strategy, single, "the batch")
-    block = Block(strategy, task, model, feed, "graph", single, ranges, one_epoch(feed), compiling=compiling)
+    block = CompiledBlock(strategy, task, model, feed, "graph", single, ranges, one_epoch(feed), compiling=compiling)
     block.compile(0)
     step = 0
     while step < 10:

@@ -194,6 +194,19 @@ def test_what_is_larger_than_the_rest_is_better_whole_and_the_page_says_why() ->
     assert large == set(re.findall(r"`([\w/]+\.py)`", why))
 
 
+def test_a_class_of_one_name_is_one_class_unless_the_page_says_what_each_is() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (why,) = [part for part in text.split("\n\n") if "stand for two classes each" in part]
+    names = [
+        node.name
+        for package in ("orchestrator", "trainer")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert {name for name in names if names.count(name) > 1} == set(re.findall(r"`([A-Z]\w+)`", why))
+
+
 def test_only_kube_talks_to_the_api_server() -> None:
     found = {
         str(path.relative_to(ROOT))

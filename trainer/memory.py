@@ -14,14 +14,14 @@ FULL = 0.9
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """What a process has in memory now, and had at most, shared pages included."""
 
     now_bytes: int
     peak_bytes: int
 
 
-def of_process(pid: int) -> Memory | None:
+def of_process(pid: int) -> MemoryUse | None:
     """None where it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
@@ -30,7 +30,7 @@ def of_process(pid: int) -> Memory | None:
     fields = dict(line.split(":", 1) for line in status.splitlines() if line.startswith(("VmHWM", "VmRSS")))
     if "VmRSS" not in fields:
         return None
-    return Memory(*(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
+    return MemoryUse(*(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
 
 
 def free_bytes() -> int | None:

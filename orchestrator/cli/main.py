@@ -18,7 +18,7 @@ EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE: what the shell sees of other programs whose reader went away."""
 
 
-class Entry(NamedTuple):
+class CommandRow(NamedTuple):
     """Where a command lives, and its line in `orch --help`."""
 
     module: str
@@ -26,28 +26,28 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "init": Entry("jobfile", "Write a commented job.yaml and task.py to begin with."),
-    "run": Entry("run", "Train on this machine, as the cluster would."),
-    "submit": Entry("submit", "Train on the cluster of your kubectl context."),
-    "check": Entry("submit", "Check all that a submit needs, without submitting."),
-    "list": Entry("listing", "List the jobs of the cluster."),
-    "status": Entry("watch", "Show how a job is doing, and what is wrong."),
-    "events": Entry("listing", "Show what happened to a job, in order of time."),
-    "logs": Entry("logs", "Show what the workers print, through restarts."),
-    "wait": Entry("wait", "Wait until a job has ended, and leave with its exit code."),
-    "goodput": Entry("goodput", "Show where the time of a job went."),
-    "checkpoints": Entry("checkpoints", "List, verify and export the checkpoints of a run."),
-    "cancel": Entry("control", "Stop a job with a checkpoint."),
-    "resume": Entry("control", "Let a stopped job go on, also with more or fewer workers."),
-    "delete": Entry("control", "Remove a job from the cluster; its run directory stays."),
-    "replace": Entry("control", "Replace a worker whose node is silent."),
-    "exec": Entry("remote", "Run a command in a worker's pod."),
-    "tensorboard": Entry("remote", "Show the curves of a run in TensorBoard."),
-    "doctor": Entry("doctor", "Look a cluster over, once for all jobs."),
-    "package": Entry("package", "Make an image of your code and push it."),
-    "render": Entry("jobfile", "Print the Kubernetes objects of a job file."),
-    "accelerators": Entry("accelerators", "List the GPUs and TPU slices that a job file may name."),
-    "schema": Entry("jobfile", "Print the JSON Schema of job files, for editors."),
+    "init": CommandRow("jobfile", "Write a commented job.yaml and task.py to begin with."),
+    "run": CommandRow("run", "Train on this machine, as the cluster would."),
+    "submit": CommandRow("submit", "Train on the cluster of your kubectl context."),
+    "check": CommandRow("submit", "Check all that a submit needs, without submitting."),
+    "list": CommandRow("listing", "List the jobs of the cluster."),
+    "status": CommandRow("watch", "Show how a job is doing, and what is wrong."),
+    "events": CommandRow("listing", "Show what happened to a job, in order of time."),
+    "logs": CommandRow("logs", "Show what the workers print, through restarts."),
+    "wait": CommandRow("wait", "Wait until a job has ended, and leave with its exit code."),
+    "goodput": CommandRow("goodput", "Show where the time of a job went."),
+    "checkpoints": CommandRow("checkpoints", "List, verify and export the checkpoints of a run."),
+    "cancel": CommandRow("control", "Stop a job with a checkpoint."),
+    "resume": CommandRow("control", "Let a stopped job go on, also with more or fewer workers."),
+    "delete": CommandRow("control", "Remove a job from the cluster; its run directory stays."),
+    "replace": CommandRow("control", "Replace a worker whose node is silent."),
+    "exec": CommandRow("remote", "Run a command in a worker's pod."),
+    "tensorboard": CommandRow("remote", "Show the curves of a run in TensorBoard."),
+    "doctor": CommandRow("doctor", "Look a cluster over, once for all jobs."),
+    "package": CommandRow("package", "Make an image of your code and push it."),
+    "render": CommandRow("jobfile", "Print the Kubernetes objects of a job file."),
+    "accelerators": CommandRow("accelerators", "List the GPUs and TPU slices that a job file may name."),
+    "schema": CommandRow("jobfile", "Print the JSON Schema of job files, for editors."),
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.image.layers import Entry, Layer, write_layer
+from orchestrator.image.layers import ArchiveEntry, Layer, write_layer
 
 
 def cache_folder() -> Path:
@@ -29,7 +29,7 @@ def key_of(*parts: str | bytes) -> str:
     return whole.hexdigest()[:32]
 
 
-def cached_layer(name: str, key: str, make: Callable[[Path], Iterable[Entry]]) -> Layer:
+def cached_layer(name: str, key: str, make: Callable[[Path], Iterable[ArchiveEntry]]) -> Layer:
     """The layer of a key, made when there is none yet.
 
     Args:

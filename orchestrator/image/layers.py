@@ -29,7 +29,7 @@ _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArchiveEntry:
     """One file, folder or symbolic link of a layer."""
 
     path: str
@@ -56,7 +56,7 @@ class Layer:
     unpacked_bytes: int
 
 
-def write_layer(entries: Iterable[Entry], file: Path) -> Layer:
+def write_layer(entries: Iterable[ArchiveEntry], file: Path) -> Layer:
     """Write a layer.
 
     Raises:
@@ -71,37 +71,37 @@ def write_layer(entries: Iterable[Entry], file: Path) -> Layer:
     return Layer(file, packed.digest, packed.diff_id, file.stat().st_size, packed.unpacked_bytes)
 
 
-def tree_entries(root: Path, prefix: str) -> list[Entry]:
+def tree_entries(root: Path, prefix: str) -> list[ArchiveEntry]:
     """All files and folders under `root`, at `prefix` in the image, owned by root. Symbolic links stay what they are."""
-    entries = [Entry(prefix)]
+    entries = [ArchiveEntry(prefix)]
     for folder, folders, files in os.walk(root):
         for name in folders + files:
             source = Path(folder, name)
             path = f"{prefix}/{source.relative_to(root).as_posix()}"
             if source.is_symlink():
-                entries.append(Entry(path, link=os.readlink(source)))
+                entries.append(ArchiveEntry(path, link=os.readlink(source)))
             elif source.is_dir():
-                entries.append(Entry(path))
+                entries.append(ArchiveEntry(path))
             else:
-                entries.append(Entry(path, source, executable=bool(source.stat().st_mode & 0o100)))
+                entries.append(ArchiveEntry(path, source, executable=bool(source.stat().st_mode & 0o100)))
     return entries
 
 
-def code_entries(files: Iterable[CodeFile], prefix: str) -> list[Entry]:
+def code_entries(files: Iterable[CodeFile], prefix: str) -> list[ArchiveEntry]:
     """The user's files at `prefix` in the image, owned by root: the training process reads them and cannot change them."""
     entries = []
     for file in files:
         path = f"{prefix}/{file.path}"
         if file.folder:
-            entries.append(Entry(path))
+            entries.append(ArchiveEntry(path))
         elif file.link is not None:
-            entries.append(Entry(path, link=file.link))
+            entries.append(ArchiveEntry(path, link=file.link))
         else:
-            entries.append(Entry(path, file.source, executable=file.executable))
+            entries.append(ArchiveEntry(path, file.source, executable=file.executable))
     return entries
 
 
-def _add(archive: tarfile.TarFile, entry: Entry) -> None:
+def _add(archive: tarfile.TarFile, entry: ArchiveEntry) -> None:
     info = tarfile.TarInfo(entry.path)
     info.mtime, info.uid, info.gid = TIME_S, entry.owner, entry.owner
     if entry.link is not None:

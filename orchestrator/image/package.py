@@ -20,7 +20,7 @@ from orchestrator.image import parts as imageparts
 from orchestrator.image.base import DEFAULT_BASE, ENTRYPOINT, Base, read_base, read_files
 from orchestrator.image.builders import build
 from orchestrator.image.files import CodeFiles, collect
-from orchestrator.image.layers import Entry, code_entries, write_layer
+from orchestrator.image.layers import ArchiveEntry, code_entries, write_layer
 from orchestrator.image.model import (
     LABEL_CONTENT,
     LABEL_TRAINER,
@@ -227,14 +227,14 @@ def _has_image(repository: Repository, digest: str) -> bool:
     return True
 
 
-def _folders_to(place: Layout) -> list[Entry]:
+def _folders_to(place: Layout) -> list[ArchiveEntry]:
     """/app, and the folders between it and the user's code, or the working directory."""
     wanted = {APP}
     for path in (place.prefix, place.workdir):
         while path != APP:
             wanted.add(path)
             path = posixpath.dirname(path)
-    return [Entry(path[1:], owner=UID if path == APP else 0) for path in sorted(wanted)]
+    return [ArchiveEntry(path[1:], owner=UID if path == APP else 0) for path in sorted(wanted)]
 
 
 def _json(value: Any) -> bytes:

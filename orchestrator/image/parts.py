@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.image import bytecode
 from orchestrator.image.base import PYTHON, BaseFiles
 from orchestrator.image.cache import cached_layer, key_of
-from orchestrator.image.layers import Entry, Layer, tree_entries
+from orchestrator.image.layers import ArchiveEntry, Layer, tree_entries
 from trainer.errors import ConfigError
 
 VENV = "/opt/venv"
@@ -36,23 +36,23 @@ def requirements(variant: str) -> str:
     return (resources.files("orchestrator") / "recipe" / f"requirements-{variant}.txt").read_text()
 
 
-def system_entries(base: BaseFiles) -> list[Entry]:
+def system_entries(base: BaseFiles) -> list[ArchiveEntry]:
     """User 1000, its home, the working directory, and a virtual environment of the base's Python."""
     user = f"trainer:x:{UID}:{UID}::{HOME}:/usr/sbin/nologin\n"
     group = f"trainer:x:{UID}:\n"
     config = f"home = {os.path.dirname(base.python)}\ninclude-system-site-packages = false\nversion = {PYTHON}\n"
-    binaries = [Entry(f"{VENV[1:]}/bin/{name}", link=f"python{PYTHON}") for name in ("python", "python3")]
+    binaries = [ArchiveEntry(f"{VENV[1:]}/bin/{name}", link=f"python{PYTHON}") for name in ("python", "python3")]
     return [
-        Entry("etc/passwd", _with_line(base.passwd, user).encode()),
-        Entry("etc/group", _with_line(base.group, group).encode()),
-        Entry(HOME[1:], owner=UID),
-        Entry(APP[1:], owner=UID),
-        Entry(VENV[1:]),
-        Entry(f"{VENV[1:]}/pyvenv.cfg", config.encode()),
-        Entry(f"{VENV[1:]}/lib"),
-        Entry(f"{VENV[1:]}/lib/python{PYTHON}"),
-        Entry(f"{VENV[1:]}/bin"),
-        Entry(f"{VENV[1:]}/bin/python{PYTHON}", link=base.python),
+        ArchiveEntry("etc/passwd", _with_line(base.passwd, user).encode()),
+        ArchiveEntry("etc/group", _with_line(base.group, group).encode()),
+        ArchiveEntry(HOME[1:], owner=UID),
+        ArchiveEntry(APP[1:], owner=UID),
+        ArchiveEntry(VENV[1:]),
+        ArchiveEntry(f"{VENV[1:]}/pyvenv.cfg", config.encode()),
+        ArchiveEntry(f"{VENV[1:]}/lib"),
+        ArchiveEntry(f"{VENV[1:]}/lib/python{PYTHON}"),
+        ArchiveEntry(f"{VENV[1:]}/bin"),
+        ArchiveEntry(f"{VENV[1:]}/bin/python{PYTHON}", link=base.python),
         *binaries,
     ]
 
@@ -71,7 +71,7 @@ def wheels_layer(variant: str, say: Say) -> Layer:
     """
     pins = requirements(variant)
 
-    def make(work: Path) -> list[Entry]:
+    def make(work: Path) -> list[ArchiveEntry]:
         count = sum(1 for line in pins.splitlines() if line and not line.startswith("#"))
         say(f"fetching {count} wheels for the {variant} image, once for these versions; this takes a minute or two")
         site = work / "site"
@@ -92,7 +92,7 @@ def trainer_layer() -> Layer:
     files = sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     parts = [item for path in files for item in (path.relative_to(source).as_posix(), path.read_bytes())]
 
-    def make(work: Path) -> list[Entry]:
+    def make(work: Path) -> list[ArchiveEntry]:
         copy = work / "trainer"
         shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
         if interpreter := _python_for_bytecode():

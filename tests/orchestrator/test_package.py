@@ -17,7 +17,7 @@ from orchestrator.image import parts as imageparts
 from orchestrator.image.base import ENTRYPOINT, BaseFiles
 from orchestrator.image.builders import Context, commands, find_builder
 from orchestrator.image.files import collect
-from orchestrator.image.layers import Entry, code_entries, write_layer
+from orchestrator.image.layers import ArchiveEntry, code_entries, write_layer
 from orchestrator.image.model import LABEL_TRAINER, Packaged, code_parts
 from orchestrator.image.package import environment_on, layout, package
 from orchestrator.image.registry import describe, sha256
@@ -223,7 +223,7 @@ def test_the_image_says_of_which_orch_its_trainer_is(
         "orchestrator.image.package.read_files", lambda *_, **__: BaseFiles("/usr/bin/python3.11", "", "")
     )
     for name in ("wheels_layer", "trainer_layer"):
-        monkeypatch.setattr(imageparts, name, lambda *_: write_layer([Entry("x", b"")], code.parent / "x"))
+        monkeypatch.setattr(imageparts, name, lambda *_: write_layer([ArchiveEntry("x", b"")], code.parent / "x"))
     described = describe(packed(registry, code).ref)
     assert described.labels[LABEL_TRAINER] == version("orch")
     dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
@@ -282,7 +282,9 @@ def test_a_user_and_a_virtual_environment_are_what_the_dockerfile_makes() -> Non
     assert entries["etc/passwd"].content == users.encode()
     assert entries["etc/group"].content == b"root:x:0:\ntrainer:x:1000:\n"
     assert (entries["app"].owner, entries["home/trainer"].owner) == (1000, 1000)
-    assert entries["opt/venv/bin/python3.11"] == Entry("opt/venv/bin/python3.11", link="/usr/local/bin/python3.11")
+    assert entries["opt/venv/bin/python3.11"] == ArchiveEntry(
+        "opt/venv/bin/python3.11", link="/usr/local/bin/python3.11"
+    )
     assert b"home = /usr/local/bin\n" in entries["opt/venv/pyvenv.cfg"].content  # type: ignore[operator]
 
 

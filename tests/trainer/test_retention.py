@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support_checkpoints import attempt, ref
 from test_lineage import History, histories
 
-from trainer.checkpoint.retention import Plan, decide, execute, verifies
+from trainer.checkpoint.retention import Deletions, decide, execute, verifies
 from trainer.errors import StoreUnavailable
 from trainer.rundir.attempts import AttemptRecord, CommitRef
 from trainer.rundir.commits import Shard, commit_name, parse_commit_name, parse_data_name, shard_name
@@ -19,7 +19,7 @@ def data_of(*refs: CommitRef) -> list[Entry]:
     return [Entry(shard_name(ref, 0, 1), 9, 5, None) for ref in refs]
 
 
-def owners(plan: Plan) -> set[CommitRef | None]:
+def owners(plan: Deletions) -> set[CommitRef | None]:
     return {parse_data_name(entry.name) for entry in plan.data}
 
 
@@ -32,7 +32,7 @@ def test_the_newest_stay_and_older_ones_go() -> None:
 
 def test_a_commit_that_does_not_verify_does_not_count() -> None:
     commits = [ref(step, 1) for step in (10, 20, 30, 40)]
-    assert decide([attempt(1)], 1, commits, data_of(*commits), {ref(40, 1)}, keep=2) == Plan((), ())
+    assert decide([attempt(1)], 1, commits, data_of(*commits), {ref(40, 1)}, keep=2) == Deletions((), ())
     plan = decide([attempt(1)], 1, commits, data_of(*commits), {ref(40, 1), ref(20, 1)}, keep=2)
     assert plan.commits == (ref(10, 1),)
 
@@ -55,7 +55,7 @@ def test_data_whose_commit_may_still_be_on_its_way_stays() -> None:
 
 def test_a_record_that_is_missing_means_hands_off() -> None:
     commits = [ref(step, 2) for step in (10, 20, 30)]
-    assert decide([attempt(1)], 2, commits, data_of(*commits), set(commits), keep=2) == Plan((), ())
+    assert decide([attempt(1)], 2, commits, data_of(*commits), set(commits), keep=2) == Deletions((), ())
 
 
 @given(histories(), st.integers(1, 9), st.integers(2, 4), st.data())
@@ -106,7 +106,7 @@ def test_interrupted_anywhere_it_leaves_whole_commits_and_goes_on_later(tmp_path
         for index in range(2):
             store.put_if_absent(shard_name(commit, index, 2), b"")
 
-    def plan() -> Plan:
+    def plan() -> Deletions:
         present = [found for entry in store.list("checkpoints/commits/") if (found := parse_commit_name(entry.name))]
         return decide([attempt(1)], 1, present, store.list("checkpoints/data/"), set(present), keep=2)
 

@@ -18,7 +18,7 @@ LEAST_KEPT = 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class Deletions:
     """What is to be deleted. The commits go first: one without its data would be a damaged checkpoint."""
 
     commits: tuple[CommitRef, ...]
@@ -43,7 +43,7 @@ def decide(
     data: Iterable[Entry],
     verified: Collection[CommitRef],
     keep: int,
-) -> Plan:
+) -> Deletions:
     """What the writer of attempt `own_attempt` may delete.
 
     `records`, `commits` and `data` are all that exist. `verified` are commits of the line whose shards verify: at least
@@ -51,7 +51,7 @@ def decide(
     """
     records = [record for record in records if record.number <= own_attempt]
     if not any(isinstance(record, AttemptRecord) and record.number == own_attempt for record in records):
-        return Plan((), ())  # without our own record nobody can tell what is on the line
+        return Deletions((), ())  # without our own record nobody can tell what is on the line
     commits = list(commits)
     on_line = line(records, commits)
     first = first_attempt(records)
@@ -79,10 +79,10 @@ def decide(
             continue
         doomed_data.append(entry)
     order = sorted(doomed, key=lambda ref: (ref.attempt, ref.step))
-    return Plan(tuple(order), tuple(doomed_data))
+    return Deletions(tuple(order), tuple(doomed_data))
 
 
-def execute(store: Store, plan: Plan) -> None:
+def execute(store: Store, plan: Deletions) -> None:
     """Delete what `plan` names. Interrupted anywhere, it leaves whole commits only; the next time it goes on.
 
     Raises:

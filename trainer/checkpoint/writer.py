@@ -58,7 +58,7 @@ _CALL_TIMEOUT_S = 30.0
 _NICENESS = 5
 
 
-class Superseded(Exception):
+class AttemptClosed(Exception):
     """This writer's attempt was closed: another worker 0 took over."""
 
 
@@ -97,7 +97,7 @@ class Writer:
                     tried = f"{error.message} (tried for {time.monotonic() - began:.0f} s)"
                     return self._fail(snapshot, _one_line(tried, error.remedy))
                 self._troubled(_one_line(error.message, error.remedy))
-            except Superseded as error:
+            except AttemptClosed as error:
                 self._superseded = True
                 return self._fail(snapshot, str(error), superseded=True)
             except OrchError as error:
@@ -116,7 +116,7 @@ class Writer:
         """Delete what is outdated, answering Retained where commits went. Trouble is logged: the next save goes on."""
         try:
             deleted = self._retain()
-        except Superseded as error:
+        except AttemptClosed as error:
             self._superseded = True
             log.warning("nothing is deleted: %s", error)
         except StoreError as error:
@@ -136,7 +136,7 @@ class Writer:
 
     def _try(self, save: "_Save") -> Commit:
         if self._superseded:
-            raise Superseded(f"attempt {self._start.attempt} is over")
+            raise AttemptClosed(f"attempt {self._start.attempt} is over")
         memory = self._map(save.snapshot.size_bytes)
         if not save.files:
             save.divide(memory, self._start.shard_size_bytes)
@@ -224,14 +224,14 @@ class Writer:
         """Right before what counts.
 
         Raises:
-            Superseded: the attempt is over. StoreUnavailable: what we look at is not the run directory any more.
+            AttemptClosed: the attempt is over. StoreUnavailable: what we look at is not the run directory any more.
         """
         number = self._start.attempt
         if not is_bucket(self._store.url) and read_record(self._store, number) is None:
             # A volume that is not mounted any more shows an empty folder: nothing in it is closed.
             raise StoreUnavailable(f"{self._store.url} has lost {record_name(number)}: is it mounted?")
         if is_closed(self._store, number):
-            raise Superseded(f"attempt {number} is over: another worker 0 closed it")
+            raise AttemptClosed(f"attempt {number} is over: another worker 0 closed it")
 
     def _map(self, size_bytes: int) -> memoryview:
         if not size_bytes:

@@ -20,9 +20,8 @@ from trainer.process.plan import EarlyStopping, Pace, Plan, Progress
 from trainer.process.saves import Saves
 from trainer.process.tensorboard import TensorBoard
 from trainer.program.logs import as_numbers
-from trainer.program.steps import Block
-from trainer.wire.process import Block as BlockDone
-from trainer.wire.process import Evaluated, Phase
+from trainer.program.steps import CompiledBlock
+from trainer.wire.process import Block, Evaluated, Phase
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Loop:
     """The steps at which a block must end, and the last one."""
     pace: Pace
     """How long blocks are in between. It is told how long each took; the chief's answer counts."""
-    block: Block
+    block: CompiledBlock
     """Trains a number of steps in one call. Compiled before: the first call is no longer than others."""
     evaluator: Evaluator | None
     """Evaluates the model of `block`. None: the task has no evaluation_data, and `plan.evaluate_every` counts for nothing;
@@ -139,7 +138,7 @@ class Loop:
         self._labels = trained.labels
         self.pace.observe(trained.steps, seconds)
         numbers = as_numbers(at.scores)
-        done = BlockDone(
+        done = Block(
             step=at.step,
             steps=trained.steps,
             seconds=seconds,

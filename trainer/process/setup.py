@@ -44,7 +44,7 @@ from trainer.process.training import Training
 from trainer.program.global_batch import GlobalBatch
 from trainer.program.mixing import check_rows
 from trainer.program.ranges import Ranges
-from trainer.program.steps import Block, choose_mode
+from trainer.program.steps import CompiledBlock, choose_mode
 from trainer.rundir.attempts import CommitRef
 from trainer.rundir.open import open_store
 from trainer.rundir.store import Store
@@ -104,7 +104,7 @@ class _Loaded:
 class _Built:
     """The program of steps, and the state that it changes."""
 
-    block: Block
+    block: CompiledBlock
     feed: Feed
     global_batch: GlobalBatch
     state: TrainingState
@@ -218,7 +218,7 @@ def _build(given: _Given, loaded: _Loaded) -> _Built:
     )
     if feed.shapes_vary and mode == "xla" and given.train.compile == "auto":
         mode = "graph"  # XLA would compile anew for every shape
-    block = Block(
+    block = CompiledBlock(
         given.strategy,
         task,
         model,
@@ -356,7 +356,7 @@ def _state(
     strategy: Any,
     model: keras.Model,
     reached: Reached,
-    block: Block,
+    block: CompiledBlock,
     blobs: Callable[[], Mapping[str, np.ndarray]],
 ) -> TrainingState:
     """All that training changes, and a warning of what looks as if it were meant to be trained, and is not."""

@@ -77,7 +77,7 @@ class Trained:
     """The feed's checksum of its labels."""
 
 
-class Block:
+class CompiledBlock:
     """Runs blocks of steps of one model on one feed."""
 
     def __init__(
