@@ -6,9 +6,7 @@ Whether a pod's node is silent stands in silent_node.py, what a JobSet has in co
 import re
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.kube.names import (
     COMPLETION_INDEX,
@@ -19,7 +17,9 @@ from orchestrator.kube.names import (
     MANAGED_BY_LABEL,
     RUN_DIRECTORY,
 )
-from trainer.wire.termination import LastWords
+
+if TYPE_CHECKING:
+    from trainer.wire.termination import LastWords
 
 Manifest = dict[str, Any]
 """An object of Kubernetes as its API has it: YAML or JSON, nothing added."""
@@ -133,14 +133,16 @@ def running(pod: Manifest) -> bool:
     return "running" in container_status(pod).get("state", {})
 
 
-def last_words(pod: Manifest) -> LastWords | None:
+def last_words(pod: Manifest) -> "LastWords | None":
     """A pod's termination message, where its agent wrote one."""
     message = str(container_status(pod).get("state", {}).get("terminated", {}).get("message") or "")
     if not message.startswith("{"):
         return None
+    from trainer.wire.termination import LastWords  # as costly as all else in this room; a render needs none
+
     try:
         return LastWords.model_validate_json(message)
-    except ValidationError:
+    except ValueError:
         return None
 
 

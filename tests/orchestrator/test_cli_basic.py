@@ -31,6 +31,20 @@ def orch(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*ORCH, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
+def test_a_render_imports_nothing_of_a_job_that_runs(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "name: a\nimage: {ref: r/a}\ntrain: {command: [x]}\nrun: {directory: gs://bucket/a}\n"
+    )
+    program = "import sys; from orchestrator.cli.main import run; code = run(['render', 'job.yaml', '-n', 'x']); "
+    program += "print(code, sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.startswith("0 ")
+    for heavy in ("trainer.rundir.attempts", "trainer.wire.coordinator", "kubernetes", "orchestrator.kube.client"):
+        assert f"'{heavy}'" not in done.stderr
+
+
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "orchestrator.cli.main", "--help"],
