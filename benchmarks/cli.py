@@ -1,4 +1,5 @@
-"""How long the command line takes: bare Python, `orch --help`, `orch render` of a job of 1,000 workers, and peers' --help.
+"""How long the command line takes: bare Python, `orch --help`, `orch status` of a run directory, `orch render` of a job of 1,000
+workers, and peers' --help.
 
     python benchmarks/cli.py [--runs 15] [--peer "torchx --help"]...
 
@@ -7,6 +8,7 @@ Times are wall time from start to exit, Python's own start included. torchx is m
 """
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -15,7 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from trainer.rundir.attempts import AttemptRecord, EndRecord, Launch, append_record
+from trainer.rundir.open import open_store
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 JOB = """\
 name: benchmark
@@ -33,6 +41,25 @@ def seconds(command: list[str], folder: Path) -> float:
     started = time.perf_counter()
     subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=120)
     return time.perf_counter() - started
+
+
+def leave_run(directory: Path) -> None:
+    """A run that has ended well, as `orch run` leaves it, with the metrics of an hour of training."""
+    store = open_store(str(directory))
+    launch = Launch(id="one", started=START)
+    append_record(
+        store,
+        AttemptRecord(number=1, nonce="a", launch=launch, created=START, members=[], restore=None, world_size=1),
+    )
+    blocks = [{"time": START.timestamp() + at, "type": "block", "step": 10 * at, "seconds": 1.0} for at in range(3600)]
+    store.put("metrics/attempt-1/segment-000001.jsonl", "".join(json.dumps(block) + "\n" for block in blocks).encode())
+    append_record(
+        store,
+        EndRecord(
+            number=2, nonce="b", launch=launch, created=START + timedelta(hours=1), state="succeeded", code=0,
+            reason="trained 36000 steps", step=36_000, attempts=1, restarts=0, weights_sha256="ab" * 32,
+        ),
+    )  # fmt: skip
 
 
 def measured(rows: dict[str, list[str]], runs: int, folder: Path) -> dict[str, list[float]]:
@@ -58,6 +85,7 @@ def main() -> None:
     rows = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "orch --help": [orch, "--help"],
+        "orch status, run directory": [orch, "status", "runs/benchmark"],
         "orch render, 1,000 workers": [orch, "render", "job.yaml", "-n", "default"],
     }
     peers: list[str] = arguments.peer or (["torchx --help"] if shutil.which("torchx") else [])
@@ -65,6 +93,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "job.yaml").write_text(JOB, encoding="utf-8")
+        leave_run(Path(folder, "runs", "benchmark"))
         times = measured(rows, arguments.runs, Path(folder))
 
     medians = {name: statistics.median(values) for name, values in times.items()}
