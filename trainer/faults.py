@@ -62,7 +62,7 @@ def arm(folder: Path, point: str, action: str, *, worker: int | None = None, pas
     Raises:
         ValueError: an unknown point or action.
     """
-    _known(point)
+    _check_point(point)
     _parse(action)
     path = folder / (point if worker is None else f"{point}.worker-{worker}")
     written = folder / f".{path.name}"
@@ -70,7 +70,7 @@ def arm(folder: Path, point: str, action: str, *, worker: int | None = None, pas
     return written.rename(path)
 
 
-def _known(point: str) -> None:
+def _check_point(point: str) -> None:
     if point not in POINTS:
         raise ValueError(f"{point!r} is no fault point; there are {', '.join(POINTS)}")
 
@@ -92,7 +92,7 @@ class Faults:
 
     def reach(self, point: str) -> None:
         """Perform what is armed for `point`, if anything is."""
-        _known(point)
+        _check_point(point)
         for path in (self._folder / f"{point}.worker-{self._worker}", self._folder / point):
             with contextlib.suppress(FileNotFoundError):
                 action, passes = path.read_text().splitlines()

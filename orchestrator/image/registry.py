@@ -270,7 +270,7 @@ class Repository:
     def _stream(self, digest: str) -> Iterator[requests.Response]:
         headers = {"Accept-Encoding": "identity"}
         response = self._ask("GET", self._url("blobs", digest), what=digest, headers=headers, stream=True)
-        with response, self._told():
+        with response, self._network_errors():
             yield response
 
     def _named(self, target: str) -> str:
@@ -294,7 +294,7 @@ class Repository:
         data: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        with self._told():
+        with self._network_errors():
             options: dict[str, Any] = {"headers": headers, "stream": stream, "timeout": (_CONNECT_S, _READ_S)}
             response = self._session.request(method, url, data=data, auth=self._auth, **options)
             if response.status_code == 401 and self._auth.answer(self._session, response):
@@ -306,7 +306,7 @@ class Repository:
         return response
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _network_errors(self) -> Iterator[None]:
         """Errors of the network as RegistryUnreachable."""
         registry = self.reference.registry
         try:

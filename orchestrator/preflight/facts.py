@@ -58,10 +58,10 @@ def look(cluster: Cluster) -> Facts:
     with ThreadPoolExecutor(6) as pool:
         groups = pool.submit(cluster.api_groups)
         namespace = pool.submit(_namespace, cluster)
-        nodes = pool.submit(_seen, lambda: cluster.select("Node"))
-        daemon_sets = pool.submit(_seen, lambda: cluster.select("DaemonSet", all_namespaces=True))
-        quotas = pool.submit(_seen, lambda: cluster.select("ResourceQuota"))
-        limit_ranges = pool.submit(_seen, lambda: cluster.select("LimitRange"))
+        nodes = pool.submit(_or_unknown, lambda: cluster.select("Node"))
+        daemon_sets = pool.submit(_or_unknown, lambda: cluster.select("DaemonSet", all_namespaces=True))
+        quotas = pool.submit(_or_unknown, lambda: cluster.select("ResourceQuota"))
+        limit_ranges = pool.submit(_or_unknown, lambda: cluster.select("LimitRange"))
     return Facts(
         context=cluster.context,
         namespace=cluster.namespace,
@@ -93,7 +93,7 @@ def _namespace(cluster: Cluster) -> Manifest | Unknown | None:
         return Unknown(f"you may not look at the namespace {cluster.namespace}")
 
 
-def _seen(read: Callable[[], T]) -> T | Unknown:
+def _or_unknown(read: Callable[[], T]) -> T | Unknown:
     try:
         return read()
     except Forbidden as error:

@@ -46,7 +46,7 @@ def _random_back(state: Any, existing: Any) -> Any:
 
 
 def _enum_back(place: Any, existing: Any) -> Any:
-    kind = found(place[:2])
+    kind = imported_object(place[:2])
     return existing if kind is None else kind[place[2]]
 
 
@@ -88,10 +88,10 @@ def importable(value: Any) -> list[str] | None:
     place = [getattr(value, "__module__", None), getattr(value, "__qualname__", None)]
     if not all(isinstance(part, str) for part in place):
         return None
-    return place if found(place) is value else None  # type: ignore[return-value]
+    return place if imported_object(place) is value else None  # type: ignore[return-value]
 
 
-def found(place: Any) -> Any:
+def imported_object(place: Any) -> Any:
     """What an import finds there, among the modules that are imported already; or None."""
     value: Any = sys.modules.get(place[0])
     for part in place[1].split("."):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.callbacks.codecs import CODECS, codec_of, found, importable, original, storable
+from trainer.callbacks.codecs import CODECS, codec_of, importable, imported_object, original, storable
 from trainer.task import Task
 
 LARGE_BYTES = 1 << 16
@@ -171,7 +171,7 @@ class Decoder:
         if kind == "numbers":
             return _refilled(existing if type(existing) is list else None, list, self._stored[content].tolist())
         if kind == "named":
-            return existing if (value := found(content)) is None else value
+            return existing if (value := imported_object(content)) is None else value
         if kind == "variable" and isinstance(existing, tf.Variable | keras.Variable):
             existing.assign(self._stored[content])
         elif kind == "variables" and len(variables := getattr(existing, "variables", ())) == len(content):

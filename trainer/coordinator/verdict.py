@@ -34,7 +34,7 @@ class Loss:
     """Instead of a report: what its process had when its agent was last heard."""
 
     @property
-    def told(self) -> ExitReport | None:
+    def telling_report(self) -> ExitReport | None:
         """The report, where that says why the process ended."""
         report = self.report
         return None if report and self.why and report.killed_by_agent and report.silent_s <= HUNG_S else report
@@ -62,7 +62,7 @@ def end_of_attempt(attempt: int, losses: Sequence[Loss], *, memory_limit: int | 
             blocks=blocks,
             heard=heard,
         )
-    report = culprit.told
+    report = culprit.telling_report
     if report is None:
         # Peers end in order only where somebody was told to leave: who is gone without a word was that one.
         stopped = heard and all(peer.code == ExitCode.STOPPED for peer in reports)
@@ -106,13 +106,13 @@ def _culprit(losses: Sequence[Loss]) -> Loss | None:
         return loss.report.code if loss.report else None
 
     echoes = (ExitCode.DONE, ExitCode.LOST_PEER, ExitCode.STOPPED)
-    own = [loss for loss in losses if loss.told is None or not loss.told.killed_by_agent]
+    own = [loss for loss in losses if loss.telling_report is None or not loss.telling_report.killed_by_agent]
     hung = [loss for loss in losses if loss.report and loss.report.killed_by_agent and loss.report.silent_s > HUNG_S]
     ranks: list[list[Loss]] = [
         [loss for loss in losses if code(loss) in FINAL_CODES],
         [loss for loss in own if loss.report and loss.report.bad_commit],
-        [loss for loss in own if code(loss) not in echoes and loss.told is not None],
-        [loss for loss in own if loss.told is None],
+        [loss for loss in own if code(loss) not in echoes and loss.telling_report is not None],
+        [loss for loss in own if loss.telling_report is None],
         [loss for loss in losses if loss.report and loss.report.asked],
         sorted(hung, key=lambda loss: -(loss.report.silent_s if loss.report else 0)),
         [loss for loss in own if code(loss) == ExitCode.STOPPED],

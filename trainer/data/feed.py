@@ -236,7 +236,7 @@ class StreamFeed:
         else:
             batches = source.batches(self._batch_size, first_step, self._calendar.remainder)
             read_again = True
-        return _told(batches, first_step) if first_step and read_again else batches
+        return _logging_the_way(batches, first_step) if first_step and read_again else batches
 
     def _until_asked(self, steps: int) -> None:
         with self._asked:
@@ -258,7 +258,7 @@ class _Closed(Exception):
     """Nobody waits for batches any more."""
 
 
-def _told(batches: Iterator[Batch], first_step: int) -> Iterator[Batch]:
+def _logging_the_way(batches: Iterator[Batch], first_step: int) -> Iterator[Batch]:
     """The same batches; how long the first one takes is told, since all before it are read again."""
     log.info("reading the data up to where training was steps=%d", first_step)
     started = time.monotonic()

@@ -111,7 +111,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield f".{variable.path}", variable
         if isinstance(value, keras.Model):
             yield ".loss", getattr(value, "loss", None)
-        yield from _attributes(value, _known(keras.Model if isinstance(value, keras.Model) else keras.Layer))
+        yield from _attributes(value, _own_attributes(keras.Model if isinstance(value, keras.Model) else keras.Layer))
     elif isinstance(value, keras.Metric | keras.optimizers.Optimizer):
         for variable in value.variables:
             yield f".{variable.path}", variable
@@ -171,7 +171,7 @@ _LIBRARIES = frozenset(
 )
 
 
-def _known(kind: type) -> frozenset[str]:
+def _own_attributes(kind: type) -> frozenset[str]:
     """The attributes that Keras itself gives every object of a kind, whose variables it lists; cached by the class."""
     if kind not in _KNOWN:
         _KNOWN[kind] = frozenset(vars(kind())) | {"_functional", "_layers", "_operations", "_nodes", "_inbound_nodes"}

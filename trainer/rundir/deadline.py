@@ -81,7 +81,7 @@ def limit(session: requests.Session) -> None:
     session.mount("http://", _Adapter())
 
 
-def _told(connection: Any) -> None:
+def _note_socket(connection: Any) -> None:
     call = current()
     if call is not None and connection.sock is not None:
         call.uses(connection.sock)
@@ -90,20 +90,20 @@ def _told(connection: Any) -> None:
 class _Connection(HTTPConnection):
     def connect(self) -> None:
         super().connect()
-        _told(self)
+        _note_socket(self)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _told(self)
+        _note_socket(self)
         super().request(*args, **kwargs)
 
 
 class _SecureConnection(HTTPSConnection):
     def connect(self) -> None:
         super().connect()
-        _told(self)
+        _note_socket(self)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _told(self)
+        _note_socket(self)
         super().request(*args, **kwargs)
 
 

@@ -224,7 +224,9 @@ class _Accountant:
         for sign, time_us in self._telling(signs):
             moment = min(max(time_us, self._hand), limit)
             if sign is ended:
-                self._last_stretch(moment, hung=hung, known=self._known(record, following), stopped=_is_stop(sign.code))
+                self._last_stretch(
+                    moment, hung=hung, known=self._last_step(record, following), stopped=_is_stop(sign.code)
+                )
                 break
             self._sign(sign, moment)
         last_sign = min(max([self._hand, *(self._us(sign.time) for sign in signs)]), limit)
@@ -309,7 +311,7 @@ class _Accountant:
 
     # --- the end of an attempt
 
-    def _known(self, record: AttemptRecord, following: Record | None) -> int:
+    def _last_step(self, record: AttemptRecord, following: Record | None) -> int:
         """The last step of the attempt, as far as anybody knows."""
         known = max(self._step, self._until or 0)
         if following is None:
@@ -344,7 +346,7 @@ class _Accountant:
         self, record: AttemptRecord, following: Record | None, last_sign: int, limit: int, *, hung: bool
     ) -> None:
         """Nobody wrote when the process ended: it runs still, or the agent was killed."""
-        known = self._known(record, following)
+        known = self._last_step(record, following)
         if following is None:
             if self._now_us is None:
                 self._last_stretch(limit, hung=False, known=known, stopped=False)
