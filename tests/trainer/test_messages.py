@@ -12,6 +12,7 @@ from trainer.agent.link import CoordinatorClient, Link, Unsendable
 from trainer.agent.server import AgentServer
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
+from trainer.process.__main__ import tell
 from trainer.process.tracebacks import full_traceback, message_of, shortened, user_traceback
 from trainer.rundir.attempts import AttemptEnd, now
 from trainer.rundir.open import open_store
@@ -179,3 +180,16 @@ def test_an_exception_that_cannot_be_printed_is_told_all_the_same() -> None:
         raise Mute
     assert "its message cannot be made" in user_traceback(caught.value)
     assert "Mute" in full_traceback(caught.value)
+
+
+def test_a_process_tells_what_is_to_be_done_apart_from_what_happened() -> None:
+    sent: list[Failure] = []
+
+    class Told:
+        step = 3
+        send = staticmethod(sent.append)
+
+    assert tell(Told(), ConfigError("it does not fit", remedy="Train anew.")) == ExitCode.CONFIGURATION  # type: ignore[arg-type]
+    tell(Told(), ValueError("a line\nand another"))  # type: ignore[arg-type]
+    assert [failure.remedy for failure in sent] == ["Train anew.", ""]
+    assert sent[0].message == "it does not fit\nTrain anew."
