@@ -16,6 +16,7 @@ HEAVY = ("tensorflow", "keras", "h5py", "tensorboard")
 # What agents and the user's machine live on. All else in trainer may be about TensorFlow.
 LIGHT = (
     "trainer.agent",
+    "trainer.checkpoint.code",
     "trainer.checkpoint.made_with",
     "trainer.checkpoint.restore",
     "trainer.checkpoint.retention",

@@ -100,14 +100,36 @@ class StopWhen(Section):
 TASK_ONLY = ("params", "stop_when", "class_weight")
 """Fields of `train` that a job with train.command must not give. Whatever else it gives is for the program to read."""
 
+WITH_SCRIPT = ("seed", "on_nan", "deterministic")
+"""Fields of `train` that count for a job with train.script, beside its args. All others are refused: the script has them."""
+_IN_THE_SCRIPT = {
+    "params": "give the script train.args",
+    "steps": "the script has them: model.fit(epochs=..., steps_per_epoch=...)",
+    "epochs": "the script has them: model.fit(epochs=...)",
+    "global_batch_size": "the script has it: model.fit(batch_size=...), or its dataset's batch()",
+    "remainder": "the script has it: its dataset's batch(drop_remainder=...)",
+    "class_weight": "the script has it: model.fit(class_weight=...)",
+    "stop_when": "the script has it: model.fit(callbacks=[keras.callbacks.EarlyStopping(...)])",
+    "evaluate": "the script has it: model.fit(validation_data=..., validation_freq=...)",
+    "compile": "the script has it: model.compile(jit_compile=..., run_eagerly=...)",
+    "replica_masks": "a script's random layers draw as Keras has them draw",
+}
+"""Where."""
+
 
 class TrainSection(Section):
     """What to train, how long, and in which order."""
 
     task: str | None = None
     """The Task to train: `file.py:Class` (the path is relative to the job file) or `package.module:Class`."""
+    script: str | None = None
+    """Instead of a task: a Python program that calls `model.fit`, as it is: `train.py`. The path is relative to the job file. Its
+    fit is trained, saved and resumed as a task is; see docs/fit.md."""
+    args: list[Annotated[str, WithJsonSchema({"type": ["string", "number"]})]] = []
+    """Arguments of the script: `[--lr, 0.001]`. Numbers are handed on as they are written."""
     command: Annotated[list[str], Field(min_length=1)] | None = None
-    """Instead of a task: a program to run, as a list of arguments. It gets TF_CONFIG, restarts and logs."""
+    """Instead of either: a program to run, as a list of arguments. It gets TF_CONFIG, restarts and logs; what it saves, and how
+    it goes on, is its own. `python` is the one that runs orch."""
     params: dict[str, Any] = {}
     """Arguments for the task's constructor."""
     steps: Annotated[int, Field(gt=0, strict=True)] | None = None
@@ -127,7 +149,7 @@ class TrainSection(Section):
     stop_when: StopWhen | None = None
     """Stop early. Default: never."""
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
-    """Seeds the weights, the order of the data and Keras' random layers."""
+    """Seeds the weights, the order of the data and Keras' random layers; of a script, what it leaves unseeded."""
     compile: Literal["auto", "xla", "graph", "eager"] = "auto"
     """How steps are compiled: xla (a block of steps is one XLA program), graph (tf.function), eager (none, for debugging).
     auto: xla where it is known to be faster, else graph."""
@@ -149,21 +171,53 @@ class TrainSection(Section):
         return data
 
     @model_validator(mode="after")
-    def _one_program_and_one_length(self) -> Self:
-        if self.task is None and self.command is None:
-            raise misfit("task", "what to train is missing: give train.task (file.py:Class) or train.command")
-        if self.task is not None and self.command is not None:
-            raise misfit("command", "give train.task or train.command, not both")
-        if self.steps is not None and self.epochs is not None:
+    def _one_program(self) -> Self:
+        given = [field for field in ("task", "script", "command") if getattr(self, field) is not None]
+        if not given:
+            raise misfit(
+                "task",
+                "what to train is missing: give train.task (file.py:Class), train.script (train.py) or train.command",
+            )
+        if len(given) > 1:
+            raise misfit(given[-1], f"give train.{given[0]} or train.{given[-1]}, not both")
+        if self.task is not None and not all(self.task.rpartition(":")):
+            raise misfit("task", f'"{self.task}" names no class; write file.py:Class or package.module:Class')
+        if self.script is not None and not self.script.endswith(".py"):
+            raise misfit(
+                "script", f'"{self.script}" is no Python file; write train.py, and its arguments as train.args'
+            )
+        if self.args and self.script is None:
+            own = "a task has train.params" if self.task is not None else "a command has its own in its list"
+            raise misfit("args", f"train.args are for a script; {own}")
+        return self
+
+    @model_validator(mode="after")
+    def _what_goes_with_it(self, info: ValidationInfo) -> Self:
+        if self.steps is not None and self.epochs is not None and self.script is None:
             raise misfit("epochs", "give train.steps or train.epochs, not both")
         if self.task is not None and self.steps is None and self.epochs is None:
             raise misfit("steps", "how long to train is missing: give train.steps or train.epochs")
-        if self.task is not None and not all(self.task.rpartition(":")):
-            raise misfit("task", f'"{self.task}" names no class; write file.py:Class or package.module:Class')
         given = [field for field in TASK_ONLY if getattr(self, field)]
         if self.command is not None and given:
             raise misfit(given[0], f"train.{given[0]} is for a task; a command gets all it needs as arguments")
+        in_job_file = bool(info.context and info.context.get("job_file"))
+        given = [field for field in _of_a_task() if self._gives(field, whatever=in_job_file)]
+        if self.script is not None and given:
+            where = _IN_THE_SCRIPT.get(given[0])
+            raise misfit(given[0], f"train.{given[0]} is for a task" + (f"; {where}" if where else ""))
         return self
+
+    def _gives(self, field: str, *, whatever: bool) -> bool:
+        """Whether a field was given: `whatever` its value, else another one than its default, for our own JSON holds all."""
+        default = type(self).model_fields[field].default
+        return field in self.model_fields_set and (whatever or getattr(self, field) != default)
+
+
+def _of_a_task() -> list[str]:
+    """Fields of `train` that a script has itself. One that is new is refused with a script until it is known what it means."""
+    own = {"task", "script", "args", "command", *WITH_SCRIPT}
+    known = [field for field in _IN_THE_SCRIPT if field in TrainSection.model_fields]
+    return known + [field for field in TrainSection.model_fields if field not in own and field not in known]
 
 
 class CheckpointSection(Section):
@@ -235,7 +289,8 @@ class TrainConfig(Section):
     tpu: bool = False
     """Train on this host's TPU. Never chosen by itself."""
     task_root: str | None = None
-    """The folder that file.py in train.task is relative to. Default: the working directory."""
+    """The folder of the job file: what file.py in train.task and train.script is relative to, and where training processes
+    start. Default: the agent's working directory, in a pod that of the image."""
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainConfig":

@@ -7,12 +7,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.jobfile import yaml_reader
 from orchestrator.jobfile.explain import dotted, explain
 from orchestrator.jobfile.overrides import Origin, apply_overrides
+from orchestrator.jobfile.script_source import script_problem
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.jobfile.task_source import task_problem
 from trainer.errors import ConfigError
@@ -42,7 +44,7 @@ class LoadedJob:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
-    """Read, override, validate, and look for the task's class.
+    """Read, override, validate, and look at the task or the script.
 
     Args:
         path: the job file.
@@ -65,18 +67,38 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedJob:
         )
     origins = {place: _in_file(path, line) for place, line in tree.lines.items()}
     written = dict(tree.written)
-    data = apply_overrides(tree.value, overrides, origins, written)
+    data = _with_arguments_as_written(apply_overrides(tree.value, overrides, origins, written), written)
     try:
         spec = JobSpec.model_validate(data, context={"job_file": True})
     except ValidationError as error:
         problems = [(_origin(place, origins), place, message) for place, message in explain(error, data, written)]
         raise _error(sorted(problems, key=_by_line)) from None
-    if spec.train.task is not None:
-        problem = task_problem(spec.train.task, path.parent, only_in_image=spec.image.ref is not None)
-        if problem:
-            place = ("train", "task")
-            raise _error([(_origin(place, origins), place, problem)])
+    field, problem = _source_problem(spec, path.parent)
+    if problem:
+        place = ("train", field)
+        raise _error([(_origin(place, origins), place, problem)])
     return LoadedJob(spec, path, origins)
+
+
+def _source_problem(spec: JobSpec, folder: Path) -> tuple[str, str | None]:
+    """What is wrong with the user's code, and which field of `train` names it."""
+    if spec.train.task is not None:
+        return "task", task_problem(spec.train.task, folder, only_in_image=spec.image.ref is not None)
+    if spec.train.script is not None:
+        return "script", script_problem(spec.train.script, folder)
+    return "command", None
+
+
+def _with_arguments_as_written(data: Mapping[str, Any], written: Mapping[yaml_reader.Path, str]) -> Mapping[str, Any]:
+    """Numbers among train.args are text: 1e-3 stays 1e-3."""
+    train = data.get("train")
+    if not isinstance(train, dict) or not isinstance(train.get("args"), list):
+        return data
+    texts = [
+        written.get(("train", "args", place), str(value)) if type(value) in (int, float) else value
+        for place, value in enumerate(train["args"])
+    ]
+    return {**data, "train": {**train, "args": texts}}
 
 
 def _text(path: Path) -> str:

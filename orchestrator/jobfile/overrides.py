@@ -7,13 +7,14 @@ from typing import Any
 from orchestrator.jobfile import yaml_reader
 from trainer.errors import ConfigError
 
-_INSTEAD_OF: dict[tuple[str, ...], tuple[str, str]] = {
-    ("train", "steps"): ("train", "epochs"),
-    ("train", "epochs"): ("train", "steps"),
-    ("train", "task"): ("train", "command"),
-    ("train", "command"): ("train", "task"),
+_INSTEAD_OF: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("train", "steps"): ("epochs",),
+    ("train", "epochs"): ("steps",),
+    ("train", "task"): ("script", "args", "command"),
+    ("train", "script"): ("task", "args", "command"),
+    ("train", "command"): ("task", "script", "args"),
 }
-"""Fields of which a job has one: giving one on the command line replaces the file's other."""
+"""Fields of which a job has one: giving one on the command line replaces what the file has instead, in the same section."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ def apply_overrides(
     given = {path for path, _, _ in parsed}
     for parts, tree, label in parsed:
         origin = Origin(label, key=".".join(parts))
-        other = _INSTEAD_OF.get(parts)
-        if other is not None and other not in given and isinstance(data.get(other[0]), dict):
-            data = {**data, other[0]: {key: value for key, value in data[other[0]].items() if key != other[1]}}
+        section = data.get(parts[0])
+        if parts in _INSTEAD_OF and isinstance(section, dict):
+            others = {other for other in _INSTEAD_OF[parts] if (parts[0], other) not in given}
+            data = {**data, parts[0]: {key: value for key, value in section.items() if key not in others}}
         data = _put(data, parts, tree.value, label)
         path = _place(data, parts)
         for known in [place for place in origins if place[: len(path)] == path]:

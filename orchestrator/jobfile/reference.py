@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from orchestrator.jobfile.explain import describe, dotted, section_at, takes_duration
 from orchestrator.jobfile.spec import JobSpec
-from trainer.config import TASK_ONLY, TrainSection
+from trainer.config import TASK_ONLY, WITH_SCRIPT, TrainSection
 
 _HEAD = """\
 # The job file
@@ -19,10 +19,11 @@ Made from the code by `orch schema --format markdown > docs/job-file.md` (`make 
 edit it here.
 
 A job file is one YAML mapping. Unknown keys are errors that name the line and the nearest known key.
-Everything but `name`, `train.task` (or `train.command`) and the length of training has a default. `--set
-train.steps=100` overrides a field for one command; the value is YAML, and setting `train.steps` replaces the
-file's `train.epochs` and the other way round. `orch init` writes a commented file to begin with; `orch
-schema` prints the JSON Schema, with which editors complete and check job files.
+Everything but `name`, what is trained (`train.task`, `train.script` or `train.command`) and the length of a
+task's training has a default. `--set train.steps=100` overrides a field for one command; the value is YAML, and
+setting `train.steps` replaces the file's `train.epochs` and the other way round, as `train.script` replaces
+`train.task`. `orch init` writes a commented file to begin with; `orch schema` prints the JSON Schema, with which
+editors complete and check job files.
 
 Values are read as YAML 1.2 reads them: `1e-3` is a number, a date is text. What readers of YAML 1.1 and 1.2
 understand differently must be written plainly or in quotes, else it is an error: `on`, `off`, `yes`, `no`,
@@ -95,15 +96,26 @@ def _section(model: type[BaseModel], path: tuple[str | int, ...], title: str) ->
             f"| `{name}` | {_cell(describe(info.annotation, info.metadata))} | {_default(info)} | {_cell(meaning)} |"
         )
     if model is TrainSection:
-        lines += ["", _with_a_command()]
+        lines += ["", _with_a_script(), "", _with_a_command()]
     return "\n".join(lines) + "\n"
 
 
-def _with_a_command() -> str:
-    """What the fields of `train` are to a job that has no task. A field that is new is told of by itself."""
-    read = [name for name in TrainSection.model_fields if name not in ("task", "command", *TASK_ONLY)]
+def _with_a_script() -> str:
+    """What the fields of `train` are to a job of a script. A field that is new is told of by itself."""
+    given = ("task", "script", "args", "command", *WITH_SCRIPT)
+    refused = [name for name in TrainSection.model_fields if name not in given]
     return (
-        f"With `command`, {_names(TASK_ONLY)} are errors. Of {_names(read)} the program may make what it wants: it finds "
+        f"With `script`, {_names(WITH_SCRIPT)} count as with a task, and {_names(refused)} are errors: the script has them, as "
+        "arguments of `fit` and `compile`."
+    )
+
+
+def _with_a_command() -> str:
+    """What the fields of `train` are to a job that has neither. A field that is new is told of by itself."""
+    read = [name for name in TrainSection.model_fields if name not in ("task", "script", "args", "command", *TASK_ONLY)]
+    refused = ("args", *TASK_ONLY)
+    return (
+        f"With `command`, {_names(refused)} are errors. Of {_names(read)} the program may make what it wants: it finds "
         "their values in the JSON file that the environment variable `ORCH_CONFIG` names."
     )
 

@@ -27,6 +27,7 @@ def disagreements(spec: JobSections) -> list[Disagreement]:
     return [
         *_batch(spec),
         *_params(spec.train.params, ("train", "params")),
+        *_export(spec),
         *_environment(spec),
         *_names_and_mounts(spec),
         *_capacity(spec),
@@ -75,6 +76,12 @@ def _params(value: Any, path: tuple[str | int, ...]) -> Iterator[Disagreement]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _params(item, (*path, index))
+
+
+def _export(spec: JobSections) -> Iterator[Disagreement]:
+    if spec.export.best is not None and spec.train.script is not None:
+        best = "keras.callbacks.ModelCheckpoint(FILE, save_best_only=True)"
+        yield ("export", "best"), f"is for a task; a script keeps its best model by {best} among fit's callbacks"
 
 
 def _environment(spec: JobSections) -> Iterator[Disagreement]:

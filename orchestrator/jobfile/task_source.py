@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.jobfile.own_trainer import PACKAGE, clash, own_trainer
+from trainer.checkpoint.code import sources_of
+
 
 def task_problem(task: str, folder: Path, *, only_in_image: bool = False) -> str | None:
     """What is wrong with `file.py:Class` or `package.module:Class`; None when nothing can be said against it.
@@ -23,9 +26,19 @@ def task_problem(task: str, folder: Path, *, only_in_image: bool = False) -> str
     source, _, name = task.rpartition(":")
     if not name.isidentifier():
         return f'"{name}" is no name of a class; write file.py:Class or package.module:Class'
+    if source.partition(".")[0] == PACKAGE and own_trainer(folder) is not None:
+        file = f"{source.replace('.', '/')}.py"
+        ours = _module_file(source, folder)
+        theirs = (folder / file).is_file() and (ours is None or ours.samefile(folder / file))
+        if theirs or ((folder / file).is_file() and ours is not None and _missing_class(ours, source, name)):
+            return f"{PACKAGE} is orch's own package, and comes before yours in {folder.resolve()}; name the file: {file}:{name}"
+    return _problem_of(source, name, folder, only_in_image=only_in_image)
+
+
+def _problem_of(source: str, name: str, folder: Path, *, only_in_image: bool) -> str | None:
     if source.endswith(".py") or "/" in source:
         path = folder / source
-        problem = _missing_file(path, source, folder)
+        problem = missing_file(path, source, folder, wanted="task.py:Class")
     else:
         if not all(part.isidentifier() for part in source.split(".")):
             return f'"{source}" is neither a file (file.py) nor a module (package.module)'
@@ -38,12 +51,13 @@ def task_problem(task: str, folder: Path, *, only_in_image: bool = False) -> str
             file = f"{source.replace('.', '/')}.py:{name}"
             return f"module {source} is neither beside the job file nor installed; for a file write {file}"
         path, problem = found, None
-    return problem or _missing_class(path, source, name)
+    return problem or _missing_class(path, source, name) or clash(sources_of(path.resolve(), folder), folder)
 
 
-def _missing_file(path: Path, source: str, folder: Path) -> str | None:
+def missing_file(path: Path, source: str, folder: Path, *, wanted: str) -> str | None:
+    """Why there is no such file, with the nearest there is; None where there is one. `wanted`: what is meant in a folder."""
     if path.is_dir():
-        return f"{source} is a folder; name a file in it: {source.rstrip('/')}/task.py:Class"
+        return f"{source} is a folder; name a file in it: {source.rstrip('/')}/{wanted}"
     if not path.is_file():
         here = sorted(item.name for item in path.parent.glob("*.py")) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, here, n=1, cutoff=0.5) or here[:1]
@@ -76,15 +90,20 @@ def _built_in_tasks() -> str:
     return ", ".join(f"trainer.tasks.{name}" for name in names) or "none"
 
 
+def unreadable(source: str, error: Exception) -> str:
+    """Why Python cannot read a file, by what it raised."""
+    if isinstance(error, SyntaxError):
+        return f"{source}:{error.lineno or 1}: Python cannot read it: {error.msg}"
+    if isinstance(error, OSError):
+        return f"{source} cannot be read: {error.strerror}"
+    return f"{source}: Python cannot read it: {error}"
+
+
 def _missing_class(path: Path, source: str, name: str) -> str | None:
     try:
         tree = ast.parse(path.read_bytes(), filename=source)
-    except SyntaxError as error:
-        return f"{source}:{error.lineno or 1}: Python cannot read it: {error.msg}"
-    except (ValueError, RecursionError, MemoryError) as error:
-        return f"{source}: Python cannot read it: {error}"
-    except OSError as error:
-        return f"{source} cannot be read: {error.strerror}"
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
+        return unreadable(source, error)
     bound: dict[str, str] = {}
     for bound_name, what in _bindings(tree.body):
         bound[bound_name] = what

@@ -52,6 +52,10 @@ secrets: [{name: wandb, env: {WANDB_API_KEY: key}}]
 volumes: [{name: data, mount: /data, claim: data}]
 """
 
+SCRIPT_INSTEAD = JOB[JOB.index("task:") : JOB.index("\nimage:")]
+"""A task and all that is for one."""
+BEST = "  script: train.py\nexport: {best: val_loss}\n"
+
 # What is replaced in JOB (old -> new), by the name of the promise that it breaks.
 BROKEN: dict[str, tuple[str, str]] = {
     "unknown key": ("  steps: 2000", "  stepz: 2000"),
@@ -86,6 +90,27 @@ BROKEN: dict[str, tuple[str, str]] = {
     "steps and epochs": ("  steps: 2000", "  steps: 2000\n  epochs: 2"),
     "neither steps nor epochs": ("  steps: 2000\n", ""),
     "task and command": ("  seed: 17", "  command: [python, train.py]"),
+    "task and script": ("  seed: 17", "  script: train.py"),
+    "script file missing": (SCRIPT_INSTEAD, "script: trian.py"),
+    "script that is a folder": (SCRIPT_INSTEAD, "script: folder.py"),
+    "script that is no Python file": (SCRIPT_INSTEAD, "script: train.sh"),
+    "script with its arguments": (SCRIPT_INSTEAD, "script: train.py --epochs 3"),
+    "script with a syntax error": (SCRIPT_INSTEAD, "script: broken.py"),
+    "script that cannot be compiled": (SCRIPT_INSTEAD, "script: returns.py"),
+    "script and steps": (SCRIPT_INSTEAD, "script: train.py\n  steps: 5"),
+    "script and epochs": (SCRIPT_INSTEAD, "script: train.py\n  epochs: 5"),
+    "script and the default batch": (SCRIPT_INSTEAD, "script: train.py\n  global_batch_size: 64"),
+    "script and remainder": (SCRIPT_INSTEAD, "script: train.py\n  remainder: drop"),
+    "script and evaluate": (SCRIPT_INSTEAD, "script: train.py\n  evaluate: {every: 5}"),
+    "script and stop_when": (SCRIPT_INSTEAD, "script: train.py\n  stop_when: {metric: val_loss}"),
+    "script and class_weight": (SCRIPT_INSTEAD, 'script: train.py\n  class_weight: {"0": 1.0}'),
+    "script and params": (SCRIPT_INSTEAD, "script: train.py\n  params: {units: 3}"),
+    "script and compile": (SCRIPT_INSTEAD, "script: train.py\n  compile: xla"),
+    "script and replica_masks": (SCRIPT_INSTEAD, "script: train.py\n  replica_masks: same"),
+    "script and the best export": (JOB[JOB.index("  task:") : JOB.index("env:")], BEST),
+    "args of a task": ("  seed: 17", "  args: [--epochs, 3]"),
+    "args of a command": (SCRIPT_INSTEAD, "command: [python, train.py]\n  args: [--epochs, 3]"),
+    "args that are switches": (SCRIPT_INSTEAD, "script: train.py\n  args: [--fast, true]"),
     "neither task nor command": ("  task: task.py:Digits\n", ""),
     "every 0": ("{every: 200, keep: 3}", "{every: 0, keep: 3}"),
     "every without a unit": ("{every: 200, keep: 3}", "{every: 1.5, keep: 3}"),
@@ -157,6 +182,9 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Path("task.py").write_text(TASK)
     Path("broken.py").write_text("class Digits:\n    def model(self:\n")
     Path("empty.py").write_text("x = 1\n")
+    Path("train.py").write_text("model.fit(x)\n")
+    Path("returns.py").write_text("x = 1\nreturn x\n")
+    Path("folder.py").mkdir()
 
 
 def write(text: str) -> Path:
@@ -381,10 +409,42 @@ def test_a_task_of_a_module_is_looked_for_beside_the_job_file() -> None:
     loaded(JOB, "train.task=other.tasks:Digits")
 
 
-def test_a_users_own_package_called_trainer_is_found() -> None:
+def test_a_users_own_package_called_trainer_is_loaded_by_its_files() -> None:
     Path("trainer").mkdir()
+    Path("trainer/__init__.py").write_text("")
     Path("trainer/mine.py").write_text("class Digits: pass\n")
-    loaded(JOB, "train.task=trainer.mine:Digits")
+    Path("trainer/task.py").write_text("class Digits: pass\n")
+    for module in ("mine", "task"):
+        text = refusal(JOB, f"train.task=trainer.{module}:Digits")
+        assert "trainer is orch's own package, and comes before yours" in text
+        assert text.endswith(f"name the file: trainer/{module}.py:Digits")
+        loaded(JOB, f"train.task=trainer/{module}.py:Digits")
+    loaded(JOB, "train.task=trainer.tasks.digits:Digits")
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("from trainer import model", "write `import model`"),
+        ("from trainer import model as own", "write `import model as own`"),
+        ("from trainer.model import build", "write `from model import build`"),
+        ("import trainer.model", "import what lies beside it by its own name"),
+        ("from trainer.task import Other", "write `from task import Other`"),
+    ],
+)
+def test_what_imports_a_users_own_package_called_trainer_is_told_which_it_would_get(line: str, remedy: str) -> None:
+    Path("trainer").mkdir()
+    Path("trainer/model.py").write_text("def build(): pass\n")
+    Path("trainer/task.py").write_text(f"from trainer.task import Task\n{line}\nclass Mine(Task): pass\nOther = 1\n")
+    for override in ("train.task=trainer/task.py:Mine", "train={script: trainer/task.py}"):
+        text = refusal(JOB, override)
+        assert f"trainer/task.py:2: `{line}` gets orch's own package trainer" in text
+        assert f"{remedy}, or call your package something else" in text
+    assert text.endswith("or run the script as train.command: [python, -m, trainer.task], to which yours comes first")
+    Path("train.py").write_text(line)
+    assert "train.command: [python, train.py], to which" in refusal(JOB, "train={script: train.py}")
+    Path("trainer/task.py").write_text("from trainer.task import Task\nimport model\nclass Mine(Task): pass\n")
+    loaded(JOB, "train.task=trainer/task.py:Mine")
 
 
 def test_the_job_file_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,6 +457,43 @@ def test_the_job_file_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_command_needs_no_length_and_no_batch() -> None:
     job = loaded("name: script\ntrain:\n  command: [python, train.py]\nresources: {workers: 3}\n")
     assert job.spec.train.command == ["python", "train.py"]
+
+
+SCRIPT = "name: script\ntrain:\n  script: train.py\n"
+
+
+def test_a_script_needs_no_length_and_no_batch() -> None:
+    job = loaded(f"{SCRIPT}  args: [--lr, 1e-3, --epochs, 3, 1.50]\n  seed: 3\nresources: {{workers: 3}}\n")
+    assert job.spec.train.script == "train.py"
+    assert job.spec.train.args == ["--lr", "1e-3", "--epochs", "3", "1.50"], "numbers as they are written"
+    config = resolve_for_local(job, directory="/runs/script", workers=3)
+    assert config.train.seed == 3
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    again = type(job.spec).model_validate(job.spec.written(), context={"job_file": True})
+    assert again == job.spec
+
+
+def test_a_script_is_read_and_not_run() -> None:
+    Path("train.py").write_text("import nothing.of.the.kind\nraise SystemExit('ran')\n'\\d'\n")
+    assert loaded(SCRIPT).spec.train.script == "train.py"
+
+
+def test_a_script_may_lie_in_a_folder_or_be_named_by_its_whole_path() -> None:
+    Path("src").mkdir()
+    Path("src/train.py").write_text("model.fit(x)\n")
+    for name in ("src/train.py", str(Path("src/train.py").resolve())):
+        assert loaded(SCRIPT, f"train.script={name}").spec.train.script == name
+
+
+def test_an_override_of_the_program_replaces_the_one_of_the_file() -> None:
+    command = "name: x\ntrain:\n  command: [python, train.py]\n"
+    assert loaded(command, "train.script=train.py").spec.train.command is None
+    train = loaded(f"{SCRIPT}  args: [a]\n", "train.command=[python, train.py]").spec.train
+    assert (train.script, train.args) == (None, [])
+    train = loaded(f"{SCRIPT}  args: [a]\n", "train.task=task.py:Digits", "train.steps=3").spec.train
+    assert (train.task, train.script, train.args) == ("task.py:Digits", None, [])
+    train = loaded(command, "train.script=train.py", "train.args=[7, 1e-3]").spec.train
+    assert train.args == ["7", "1e-3"]
 
 
 def test_stop_when_without_evaluations_evaluates_every_epoch() -> None:

@@ -16,7 +16,7 @@ from orchestrator.jobfile.fields import NAME_LENGTH_MAX, memory_bytes, suggest_n
 from orchestrator.jobfile.reference import json_schema, markdown
 from orchestrator.jobfile.spec import JobSpec
 from orchestrator.jobfile.starter import starter_text
-from trainer.config import TASK_ONLY, TrainSection, parse_duration
+from trainer.config import TASK_ONLY, WITH_SCRIPT, TrainSection, parse_duration
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "job-file.md"
@@ -232,7 +232,23 @@ def test_a_toleration_is_one_that_kubernetes_takes() -> None:
     JobSpec.model_validate(with_value("scheduling.tolerations", [{"operator": "Exists"}, {"key": "a", "value": "b"}]))
 
 
-@pytest.mark.parametrize("field", [name for name in TrainSection.model_fields if name not in ("task", "command")])
+FIELDS = [name for name in TrainSection.model_fields if name not in ("task", "script", "args", "command")]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_of_train_counts_or_is_refused_beside_a_script(field: str) -> None:
+    (told,) = re.findall(r"(?m)^With `script`, (.*) count as with a task, and (.*) are errors", markdown())
+    assert f"`{field}`" in told[0 if field in WITH_SCRIPT else 1]
+    value = json.loads(JobSpec.model_validate(LEAST).model_dump_json())["train"][field]
+    data = {"name": "script", "train": {"script": "train.py", field: value}}
+    if field in WITH_SCRIPT:
+        JobSpec.model_validate(data, context={"job_file": True})
+    else:
+        with pytest.raises(ValidationError, match=f"train.{field} is for a task"):
+            JobSpec.model_validate(data, context={"job_file": True})
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_a_field_of_train_is_refused_or_documented_beside_a_command(field: str) -> None:
     given = {"params": {"hidden": 3}, "stop_when": {"metric": "val_loss"}, "class_weight": {0: 1.0, 1: 2.0}}
     assert set(given) == set(TASK_ONLY)
