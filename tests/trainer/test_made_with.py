@@ -61,6 +61,19 @@ def test_each_change_is_one_line(root: Path) -> None:
     }
 
 
+def test_a_script_is_told_by_its_code_and_its_arguments(root: Path) -> None:
+    then = of_job(TrainSection(script="task.py", args=["--epochs", "3"]), str(root))
+    assert set(then.code) == set(code_of("task.py:Mine", root))
+    (root / "helper.py").write_text("changed = 1\n")
+    now = of_job(TrainSection(script="task.py", args=["--epochs", "4"]), str(root))
+    assert set(changes(then, now)) == {
+        "train.args ['--epochs', '3'] -> ['--epochs', '4']",
+        "helper.py has changed",
+    }
+    task = of_job(TrainSection(task="task.py:Mine", steps=1), str(root))
+    assert changes(task, now.model_copy(update={"args": []})) == ["train.task task.py:Mine -> train.script task.py"]
+
+
 def test_what_is_not_known_has_not_changed() -> None:
     mark = DataMark(examples=3, shapes=["float32[2]"], checksum="a")
     then = MadeWith(task="t", code={"t.py": "1"}, train_data=mark, optimizer={"learning_rate": 0.1})

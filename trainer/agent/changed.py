@@ -33,7 +33,7 @@ def since_the_end(
         StoreUnavailable: the store does not answer.
     """
     found = _of_the_plan(end, config.train)
-    if config.train.task is None or end.commit is None:
+    if config.train.command is not None or end.commit is None:
         return found
     try:
         commit = read_commit(store, end.commit)
@@ -45,7 +45,8 @@ def since_the_end(
     if then is None:
         return found
     found += changes(then, of_job(config.train, config.task_root))
-    if found or config.tpu:  # a TPU is taken by whoever imports TensorFlow
+    # A TPU is taken by whoever imports TensorFlow; and what a script makes is known to nobody who does not run it.
+    if found or config.tpu or config.train.script is not None:
         return found
     now = _look(config_path, environment)
     return changes(then, now) if now is not None else []
@@ -60,10 +61,9 @@ def _of_the_plan(end: EndRecord, train: TrainSection) -> list[str]:
 
 
 def _of_the_order(commit: Commit, train: TrainSection) -> list[str]:
-    pairs = (
-        ("global_batch_size", commit.global_batch_size, train.global_batch_size),
-        ("seed", commit.seed, train.seed),
-    )
+    pairs = [("seed", commit.seed, train.seed)]
+    if train.script is None:  # which has its own
+        pairs.insert(0, ("global_batch_size", commit.global_batch_size, train.global_batch_size))
     return [f"train.{name} {then} -> {now}" for name, then, now in pairs if then != now]
 
 

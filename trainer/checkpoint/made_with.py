@@ -1,4 +1,5 @@
-"""What a checkpoint was made with, as far as the variables do not tell: the task's code, its parameters, data, optimizer.
+"""What a checkpoint was made with, as far as the variables do not tell: the code of the task or script, its parameters, data,
+optimizer.
 
 Kept in every commit's host_state, and compared when its run directory is used again. Pure but for reading source files; free of
 TensorFlow. process/fingerprint.py looks at data and optimizer.
@@ -6,11 +7,11 @@ TensorFlow. process/fingerprint.py looks at data and optimizer.
 
 import ast
 import hashlib
-import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.code import installed, module_file, sources_of
 from trainer.config import TrainSection
 from trainer.rundir.attempts import Wire
 
@@ -18,7 +19,6 @@ KEY = "made_with"
 """Its place in host_state."""
 MARK = "ORCH-MADE-WITH "
 """process/declare.py begins with it the line that agent/changed.py reads."""
-FILES_MAX = 200
 _CHANGES_SHOWN = 6
 _DIGEST_CHARS = 16
 
@@ -39,8 +39,10 @@ class MadeWith(Wire):
 
     task: str = ""
     params: dict[str, Any] = {}
+    script: str = ""
+    args: list[str] = []
     code: dict[str, str] = {}
-    """Digests of the task's source file and of what it imports from its folder, by path."""
+    """Digests of the source file of the task or script, and of what it imports from its folder, by path."""
     train_data: DataMark | None = None
     evaluation_data: DataMark | None = None
     optimizer: dict[str, Any] = {}
@@ -48,9 +50,14 @@ class MadeWith(Wire):
 
 
 def of_job(train: TrainSection, root: str | None) -> MadeWith:
-    """What can be told without running the task."""
-    assert train.task is not None
-    return MadeWith(task=train.task, params=train.params, code=code_of(train.task, Path(root or ".")))
+    """What can be told without running the task or the script."""
+    return MadeWith(
+        task=train.task or "",
+        params=train.params,
+        script=train.script or "",
+        args=train.args,
+        code=code_of(train.script or train.task or "", Path(root or ".")),
+    )
 
 
 def of_host_state(host_state: Mapping[str, Any]) -> MadeWith | None:
@@ -64,10 +71,12 @@ def of_host_state(host_state: Mapping[str, Any]) -> MadeWith | None:
 def changes(then: MadeWith, now: MadeWith) -> list[str]:
     """What differs, one entry each: `train.params.units 16 -> 32`, `task.py has changed`."""
     found = []
-    if then.task != now.task:
-        found.append(f"train.task {then.task} -> {now.task}")
+    if (then.task, then.script) != (now.task, now.script):
+        found.append(f"{_program(then)} -> {_program(now)}")
     found += [f"train.params.{line}" for line in _differences(then.params, now.params)]
-    if then.code and now.code and then.task == now.task:
+    if then.args != now.args:
+        found.append(f"train.args {_short(then.args)} -> {_short(now.args)}")
+    if then.code and now.code and (then.task, then.script) == (now.task, now.script):
         files = [file for file in now.code if then.code.get(file) != now.code[file]]
         files += [file for file in then.code if file not in now.code]
         found += [f"{file} {_how(file, then.code, now.code)}" for file in files]
@@ -80,39 +89,25 @@ def changes(then: MadeWith, now: MadeWith) -> list[str]:
     return found
 
 
-def code_of(task: str, root: Path) -> dict[str, str]:
-    """Digests of the file of `task` and of the files that it imports from its folder or from `root`, and these in turn.
+def code_of(program: str, root: Path) -> dict[str, str]:
+    """Digests of the file of a task or of a script, and of the files that it imports from its folder or from `root`, and these
+    in turn.
 
     Comments and layout do not count. Tasks that come with orch are not looked at: they change with its version.
     """
-    source = task.rpartition(":")[0]
     root = root.resolve()
+    source = program if program.endswith(".py") else program.rpartition(":")[0]
     if source.endswith(".py") or "/" in source:
         first = (root / source).resolve()
     else:
-        found = _module_file(source, [root]) or _installed(source)
+        found = module_file(source, [root]) or installed(source)
         if found is None or found.is_relative_to(Path(__file__).parents[1]):
             return {}
         first = found
-    places = list(dict.fromkeys([first.parent, root]))
-    digests: dict[str, str] = {}
-    waiting = [first]
-    while waiting and len(digests) < FILES_MAX:
-        path = waiting.pop(0)
-        name = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
-        if name in digests:
-            continue
-        try:
-            text = path.read_bytes()
-            tree = ast.parse(text)
-        except (OSError, SyntaxError, ValueError):
-            continue
-        digests[name] = hashlib.sha256(ast.dump(tree).encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
-        for module, level in _imports(tree):
-            beside = [path.parents[level - 1]] if 0 < level <= len(path.parents) else places
-            if (further := _module_file(module, beside)) is not None:
-                waiting.append(further)
-    return digests
+    return {
+        file.name: hashlib.sha256(ast.dump(file.tree).encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
+        for file in sources_of(first, root)
+    }
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -129,40 +124,8 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Modules that the code imports: their name, and the number of leading dots."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, 0) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if base:
-                yield base, node.level
-            yield from ((f"{base}.{alias.name}" if base else alias.name, node.level) for alias in node.names)
-
-
-def _module_file(module: str, places: list[Path]) -> Path | None:
-    """The file of a module below one of these folders, or None."""
-    for place in places:
-        path = place.joinpath(*module.split("."))
-        for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
-            if file.is_file():
-                return file.resolve()
-    return None
-
-
-def _installed(module: str) -> Path | None:
-    """The file of a module of an installed package, which is not imported for it."""
-    top, _, rest = module.partition(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if rest:
-        return _module_file(rest, [Path(place) for place in spec.submodule_search_locations or []])
-    return Path(spec.origin) if spec.origin else None
+def _program(made: MadeWith) -> str:
+    return f"train.script {made.script}" if made.script else f"train.task {made.task}"
 
 
 def _how(file: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
