@@ -38,6 +38,21 @@ JOB_FILE_S = 5.0
 STATE_S = 0.5
 
 
+_PLACES = ("PATH", "PYTHONPATH", "GOOGLE_APPLICATION_CREDENTIALS")
+"""Variables with paths that are relative to this process's folder, while training processes start in the job file's."""
+
+
+def _environment_here(python: str) -> dict[str, str]:
+    """This process's environment, as it holds in other folders too; `python` is found first, also where no virtual environment
+    is activated."""
+    environment = dict(os.environ)
+    for name in _PLACES:
+        if name in environment:
+            environment[name] = os.pathsep.join(map(os.path.abspath, environment[name].split(os.pathsep)))
+    environment["PATH"] = os.pathsep.join(filter(None, [os.path.dirname(python), environment.get("PATH", os.defpath)]))
+    return environment
+
+
 class LocalRun:
     """One launch on this machine."""
 
@@ -119,7 +134,7 @@ class LocalRun:
 
     def _agent_environment(self, folder: Path, port: int) -> dict[str, str]:
         return {
-            **os.environ,
+            **_environment_here(self._python),
             **self._extra,
             "ORCH_CONFIG": str(folder / "config.json"),
             "ORCH_TOKEN_FILE": str(folder / "token"),

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +71,55 @@ def test_a_program_that_does_not_exist_is_a_configuration_error(tmp_path: Path) 
         run.close()
     assert result["code"] == 78
     assert "no-such-program cannot be started" in result["reason"]
+
+
+def test_a_program_starts_in_the_job_files_folder_wherever_orch_is_called(tmp_path: Path) -> None:
+    folder, shell = tmp_path / "job", tmp_path / "shell"
+    folder.mkdir()
+    shell.mkdir()
+    (folder / "says.sh").write_text("#!/bin/sh\npwd > where.txt\n")
+    (folder / "says.sh").chmod(0o755)
+    (folder / "job.yaml").write_text("name: script\ntrain: {command: [./says.sh]}\n")
+    run = OrchRun(folder / "job.yaml", cwd=shell, deadline_s=60)
+    try:
+        assert run.result()["state"] == "succeeded"
+    finally:
+        run.close()
+    assert (folder / "where.txt").read_text().strip() == str(folder.resolve())
+    assert (shell / "runs/script").is_dir(), "the run directory stays where orch is called"
+
+
+@pytest.mark.parametrize(("python", "path"), [("python", "/usr/bin:/bin"), ("python3", "/nowhere"), ("python", "")])
+def test_python_is_the_one_that_runs_orch_also_where_no_environment_is_activated(
+    tmp_path: Path, python: str, path: str
+) -> None:
+    (tmp_path / "says.py").write_text(
+        "import json, os, sys\nprint(json.dumps([sys.executable, os.environ['PATH']]), file=open('told.json', 'w'))\n"
+    )
+    (tmp_path / "job.yaml").write_text(f"name: script\ntrain: {{command: [{python}, says.py]}}\n")
+    run = OrchRun(tmp_path / "job.yaml", cwd=tmp_path, environment={"PATH": path}, deadline_s=60)
+    try:
+        assert run.result()["state"] == "succeeded", run.log
+    finally:
+        run.close()
+    executable, searched = json.loads((tmp_path / "told.json").read_text())
+    assert os.path.dirname(executable) == os.path.dirname(sys.executable)
+    assert searched.split(":")[0] == os.path.dirname(sys.executable)
+
+
+def test_a_users_package_called_trainer_comes_first_for_a_module_that_is_started(tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer/__init__.py").write_text("")
+    (tmp_path / "trainer/model.py").write_text("NAME = 'mine'\n")
+    (tmp_path / "trainer/main.py").write_text("from trainer import model\nopen('told.txt', 'w').write(model.NAME)\n")
+    (tmp_path / "job.yaml").write_text("name: script\ntrain: {command: [python, -m, trainer.main]}\n")
+    run = OrchRun(tmp_path / "job.yaml", cwd=tmp_path.parent, deadline_s=60)
+    try:
+        assert run.result()["state"] == "succeeded", run.log
+    finally:
+        run.close()
+        shutil.rmtree(tmp_path.parent / "runs", ignore_errors=True)
+    assert (tmp_path / "told.txt").read_text() == "mine"
 
 
 def test_a_stopped_script_leaves_no_process_behind(run_command: Callable[..., OrchRun], tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class Attempt:
         if cluster is not None:
             environment["TF_CONFIG"] = cluster
         try:
-            child = Child.program(command, environment)
+            child = Child.program(command, environment, folder=self._config.task_root)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EACCES):
                 raise

@@ -48,7 +48,7 @@ def since_the_end(
     # A TPU is taken by whoever imports TensorFlow; and what a script makes is known to nobody who does not run it.
     if found or config.tpu or config.train.script is not None:
         return found
-    now = _look(config_path, environment)
+    now = _look(config_path, config.task_root, environment)
     return changes(then, now) if now is not None else []
 
 
@@ -67,13 +67,14 @@ def _of_the_order(commit: Commit, train: TrainSection) -> list[str]:
     return [f"train.{name} {then} -> {now}" for name, then, now in pairs if then != now]
 
 
-def _look(config_path: str, environment: Mapping[str, str]) -> MadeWith | None:
+def _look(config_path: str, folder: str | None, environment: Mapping[str, str]) -> MadeWith | None:
     """What the task's own code makes now; None where that cannot be had."""
     own = {**environment, "CUDA_VISIBLE_DEVICES": "-1", "ORCH_CONFIG": config_path, PARENT_VARIABLE: str(os.getpid())}
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "trainer.process.declare"],
             env=own,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TASK_LOOK_S,

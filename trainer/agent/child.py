@@ -47,9 +47,16 @@ class Child:
     """A running process. Reaping is the agent's: it calls `reaped` with the status that waitpid gave."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, inherit: Sequence[int], channel: bool
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        inherit: Sequence[int],
+        channel: bool,
+        folder: str | None = None,
     ):
-        """Start `arguments`. `inherit`: file descriptors the child keeps. `channel`: whether it gets a socket to us.
+        """Start `arguments`. `inherit`: file descriptors the child keeps. `channel`: whether it gets a socket to us. `folder`:
+        where it starts; None for this process's own working directory.
 
         Call it from the main thread: the child's parent-death signal follows the thread that forked.
 
@@ -73,6 +80,7 @@ class Child:
                 stdout=self._output_end,
                 stderr=self._output_end,
                 env=environment,
+                cwd=folder,
                 pass_fds=list(inherit),
                 start_new_session=True,
             )
@@ -95,21 +103,29 @@ class Child:
         self._stopped = Stopped(self.pid)
 
     @classmethod
-    def module(cls, name: str, environment: Mapping[str, str], *, inherit: Sequence[int] = ()) -> "Child":
+    def module(
+        cls, name: str, environment: Mapping[str, str], *, inherit: Sequence[int] = (), folder: str | None = None
+    ) -> "Child":
         """Start a module of ours. -P: the user's folder is not where modules are looked for first."""
-        return cls([sys.executable, "-P", "-m", name], environment, inherit=inherit, channel=True)
+        command = [sys.executable, "-P", "-m", name]
+        return cls(command, environment, inherit=inherit, channel=True, folder=folder)
 
     @classmethod
-    def program(cls, command: Sequence[str], environment: Mapping[str, str]) -> "Child":
-        """Start a program of the user's, which dies with this process as modules of ours do.
+    def program(cls, command: Sequence[str], environment: Mapping[str, str], *, folder: str | None = None) -> "Child":
+        """Start a program of the user's, which dies with this process as modules of ours do. `python` is at worst this one.
 
         Raises:
             OSError: it cannot be started.
         """
-        if shutil.which(command[0], path=environment.get("PATH")) is None:
-            raise FileNotFoundError(errno.ENOENT, "there is no such program that may be run", command[0])
+        name = command[0]
+        # One that is named by a path lies where the program starts, and the search would look from here.
+        place = os.path.join(folder, name) if folder is not None and os.path.dirname(name) else name
+        if shutil.which(place, path=environment.get("PATH")) is None:
+            if name not in ("python", "python3"):
+                raise FileNotFoundError(errno.ENOENT, "there is no such program that may be run", name)
+            command = [sys.executable, *command[1:]]
         shim = [sys.executable, "-P", "-m", "trainer.lifeline"]
-        return cls([*shim, *command], environment, inherit=(), channel=False)
+        return cls([*shim, *command], environment, inherit=(), channel=False, folder=folder)
 
     def reaped(self, status: int) -> None:
         """waitpid gave this wait status."""

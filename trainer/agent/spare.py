@@ -61,7 +61,7 @@ class Prepared:
                 self.memory_fd = os.memfd_create("orch-snapshot", os.MFD_CLOEXEC)
             inherit = [self.memory_fd] if self.memory_fd is not None else []
             environment = {**environment, **compiled.flags(environment), "TMPDIR": self.scratch.name}
-            self.child = Child.module("trainer.process", environment, inherit=inherit)
+            self.child = Child.module("trainer.process", environment, inherit=inherit, folder=config.task_root)
         except OSError:
             self._give_back()
             raise
