@@ -6,6 +6,7 @@ workers TensorFlow's own shutdown may hang or abort.
 
 import contextlib
 import faulthandler
+import importlib
 import io
 import logging
 import os
@@ -13,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from trainer import faults
 from trainer.config import TrainConfig
@@ -26,6 +28,8 @@ from trainer.wire.process import IMPORTING, LOG_ONLY, SPARE, Failure, Phase, Pre
 
 log = logging.getLogger("trainer.process")
 
+_FOR_SCRIPTS = "trainer.keras.script"
+"""Stands on top of this room, whose parts it uses: so this program knows it by name alone."""
 _MESSAGE_CHARS = 2000
 _TRACEBACK_CHARS = 8000
 
@@ -67,17 +71,17 @@ def import_tensorflow(channel: Channel, prepare: Prepare) -> TrainConfig:
     if config.train.deterministic:
         set_deterministic_environment()
     if not prepare.beside_training:
-        _import()
+        _import(config)
         return config
-    run_beside_training(_import)
+    run_beside_training(lambda: _import(config))
     name_process(SPARE)
     return config
 
 
-def _import() -> None:
+def _import(config: TrainConfig) -> None:
     import tensorflow  # noqa: F401  (its import is what this phase is about)
 
-    import trainer.process.setup  # noqa: F401
+    importlib.import_module(_FOR_SCRIPTS if config.train.script is not None else "trainer.process.setup")
 
 
 def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
@@ -85,9 +89,7 @@ def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
 
     Raises whatever ended training; exit_codes.code_of_exception says what that means.
     """
-    from trainer.process.setup import prepare
     from trainer.process.strategy import make_strategy, set_up_devices
-    from trainer.process.training import Training
 
     name_process("orch-train")
     if start.tf_config is not None:
@@ -98,6 +100,17 @@ def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
     channel.enter(Phase.RENDEZVOUS)
     strategy = make_strategy(tpu=config.tpu)
     faults.reach("process.rendezvous")
+    if config.train.script is not None:
+        code: ExitCode = importlib.import_module(_FOR_SCRIPTS).run(channel, start, config, strategy)
+        return code
+    return train_task(channel, start, config, strategy)
+
+
+def train_task(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> ExitCode:
+    """Train the job's task under the strategy."""
+    from trainer.process.setup import prepare
+    from trainer.process.training import Training
+
     training: Training = prepare(channel, start, config, strategy)
     done = training.loop.run()
     if done:

@@ -1,0 +1,76 @@
+"""`script:` jobs: the script runs in a training process that its agent knows, in the environment that its writer expects."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support_run import OrchRun, name_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Iterator[Callable[..., OrchRun]]:
+    runs: list[OrchRun] = []
+
+    def begin(source: str, *arguments: str, train: dict[str, Any] | None = None) -> OrchRun:
+        (tmp_path / "job").mkdir()
+        (tmp_path / "job" / "train.py").write_text(source)
+        job = {"name": "script", "train": {"script": "train.py", **(train or {})}}
+        (tmp_path / "job" / "job.yaml").write_text(json.dumps(job))
+        run = OrchRun(tmp_path / "job" / "job.yaml", *arguments, cwd=tmp_path, deadline_s=120)
+        runs.append(run)
+        return run
+
+    yield begin
+    for run in runs:
+        run.close()
+
+
+SAYS_WHERE_IT_IS = """
+import json, os, sys
+import helper
+with open(f"told-{os.environ['ORCH_INDEX']}.json", "w") as file:
+    json.dump([__name__, sys.argv, os.getcwd(), sys.path[0], helper.__file__, "TF_CONFIG" in os.environ], file)
+"""
+
+
+def test_a_script_runs_as_main_in_the_job_files_folder_with_its_arguments(
+    run_script: Callable[..., OrchRun], tmp_path: Path
+) -> None:
+    (tmp_path / "helper.py").write_text("in the shell's folder, which is not looked at\n")
+    run = run_script(SAYS_WHERE_IT_IS, "--workers", "2", train={"args": ["--lr", 0.001, "--name", "a b"]})
+    folder = str((tmp_path / "job").resolve())
+    (tmp_path / "job" / "helper.py").write_text("")
+    assert run.result()["state"] == "succeeded"
+    for index in (0, 1):
+        name, argv, cwd, first, helper, cluster = json.loads((tmp_path / "job" / f"told-{index}.json").read_text())
+        assert (name, argv[1:], cwd) == ("__main__", ["--lr", "0.001", "--name", "a b"], folder)
+        assert (first, helper, cluster) == (folder, f"{folder}/helper.py", True)
+
+
+def test_a_script_that_raises_ends_the_job_with_its_own_traceback(run_script: Callable[..., OrchRun]) -> None:
+    result = run_script("def f():\n    raise ValueError('no such column: age')\n\nf()\n").result()
+    assert (result["code"], result["restarts"]) == (70, 0)
+    assert "ValueError: no such column: age" in result["reason"]
+    assert 'train.py", line 2, in f' in result["traceback"]
+
+
+def test_a_killed_script_starts_again_in_a_process_that_its_agent_knows(
+    run_script: Callable[..., OrchRun], tmp_path: Path
+) -> None:
+    up = tmp_path / "up"
+    run = run_script(
+        f"import os, sys, time\nif os.path.exists({str(up)!r}): sys.exit(0)\n"
+        f"open({str(up)!r}, 'w').close()\ntime.sleep(100)\n"
+    )
+    run.wait_until(up.exists, "the first attempt")
+    process = run.trainer(0)
+    assert name_of(process) == "orch-train"
+    os.kill(process, signal.SIGKILL)
+    result = run.result()
+    assert (result["state"], result["attempts"], result["restarts"]) == ("succeeded", 2, 1)
