@@ -33,6 +33,7 @@ def run(
       orch run job.yaml --directory gs://bucket/try-1
     """
     from orchestrator.jobfile.load import load
+    from orchestrator.jobfile.program import notes_on
     from orchestrator.jobfile.resolve import resolve_for_local
     from orchestrator.local.printer import Printer
     from orchestrator.local.run import LocalRun
@@ -45,6 +46,8 @@ def run(
     config = resolve_for_local(job, directory=where, workers=workers)
     printer = Printer()
     printer.line(f"{config.name}: {workers} worker{'s' if workers > 1 else ''} here, run directory {where}")
+    for note in notes_on(config.train, job.folder, workers):
+        printer.line(f"warning: {note.text} -> {note.remedy}")
     if fresh:
         _say_what_stays(where, printer.line)
     try:

@@ -89,10 +89,10 @@ def submit(
     if dry_run == "server":
         return _dry_run_there(cluster, job, config, skip=skip, replace=replace, output=output)
     if job.spec.image.build is not None:
-        submitting.check_before_image(cluster, job.spec, config, skip=skip, replace=replace)
+        submitting.check_before_image(cluster, job.spec, config, skip=skip, replace=replace, folder=job.folder)
     spec = with_image(job, insecure=insecure)
     done = submitting.submit(
-        cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=replace
+        cluster, spec, config, token=secrets.token_urlsafe(32), say=say, skip=skip, replace=replace, folder=job.folder
     )
     say(f"run directory: {done.run_directory}")
     if done.queued:
@@ -135,7 +135,7 @@ def _dry_run_there(
     """`--dry-run=server`: the cluster says whether it takes them."""
     from orchestrator.jobs import submit as submitting
 
-    asked = submitting.request(job.spec, config, namespace=cluster.namespace)
+    asked = submitting.request(job.spec, config, namespace=cluster.namespace, folder=job.folder)
     checks = submitting.check(cluster, asked, skip=skip, replace=replace)
     submitting.require(checks, say=say)
     say(f"the cluster takes {', '.join(item['kind'] for item in asked.objects)}")
@@ -186,10 +186,11 @@ def check(
     from orchestrator.preflight.check import errors
     from trainer.exit_codes import ExitCode
 
-    spec = load(job_file, overrides).spec
+    job = load(job_file, overrides)
+    spec = job.spec
     config = resolve_for_cluster(spec)
     cluster = _connect(context, namespace or spec.scheduling.namespace)
-    asked = submitting.request(spec, config, namespace=cluster.namespace)
+    asked = submitting.request(spec, config, namespace=cluster.namespace, folder=job.folder)
     checks = submitting.check(cluster, asked, skip=skip, replace=replace)
     print_checks(checks, output, name=spec.name)
     return ExitCode.CONFIGURATION if errors(checks) else 0

@@ -67,7 +67,7 @@ def package(
     place = layout(job.folder, spec.build)
     code = collect(place.folder, leave_out=[job.path, job.folder / "runs"])
     _tell(code, place, spec.dockerfile, say)
-    _check_task(job, place, code)
+    _check_program(job, place, code)
     target = parse_reference(spec.repository)
     if spec.dockerfile is not None or builder not in (None, "none"):
         return build(job.spec, place, code, target, builder=builder, pushes=pushes, insecure=insecure, say=say)
@@ -256,15 +256,17 @@ def _tell(code: CodeFiles, place: Layout, dockerfile: str | None, say: Say) -> N
         say("note: the Dockerfile is not used; image.dockerfile: Dockerfile has docker, podman or buildah build by it")
 
 
-def _check_task(job: LoadedJob, place: Layout, code: CodeFiles) -> None:
-    """The task's file must be among those that go in: else every worker would find out."""
-    source = (job.spec.train.task or "").rpartition(":")[0]
+def _check_program(job: LoadedJob, place: Layout, code: CodeFiles) -> None:
+    """The file of the task or script must be among those that go in: else every worker would find out."""
+    train = job.spec.train
+    field = "train.task" if train.task is not None else "train.script"
+    source = train.script or (train.task or "").rpartition(":")[0]
     if not (source.endswith(".py") or "/" in source) or job.spec.image.dockerfile is not None:
         return
     path = posixpath.normpath(posixpath.join(place.workdir, source))
     inside = posixpath.relpath(path, place.prefix)
     if not code.has(inside):
-        raise ConfigError(
-            f"{job.where('train.task')}: train.task: {source} does not go into the image",
-            remedy=f"it must lie in image.build ({place.folder}), and .dockerignore must not leave it out",
-        )
+        remedy = f"it must lie in image.build ({place.folder}), and .dockerignore must not leave it out"
+        if posixpath.isabs(source):
+            remedy = "write its path relative to the job file: in the image it is another one"
+        raise ConfigError(f"{job.where(field)}: {field}: {source} does not go into the image", remedy=remedy)

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.image.model import placeholder, with_ref
@@ -56,19 +57,24 @@ class Request:
     config: TrainConfig
     objects: list[Manifest]
     """The Job or JobSet is the last."""
+    folder: Path | None = None
+    """The job file's, where there is one."""
 
 
-def request(spec: JobSpec, config: TrainConfig, *, namespace: str, token: str = TOKEN_PLACEHOLDER) -> Request:
+def request(
+    spec: JobSpec, config: TrainConfig, *, namespace: str, token: str = TOKEN_PLACEHOLDER, folder: Path | None = None
+) -> Request:
     """The objects of a job, rendered once.
 
     Args:
         token: of the agents' HTTP. A placeholder will do where nothing is created.
+        folder: the job file's, in which the code can be looked at.
 
     Raises:
         ConfigError: the job cannot be rendered.
     """
     shown = with_ref(spec, placeholder(spec)) if spec.image.build is not None else spec
-    return Request(spec, config, render(shown, config, namespace=namespace, token=token))
+    return Request(spec, config, render(shown, config, namespace=namespace, token=token), folder)
 
 
 def check(cluster: Cluster, asked: Request, *, skip: Collection[str] = (), replace: bool = False) -> list[Check]:
@@ -81,12 +87,18 @@ def check(cluster: Cluster, asked: Request, *, skip: Collection[str] = (), repla
     Raises:
         ClusterUnreachable, Forbidden: the cluster does not answer at all.
     """
-    job = CheckedJob(asked.spec, asked.config, asked.objects, replace, version("orch"))
+    job = CheckedJob(asked.spec, asked.config, asked.objects, replace, version("orch"), asked.folder)
     return preflight(cluster, job, skip=skip)
 
 
 def check_before_image(
-    cluster: Cluster, spec: JobSpec, config: TrainConfig, *, skip: Collection[str] = (), replace: bool = False
+    cluster: Cluster,
+    spec: JobSpec,
+    config: TrainConfig,
+    *,
+    skip: Collection[str] = (),
+    replace: bool = False,
+    folder: Path | None = None,
 ) -> None:
     """What is soon known, before an image is made and pushed for nothing. The submit itself checks all of it again.
 
@@ -95,7 +107,7 @@ def check_before_image(
     """
     _check_trainable(spec)
     later = [declared.name for declared in JOB_CHECKS.all() if not declared.before_image]
-    asked = request(spec, config, namespace=cluster.namespace)
+    asked = request(spec, config, namespace=cluster.namespace, folder=folder)
     checks = check(cluster, asked, skip={*skip, *later}, replace=replace)
     require(errors(checks), say=log.debug)
 
@@ -124,6 +136,7 @@ def submit(
     say: Say,
     skip: Collection[str] = (),
     replace: bool = False,
+    folder: Path | None = None,
 ) -> Submitted:
     """Check, create the Job (or JobSet) suspended, its dependents owned by it, then let it go.
 
@@ -133,12 +146,13 @@ def submit(
         token: of the agents' HTTP.
         skip: checks to leave out.
         replace: stop and remove a job of this name that orch made, first, once all checks have passed.
+        folder: the job file's, in which the code can be looked at.
 
     Raises:
         OrchError: what does not hold, or which object was refused.
     """
     _check_trainable(spec)
-    asked = request(spec, config, namespace=cluster.namespace, token=token)
+    asked = request(spec, config, namespace=cluster.namespace, token=token, folder=folder)
     require(check(cluster, asked, skip=skip, replace=replace), say=say)
     if replace:
         _remove_predecessor(cluster, spec.name, config, say)

@@ -24,6 +24,7 @@ def secrets_by_reference(spec: JobSpec) -> Finding:
     found = [f"env.{name}" for name, value in spec.env.items() if _is_secret(name, value)]
     found += _in_params(spec.train.params, "train.params")
     found += _in_command(spec.train.command or [], "train.command")
+    found += _in_command(spec.train.args, "train.args")
     for field in ("pod", "job", "jobset"):
         found += _in_patch(getattr(spec.kubernetes, field), f"kubernetes.{field}")
     if not found:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ class CheckedJob:
     """Whether a job of the same name that orch made is to be replaced."""
     version: str
     """Of this orch."""
+    folder: Path | None = None
+    """The job file's, in which the user's code lies; None where there is only the copy that the cluster keeps."""
 
     @property
     def carrier(self) -> Manifest:

@@ -42,6 +42,19 @@ def test_a_script_gets_its_place_in_the_cluster_and_its_output_is_kept(
     assert seen[0]["cluster"] == seen[1]["cluster"]
 
 
+def test_two_workers_of_a_program_that_knows_of_no_other_are_told_that_each_trains_alone(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("class Model:\n    def fit(self): ...\n\nModel().fit()\n")
+    (tmp_path / "job.yaml").write_text("name: script\ntrain: {command: [python, train.py]}\n")
+    for workers, told in (("2", 1), ("1", 0)):
+        run = OrchRun(tmp_path / "job.yaml", "--workers", workers, "--fresh", cwd=tmp_path, deadline_s=60)
+        try:
+            assert run.result()["state"] == "succeeded"
+        finally:
+            run.close()
+        warning = "warning: train.py never looks at TF_CONFIG: each of the 2 workers trains the same, alone -> train: {script:"
+        assert sum(line.startswith(warning) for line in run.lines) == told
+
+
 def test_a_script_that_fails_ends_the_job_as_a_task_error(run_command: Callable[..., OrchRun]) -> None:
     result = run_command("exit 1").result()
     assert (result["state"], result["code"], result["restarts"]) == ("failed", 70, 0)

@@ -45,13 +45,14 @@ print(run(["check", "absent.yaml", "--skip", "dsik"]), run(["check", "absent.yam
 def test_the_checks_of_a_job_stand_in_the_order_in_which_they_are_told() -> None:
     assert [check.name for check in JOB_CHECKS.all() if check.basic] == ["cluster", "namespace"]
     assert " ".join(JOB_CHECKS.skippable()) == (
-        "permissions name run-directory references add-ons secrets quota limits nodes network-policy image bucket "
+        "permissions name run-directory references add-ons secrets program quota limits nodes network-policy image bucket "
         "checkpoints memory grace pod dry-run"
     )
     assert [check.name for check in JOB_CHECKS.all() if check.before_image] == [
         "permissions",
         "name",
         "run-directory",
+        "program",
         "quota",
     ]
 
@@ -111,7 +112,7 @@ def test_a_check_is_one_file(tmp_path: Path) -> None:
         "['memory', 'disk', 'grace']",
         "['| disk | the disk of a worker | too small |']",
         "['ok       disk  large enough']",
-        "['permissions', 'name', 'run-directory', 'quota', 'disk']",
+        "['permissions', 'name', 'run-directory', 'program', 'quota', 'disk']",
         "[]",
         # The name is known, and the job file is what is missing; a misspelled one is refused.
         "2 78",

@@ -273,6 +273,22 @@ def test_a_task_that_is_left_out_is_told_before_anything_is_sent(registry: Regis
     assert registry.count("PUT") == 0
 
 
+def test_so_is_a_script(registry: Registry, code: Path) -> None:
+    trainer_base(registry)
+    (code / "train.py").write_text("model.fit(x)\n")
+    text = JOB.format(address=registry.address)
+    train = text[text.index("train:") :].splitlines()[0]
+    (code / "job.yaml").write_text(text.replace(train, "train: {script: train.py}"))
+    assert package(load(code / "job.yaml"), say=lambda text: None).pushed
+    whole = load(code / "job.yaml", [f"train.script={code / 'train.py'}"])
+    with pytest.raises(ConfigError, match="does not go into the image") as caught:
+        package(whole, say=lambda text: None)
+    assert "relative to the job file" in caught.value.remedy
+    (code / ".dockerignore").write_text("train.py\n")
+    with pytest.raises(ConfigError, match=r"train\.script: train\.py does not go into the image"):
+        package(load(code / "job.yaml"), say=lambda text: None)
+
+
 def test_a_user_and_a_virtual_environment_are_what_the_dockerfile_makes() -> None:
     base = BaseFiles(
         "/usr/local/bin/python3.11", "root:x:0:0::/root:/bin/sh\nold:x:1000:1000::/:/bin/sh\n", "root:x:0:\n"

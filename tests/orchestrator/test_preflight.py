@@ -361,6 +361,8 @@ def test_secrets_written_out_in_the_job_file_are_a_warning_that_does_not_show_th
     assert "hf_abc" not in check.text + check.remedy
     command = job(train={"command": ["python", "t.py", "--api-key", "abc", "--token=xyz", "--tokens", "9"]})
     assert exposure.secrets_by_reference(command).text.startswith("train.command --api-key, train.command --token: ")
+    script = job(train={"script": "train.py", "args": ["--wandb-api-key", "abc"]})
+    assert exposure.secrets_by_reference(script).text.startswith("train.args --wandb-api-key: ")
     assert exposure.secrets_by_reference(job()).level is Level.OK
 
 

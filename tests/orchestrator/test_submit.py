@@ -43,7 +43,7 @@ def test_no_image_is_made_for_a_job_whose_name_is_taken(
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
         assert run(["submit", str(tmp_path / "job.yaml"), "--skip", "quota"]) == 78
     assert "the name mine is taken" in capsys.readouterr().err
-    assert done == ["permissions", "name", "run-directory"]
+    assert done == ["permissions", "name", "run-directory", "program"]
 
 
 def test_what_is_created_is_what_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
