@@ -8,8 +8,11 @@ from orchestrator.cli.output import set_option
 
 
 @click.command()
+@click.option(
+    "--script", metavar="TRAIN.PY", help="A job.yaml for this script instead; an example of one where it is missing."
+)
 @click.option("--force", is_flag=True, help="Overwrite job.yaml and task.py where they exist.")
-def init(force: bool) -> None:
+def init(script: str | None, force: bool) -> None:
     """Write a job.yaml and a task.py into the current directory, that run as they are.
 
     Both are commented and meant to be edited. Nothing that exists is overwritten.
@@ -18,11 +21,13 @@ def init(force: bool) -> None:
     Examples:
       orch init && orch run job.yaml
       orch run job.yaml --set train.steps=100
+      orch init --script train.py
     """
     from orchestrator.jobfile.starter import write_starter
 
-    for path in write_starter(Path.cwd(), force=force):
-        click.echo(f"wrote {path.name}")
+    here = Path.cwd()
+    for path in write_starter(here, script=script, force=force):
+        click.echo(f"wrote {path.relative_to(here)}")
     click.echo("next: orch run job.yaml")
 
 

@@ -12,6 +12,7 @@ import yaml
 from orchestrator.cli import main as cli
 from orchestrator.cli.output import print_error
 from orchestrator.jobfile.load import load
+from orchestrator.jobfile.program import notes_on
 from trainer.errors import ConfigError, StoreUnavailable
 from trainer.exit_codes import ExitCode
 
@@ -107,6 +108,38 @@ def test_init_overwrites_nothing_unless_told_to(capsys: pytest.CaptureFixture[st
     assert not Path("job.yaml").exists()
     assert cli.run(["init", "--force"]) == 0
     assert "class Moons" in Path("task.py").read_text()
+
+
+def test_init_writes_a_job_for_a_script_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("src").mkdir()
+    for name in ("mine.py", "src/mine.py", "my #1.py"):
+        Path(name).write_text("model.fit(x)")
+        assert cli.run(["init", "--script", name, "--force"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == "wrote job.yaml"
+        assert Path(name).read_text() == "model.fit(x)"
+        spec = load("job.yaml").spec
+        assert (spec.name, spec.train.script, spec.train.args) == ("my-first-job", name, [])
+        assert not Path("task.py").exists()
+    assert cli.run(["init", "--script", "mine.py"]) == ExitCode.CONFIGURATION
+    assert "error: job.yaml exists already" in capsys.readouterr().err
+
+
+def test_init_writes_a_script_that_is_not_there_and_a_job_that_can_go_to_a_cluster() -> None:
+    assert cli.run(["init", "--script", "train.py"]) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["job.yaml", "train.py"]
+    text = Path("job.yaml").read_text()
+    before, _, after = text.partition("#\n# image:")
+    Path("job.yaml").write_text(before.replace("# args:", "args:") + "image:" + after.replace("\n# ", "\n"))
+    spec = load("job.yaml").spec
+    assert (spec.image.build, spec.resources.workers, spec.train.args) == (".", 2, ["--epochs", "20"])
+    assert notes_on(spec.train, Path(), 2) == []
+
+
+@pytest.mark.parametrize("name", ["train.sh", "/tmp/train.py", "../train.py"])
+def test_init_writes_no_script_that_is_elsewhere(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["init", "--script", name]) == ExitCode.CONFIGURATION
+    assert f"error: {name} is no Python file of this folder" in capsys.readouterr().err
+    assert not Path("job.yaml").exists()
 
 
 def test_init_does_not_write_through_a_link_that_leads_nowhere() -> None:
