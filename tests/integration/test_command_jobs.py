@@ -60,6 +60,16 @@ def test_a_script_that_fails_ends_the_job_as_a_task_error(run_command: Callable[
     assert (result["state"], result["code"], result["restarts"]) == ("failed", 70, 0)
 
 
+def test_the_reason_of_a_failure_is_the_scripts_own_last_error(
+    run_command: Callable[..., OrchRun], tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text("print('val_error 0.1')\nraise ValueError('no such column: age')\n")
+    run = run_command("python train.py")
+    result = run.result()
+    assert result["code"] == 70
+    assert result["reason"] == "worker 0: the script failed: ValueError: no such column: age"
+
+
 def test_a_killed_script_starts_again_in_place(run_command: Callable[..., OrchRun], tmp_path: Path) -> None:
     run = run_command(f"test -e {tmp_path}/second && exit 0; touch {tmp_path}/second; sleep 60")
     run.wait_until(lambda: (tmp_path / "second").exists(), "the first attempt")

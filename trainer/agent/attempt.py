@@ -9,11 +9,13 @@ import logging
 import os
 import signal
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from trainer import memory
 from trainer.agent import exits, grace
 from trainer.agent.child import Child
+from trainer.agent.last_error import LINE_BYTES, LINES_MAX, last_error
 from trainer.agent.progress import AttemptProgress
 from trainer.agent.spare import Prepared
 from trainer.agent.stacks import dump_stacks
@@ -81,6 +83,7 @@ class Attempt:
         self._index = index
         self._on_record = on_record
         self._told: list[bytes] = []
+        self._last_lines: deque[bytes] = deque(maxlen=LINES_MAX)
         self._since = self._excused_at = now
         self._killed_silent_s: float | None = None
         self._hung_s: float | None = None
@@ -163,6 +166,7 @@ class Attempt:
         output = self.process.read_output()
         if output and self._config.train.command is not None:
             self._since = now
+            self._last_lines.extend(line[:LINE_BYTES] for line in output)
         if self.writing is not None:
             for line in self.writing.child.read_messages():
                 self._from_writer(line, now)
@@ -375,6 +379,7 @@ class Attempt:
                 phase=progress.phase,
                 command=self._config.train.command is not None,
                 failure=progress.failure,
+                last_error=last_error(list(self._last_lines)),
                 asked=self._asked,
                 hung_s=self._hung_s,
                 stopped=self._stopped,

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from trainer.agent.last_error import LastError
 from trainer.exit_codes import FINAL_CODES, ExitCode
 from trainer.memory import in_words
 from trainer.wire.coordinator import ExitReport
 from trainer.wire.process import Failure, Phase
 
 _CODES = frozenset(ExitCode)
+_BY_THE_PROGRAM = _CODES - {ExitCode.DONE, ExitCode.KILLED, ExitCode.STOPPED}
+"""Ends of which a program may have said why."""
 _SIGNALS = 128
 """Exit codes above this are 128 + the number of a signal."""
 
@@ -24,6 +27,8 @@ class Ending:
     """It was the user's own program."""
     failure: Failure | None = None
     """What it said of its end itself."""
+    last_error: LastError | None = None
+    """What the last lines of a program of the user's tell instead."""
     asked: bool = False
     """Its agent was told to leave (SIGTERM) while it ran, and asked it to end."""
     hung_s: float | None = None
@@ -44,6 +49,9 @@ def exit_report(ending: Ending) -> ExitReport:
     """The report that the coordinator gets."""
     failure = ending.failure
     code, message = _code_and_message(ending)
+    exception = failure.exception if failure else ""
+    if ending.last_error is not None and code in _BY_THE_PROGRAM:
+        exception = ending.last_error.exception
     killed = ending.killed_silent_s is not None and code == ExitCode.KILLED
     out_of_memory = ending.oom_killed and code == ExitCode.KILLED and not killed
     if out_of_memory:
@@ -54,7 +62,7 @@ def exit_report(ending: Ending) -> ExitReport:
     return ExitReport(
         attempt=ending.attempt,
         code=code,
-        exception=failure.exception if failure else "",
+        exception=exception,
         message=message,
         remedy=failure.remedy if failure and message == failure.message else "",
         traceback=failure.traceback if failure else "",
@@ -86,9 +94,20 @@ def _code_and_message(ending: Ending) -> tuple[int, str]:
         if ending.stopped:
             message += ", stopped by a signal (SIGSTOP)"
         return ExitCode.HANG, message + (", its log has the stacks of all threads" if _has_stacks(ending) else "")
-    if ending.command and 0 < status < _SIGNALS and status not in _CODES:
-        return ExitCode.SCRIPT_FAILED, f"it ended with exit code {status}"
+    if ending.command:
+        return _of_program(ending)
     return status, ending.failure.message if ending.failure else ""
+
+
+def _of_program(ending: Ending) -> tuple[int, str]:
+    """Of a program of the user's own that was neither asked to end nor hung."""
+    status, told = ending.status, ""
+    code = ExitCode.SCRIPT_FAILED if 0 < status < _SIGNALS and status not in _CODES else status
+    if ending.last_error is not None and code in _BY_THE_PROGRAM:
+        told = ending.last_error.message
+        if not ending.last_error.exception and status != code:
+            told += f" (exit code {status})"
+    return code, told or (f"it ended with exit code {status}" if status != code else "")
 
 
 def _ends_as_asked(ending: Ending) -> bool:

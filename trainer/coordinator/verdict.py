@@ -131,10 +131,7 @@ def _reason(worker: int, code: int, report: ExitReport) -> str:
     if code == ExitCode.STOPPED and report.asked:
         return f"worker {worker} {TOLD_TO_LEAVE}" + (f": {_first_line(report.message)}" if report.message else "")
     text = f"worker {worker}: {title_of(code)}"
-    if report.exception:
-        text += f": {report.exception}: {_first_line(report.message)}"
-    elif report.message:
-        text += f": {_first_line(report.message)}"
+    text = ": ".join(part for part in (text, report.exception, _first_line(report.message)) if part)
     return text + (f" (step {report.step})" if report.step else "")
 
 
