@@ -38,7 +38,7 @@ def cancel(name: str, waits: bool, context: str | None, namespace: str | None, o
     if not waits:
         say(f"job {name} is being stopped")
     elif done.step is None:
-        say(f"stopped: job {name}; its checkpoints are in {done.run_directory}")
+        say(f"stopped: job {name}; its run directory is {done.run_directory}")
     else:
         at = f"checkpoint at step {done.step}" if done.step else "no checkpoint yet"
         say(f"stopped: job {name}, {at} in {done.run_directory}")

@@ -105,7 +105,8 @@ def _why_taken(workload: Manifest) -> str:
     if evicted.get("reason") == "Preempted":
         preempted = condition(workload, "Preempted", "True").get("message") or evicted.get("message", "")
         why = str(preempted).partition(" due to ")[2].partition(";")[0]
-        return f"preempted at {since} by a job of the queues{f', {why}' if why else ''}; it goes on from its last checkpoint"
+        by = f"by a job of the queues{f', {why}' if why else ''}"
+        return f"preempted at {since} {by}; it goes on from its last checkpoint, if it has one"
     return f"evicted at {since}: {evicted.get('message') or evicted.get('reason')}"
 
 

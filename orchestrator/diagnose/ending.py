@@ -10,7 +10,7 @@ from trainer.memory import is_full
 from trainer.rundir.attempts import EndRecord
 from trainer.wire.termination import UNREAD_CONFIG
 
-_BY_ITSELF = "nothing: Kubernetes replaces the pod, and training goes on from the last checkpoint"
+_BY_ITSELF = "nothing: Kubernetes replaces the pod, and the job goes on from its last checkpoint, if it has one"
 
 
 def node_lost(pod: Manifest, node: Manifest | None = None) -> Trouble | None:

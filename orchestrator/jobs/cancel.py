@@ -20,7 +20,7 @@ class Cancelled:
     name: str
     run_directory: str
     step: int | None
-    """Of the checkpoint it will go on from; None where the run directory cannot be read from here."""
+    """Of the checkpoint it will go on from; None of a command, and where the run directory cannot be read from here."""
 
 
 def cancel(cluster: Cluster, name: str, *, say: Say, wait: bool = True, timeout_s: float = POD_WAIT_S) -> Cancelled:
@@ -53,6 +53,7 @@ def _step(directory: str) -> int | None:
     if not is_bucket(directory):
         return None
     try:
-        return read_run(directory).step
+        run = read_run(directory)
+        return None if run.command else run.step
     except OrchError:
         return None

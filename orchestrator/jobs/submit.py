@@ -202,12 +202,14 @@ def _remove_predecessor(cluster: Cluster, name: str, config: TrainConfig, say: S
         with contextlib.suppress(NotFound):  # what a job of this name left behind, if there is anything
             delete(cluster, name, say=say)
         return
-    state = "which has ended" if is_over(before) else "which is stopped with a checkpoint first"
+    saves = "" if config.train.command is not None else " with a checkpoint"
+    state = "which has ended" if is_over(before) else f"which is stopped{saves} first"
     say(f"replacing job {name}, {state}")
     directory = run_directory_of(before)
     delete(cluster, name, say=say)
     if directory.rstrip("/") == config.run_directory.rstrip("/"):
-        say(f"removed; its run directory {directory} stays, and the new job goes on from there")
+        and_then = "has it too" if config.train.command is not None else "goes on from there"
+        say(f"removed; its run directory {directory} stays, and the new job {and_then}")
     else:
         say(f"removed; its run directory {directory} stays; the new job has another one: {config.run_directory}")
 

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.runs.view import RunView, saved_in_words
+from orchestrator.runs.view import STOPPED_COMMAND, RunView, saved_in_words
 from orchestrator.status.model import JobStatus
 from trainer.config import TrainConfig
 from trainer.exit_codes import FINAL_CODES, ExitCode, title_of
@@ -33,6 +33,7 @@ def result_of(
         run_directory=config.run_directory,
         attempts=view.attempts or (last.attempt if last else 0),
         restarts=last.restarts if unread and last else max(len(own) - 1, 0),
+        command=view.command if view.attempt is not None else config.train.command is not None,
     )
     done = all(code == ExitCode.DONE for code in codes)
     end = _end_of(launch, [*view.records, *([last.end] if last and last.end else [])], done=done)
@@ -53,7 +54,8 @@ def result_of(
         saved = f"checkpoint at step {view.step}" if view.step else "no checkpoint yet"
         if unread:
             saved = f"{saved_in_words(last)}; {unread}"
-        return replace(told, state="stopped", code=code, reason=f"stopped ({saved}); run again to go on")
+        reason = STOPPED_COMMAND if told.command else f"stopped ({saved}); run again to go on"
+        return replace(told, state="stopped", code=code, reason=reason)
     if gave_up:
         return replace(told, state="failed", code=int(ExitCode.GIVEN_UP), reason=gave_up)
     return _left_without_end(told, codes, last=last, unread=unread, words=words)

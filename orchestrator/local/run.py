@@ -181,7 +181,9 @@ class LocalRun:
             return
         self._stop_told = True
         how = "Ctrl-C" if self._stop_signal == signal.SIGINT else signal.Signals(self._stop_signal).name
-        self._printer.line(f"{how}: stopping after a checkpoint; once more ends at once")
+        command = self._config.train.command is not None
+        what = "the command is told to end (SIGTERM)" if command else "stopping after a checkpoint"
+        self._printer.line(f"{how}: {what}; once more ends at once")
         agents.terminate()
 
     # --- showing

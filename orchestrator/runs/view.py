@@ -12,6 +12,8 @@ from trainer.rundir.open import open_store
 from trainer.rundir.store import Store
 from trainer.wire.coordinator import JobState
 
+STOPPED_COMMAND = "stopped; orch saves nothing of a command: run again, and it runs from its start"
+"""The reason of a command that was stopped."""
 STORE_S = 15.0
 """So long a status waits for one answer of a bucket."""
 
@@ -51,6 +53,11 @@ class RunView:
     def attempts(self) -> int:
         """Number of the newest attempt."""
         return self.attempt.number if self.attempt else 0
+
+    @property
+    def command(self) -> bool:
+        """Whether the program is the user's own (train.command): orch saves nothing of it."""
+        return self.attempt is not None and self.attempt.command
 
     @property
     def step(self) -> int:

@@ -62,6 +62,8 @@ class JobStatus:
     """Where the trained model is."""
     load: str = ""
     """One line of Python that gives it."""
+    command: bool = False
+    """Its program is the user's own (train.command), as far as the run directory tells: orch saves nothing of it."""
     finished_before: bool = False
     """An earlier launch did all of it; this one trained nothing."""
     traceback: str = ""
@@ -109,6 +111,7 @@ class JobStatus:
             weights_sha256=end.weights_sha256,
             export=end.export,
             load=end.load,
+            command=end.command,
             traceback=end.traceback,
             cause=end.cause,
         )
@@ -163,4 +166,4 @@ class Moment:
 
 
 def _restart(restart: Restart) -> dict[str, Any]:
-    return restart.model_dump(mode="json", exclude={"stacks"})
+    return restart.model_dump(mode="json", exclude={"stacks", "command"})

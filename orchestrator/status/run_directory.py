@@ -10,7 +10,7 @@ from orchestrator.diagnose.trouble import Trouble
 from orchestrator.runs import goodput
 from orchestrator.runs.lock import holder, read_live
 from orchestrator.runs.past import Past, Signs, newest_launch, past_of
-from orchestrator.runs.view import STORE_S, RunView, no_run, read_run, saved_in_words
+from orchestrator.runs.view import STOPPED_COMMAND, STORE_S, RunView, no_run, read_run, saved_in_words
 from orchestrator.status.model import JobStatus, Moment, WorkerStatus
 from orchestrator.text import first_line
 from trainer.errors import ConfigError, StoreError
@@ -107,6 +107,7 @@ def _of_view(view: RunView, signs: Signs, holding: str, live: JobState | None) -
         restarts=max(len(newest_launch(view)) - 1, 0),
         run_directory=view.directory,
         step=view.step,
+        command=view.command,
     )
     if view.end is not None:
         return replace(told.ended_by(view.end), step=max(view.step, view.end.step))
@@ -116,7 +117,7 @@ def _of_view(view: RunView, signs: Signs, holding: str, live: JobState | None) -
     told = replace(told, save_error=save_error(newest))
     if not running:
         return _with_save_trouble(replace(told, state="stopped", reason=_stopped(view, newest, at)))
-    told = replace(told, state="running", reason=f"{running}; {at}")
+    told = replace(told, state="running", reason=running if view.command else f"{running}; {at}")
     if newest:
         told = replace(told, step=told_step(newest), metrics=told_metrics(newest))
     if live is not None:
@@ -206,8 +207,12 @@ def _seen_elsewhere(view: RunView, signs: Signs) -> str:
 def _stopped(view: RunView, newest: Sequence[Sign], at: str) -> str:
     """`orch run` says the same of a run that it stopped."""
     in_order = any(sign.type == "ended" and sign.code == ExitCode.STOPPED for sign in newest)
+    if view.command and in_order and not view.in_bucket:
+        return STOPPED_COMMAND
+    at = "orch saves nothing of a command" if view.command else at
     unless = ", unless it waits on a cluster (orch list)" if view.in_bucket else ""
-    return f"stopped{'' if in_order else ' without an end'} ({at}); run again to go on{unless}"
+    again = "run it from its start" if view.command else "go on"
+    return f"stopped{'' if in_order else ' without an end'} ({at}); run again to {again}{unless}"
 
 
 def _unwritten(newest: Sequence[Sign], limit_s: float) -> str:

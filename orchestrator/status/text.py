@@ -22,6 +22,9 @@ _FINISHED_BEFORE = (
     "it was finished before, and nothing was trained now: to go on, raise train.steps or train.epochs; to train anew, "
     "use --fresh or another --directory"
 )
+_COMMAND_FINISHED_BEFORE = (
+    "it was finished before, and the command was not run now: to run it again, use --fresh or another --directory"
+)
 
 
 def status_lines(status: JobStatus, target: str, *, here: Path | None = None) -> list[str]:
@@ -86,7 +89,7 @@ def _what_to_do(status: JobStatus, target: str) -> list[str]:
             lines.append(f"what to do: {_remedy(status, target)}")
         lines.append(f"exit code {code}: {title_of(code)}; `orch logs {target}` shows what the workers printed")
     if status.finished_before:
-        lines.append(_FINISHED_BEFORE)
+        lines.append(_COMMAND_FINISHED_BEFORE if status.command else _FINISHED_BEFORE)
     return lines
 
 
@@ -94,7 +97,7 @@ def _remedy(status: JobStatus, target: str) -> str:
     if status.remedy:
         return status.remedy
     own = of_cause(target, status.cause) if status.cause is not None else ""
-    return own or general_remedy(status.code or 0)
+    return own or general_remedy(status.code or 0, command=status.command)
 
 
 def _metrics(status: JobStatus, *, brief: bool) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -76,6 +77,7 @@ def test_a_killed_script_starts_again_in_place(run_command: Callable[..., OrchRu
     os.kill(run._find(lambda: children_of(run.agent(0), "sleep 60", None)), signal.SIGKILL)
     result = run.result()
     assert (result["state"], result["attempts"], result["restarts"]) == ("succeeded", 2, 1)
+    assert result["history"][0]["steps_lost"] is None
 
 
 def test_a_script_that_dies_again_and_again_is_given_up(run_command: Callable[..., OrchRun]) -> None:
@@ -150,7 +152,20 @@ def test_a_stopped_script_leaves_no_process_behind(run_command: Callable[..., Or
     run.wait_until(lambda: (tmp_path / "up").exists(), "the script")
     everything = run.everything()
     os.kill(run.process.pid, signal.SIGINT)
-    assert run.result()["code"] == 130
+    result = run.result()
+    assert result["code"] == 130
+    assert result["reason"] == "stopped; orch saves nothing of a command: run again, and it runs from its start"
+    told = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli.main", "status", "runs/script"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result["reason"] in told.stdout
+    assert "Ctrl-C: the command is told to end (SIGTERM); once more ends at once" in run.log
+    assert not any(word in f"{run.log}\n{told.stdout}" for word in ("checkpoint", "a block takes"))
     deadline = time.monotonic() + 5  # what was killed a moment ago may still be there
     while left := [pid for pid in everything if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, f"left behind: {left}"

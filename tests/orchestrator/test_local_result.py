@@ -15,7 +15,7 @@ from orchestrator.status import run_directory
 from orchestrator.status.model import JobStatus
 from orchestrator.status.run_directory import with_its_past
 from orchestrator.status.text import last_lines
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, TrainSection
 from trainer.errors import StoreUnavailable
 from trainer.rundir.attempts import AttemptRecord, CommitRef, EndRecord, Launch
 from trainer.rundir.open import open_store
@@ -78,6 +78,35 @@ def test_a_run_whose_agents_all_left_well_has_succeeded_also_where_its_directory
         "succeeded", "trained 500 steps", 500, "abc"
     )  # fmt: skip
     assert result(codes=[0, 0], unread=AWAY).code == 0
+
+
+COMMAND = CONFIG.model_copy(update={"train": TrainSection(command=["python", "train.py"])})
+
+
+def test_no_end_of_a_command_speaks_of_a_checkpoint() -> None:
+    """Stopped, failed, given up, finished before; with records and without."""
+    ran = attempt(1, OWN).model_copy(update={"command": True})
+    last = end(
+        2, OWN, command=True, state="failed", code=70, reason="worker 0: the script failed: ValueError: x", step=0
+    )
+    cases: list[tuple[list[AttemptRecord | EndRecord], dict[str, Any]]] = [
+        ([ran], {"stop_signal": signal.SIGINT, "codes": [143]}),
+        ([], {"stop_signal": signal.SIGINT, "codes": [143]}),
+        ([ran, last], {"codes": [70]}),
+        ([ran], {"codes": [70]}),
+        ([ran], {"codes": [None], "gave_up": "the agent died"}),
+        ([end(2, EARLIER, command=True)], {"codes": [0]}),
+    ]
+    for records, facts in cases:
+        view = RunView(open_store("/nowhere"), records, [])
+        given: dict[str, Any] = {"stop_signal": None, "gave_up": "", "last": None} | facts
+        lines = "\n".join(last_lines(result_of(view, COMMAND, launch=OWN.id, **given), "runs/x"))
+        said = lines.replace("orch saves nothing of a command", "")
+        assert not any(word in said for word in ("checkpoint", "train.steps", "the task", "save")), lines
+    assert "the command was not run now: to run it again, use --fresh" in lines
+    stopped = result_of(RunView(open_store("/nowhere"), [ran], []), COMMAND, launch=OWN.id, **{**given, **cases[0][1]})
+    assert stopped.reason == "stopped; orch saves nothing of a command: run again, and it runs from its start"
+    assert "command" not in stopped.to_json()
 
 
 def test_a_run_that_failed_says_so_where_its_directory_cannot_be_read() -> None:

@@ -311,6 +311,11 @@ def test_last_words_fit_into_what_kubernetes_keeps_and_say_what_to_do() -> None:
         remedy_for(78, "Train the model that was saved.", memory_limit_bytes=None) == "Train the model that was saved."
     )
     assert "correct the task" in remedy_for(70, "one", memory_limit_bytes=None)
+    for code in (70, 77, 78):
+        remedy = remedy_for(code, memory_limit_bytes=None, command=True)
+        assert remedy.endswith("the command runs from its start")
+        # A status that does not know of the command has it from the pod's last words.
+        assert LastWords(code=code, remedy=remedy).own_remedy(code) == remedy
     assert "resources.memory" in remedy_for(137, memory_peak_bytes=95, memory_limit_bytes=100)
     assert "resources.memory" in remedy_for(77, out_of_memory=True, memory_limit_bytes=None)
     assert remedy_for(75, memory_limit_bytes=None) == "nothing: the job goes on by itself"

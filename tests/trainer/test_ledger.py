@@ -375,6 +375,15 @@ def test_restarts_say_what_was_lost_or_that_nobody_knows() -> None:
     assert restarts_of(records, "two") == []
 
 
+def test_a_restart_of_a_command_loses_no_steps_that_anybody_knows_of() -> None:
+    records = [record(1, 0, command=True), record(2, 10, command=True, previous=ended(1, 9, code=137, worker=0))]
+    (restart,) = restarts_of(records, "one")
+    assert (restart.steps_lost, lost_in_words(restart, "going on")) == (None, "going on from its start")
+    later = Launch(id="two", started=START)
+    (killed,) = broken_off([records[0], record(2, 10, command=True, launch=later)], {1: []})
+    assert lost_in_words(killed, "the next one went on") == "the next one went on from its start"
+
+
 def test_launches_that_were_killed_are_told_since_the_last_end_in_order() -> None:
     one, two, three, four = (Launch(id=name, started=START) for name in ("one", "two", "three", "four"))
     records: list[AttemptRecord | EndRecord] = [

@@ -24,6 +24,7 @@ def job_of(config: TrainConfig, identity: Identity, started: str | None, memory_
         start_timeout_s=config.restarts.start_timeout,
         steps_asked=config.train.steps,
         epochs_asked=config.train.epochs,
+        command=config.train.command is not None,
         fresh=identity.fresh,
         versions={"python": platform.python_version()},
         cpu_flags=_cpu_flags(),

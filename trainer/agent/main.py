@@ -83,7 +83,8 @@ class Agent:
         self._summary = SummaryLines(time.monotonic())
         self._waiting_told_at = 0.0
         self._memory_limit_bytes = config.memory_limit_bytes or limit_of_cgroup()
-        self._termination = TerminationMessage(environment.get("ORCH_TERMINATION_LOG", ""), self._memory_limit_bytes)
+        log_path = environment.get("ORCH_TERMINATION_LOG", "")
+        self._termination = TerminationMessage(log_path, self._memory_limit_bytes, command=bool(config.train.command))
         # Whoever reads the environment of a process finds no token of ours in it.
         self._of_processes = {name: value for name, value in environment.items() if name != "ORCH_TOKEN_FILE"}
         self._of_processes["ORCH_INDEX"] = str(identity.index)
@@ -247,7 +248,8 @@ class Agent:
                 case Begin(record=record):
                     self._begin(record, now)
                 case SayStopping(left_s=left_s):
-                    log.info(grace.at_sigterm(left_s, self._config.grace_s, attempt.pace if attempt else None))
+                    pace = attempt.pace if attempt and self._config.train.command is None else None
+                    log.info(grace.at_sigterm(left_s, self._config.grace_s, pace))
                     self._terminal("stopping after SIGTERM")
                 case AskToStop() if attempt is not None:
                     attempt.stop(BY_SIGTERM, now)

@@ -33,9 +33,10 @@ def prometheus(job: str, report: AgentReport) -> str:
 class TerminationMessage:
     """Written ahead: an agent may not live to write its last one."""
 
-    def __init__(self, path: str, memory_limit_bytes: int | None) -> None:
-        """`path`: ORCH_TERMINATION_LOG; empty where nobody reads one."""
+    def __init__(self, path: str, memory_limit_bytes: int | None, *, command: bool = False) -> None:
+        """`path`: ORCH_TERMINATION_LOG; empty where nobody reads one. `command`: the job has train.command."""
         self._path = path
+        self._command = command
         self._limit_bytes = memory_limit_bytes
         self._peak_bytes = 0
 
@@ -65,7 +66,12 @@ class TerminationMessage:
         if end is not None:
             reason, starved = end.reason, end.cause is not None and end.cause.out_of_memory
         by_code = remedy_for(
-            code, own, out_of_memory=starved, memory_peak_bytes=peak, memory_limit_bytes=self._limit_bytes
+            code,
+            own,
+            out_of_memory=starved,
+            memory_peak_bytes=peak,
+            memory_limit_bytes=self._limit_bytes,
+            command=self._command,
         )
         words = LastWords(
             code=code,

@@ -19,6 +19,8 @@ class Job:
     start_timeout_s: float = 900.0
     steps_asked: int | None = None
     epochs_asked: int | None = None
+    command: bool = False
+    """Whether a program of the user's own runs (train.command)."""
     fresh: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     cpu_flags: str = ""

@@ -9,7 +9,7 @@ from trainer.coordinator.job import Job, Leave, finished_before
 from trainer.coordinator.known_records import KnownRecords, Record
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import EndRecord
-from trainer.wire.termination import ANEW
+from trainer.wire.termination import ANEW, OR_FURTHER
 
 Outcome = EndRecord | Leave | None
 """The job's end, or why this worker leaves, or None: the coordinator goes on behind what is there."""
@@ -28,7 +28,8 @@ def of_all_that_are_there(job: Job, known: KnownRecords, changed: Mapping[int, S
     if not changes:
         return newest
     told = f"{newest.reason}: it is finished, and the job has changed since: {'; '.join(changes)}"
-    return Leave(ExitCode.CONFIGURATION, told, ANEW)
+    has_length = job.steps_asked is not None or job.epochs_asked is not None
+    return Leave(ExitCode.CONFIGURATION, told, ANEW + (OR_FURTHER if has_length else ""))
 
 
 def of_the_next_one(job: Job, known: KnownRecords, record: Record) -> Outcome:

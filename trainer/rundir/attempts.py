@@ -121,6 +121,8 @@ class AttemptRecord(Wire):
     fresh: bool = False
     """A fresh start: what lies before this record does not count and is left alone."""
     world_size: int
+    command: bool = False
+    """Whether a program of the user's own runs, of which orch saves nothing."""
     versions: dict[str, str] = {}
     cpu_flags: str = ""
     """A digest of the CPU's instruction sets on worker 0."""
@@ -150,6 +152,8 @@ class EndRecord(Wire):
     attempts: int = 0
     """The number of the last attempt."""
     restarts: int = 0
+    command: bool = False
+    """As of an AttemptRecord."""
     steps_asked: int | None = None
     """train.steps of the job that ended, if it gave steps."""
     epochs_asked: int | None = None

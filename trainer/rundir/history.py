@@ -30,6 +30,8 @@ class Restart(Wire):
     """Steps that were done, and done again; None where nobody was left to tell."""
     stacks: bool | None = None
     """As of the AttemptEnd."""
+    command: bool = False
+    """As of the AttemptRecord: what it had done is not known, and nothing of it is kept by orch."""
 
 
 def restarts_of(
@@ -69,8 +71,9 @@ def _restart(record: AttemptRecord, told: int | None) -> Restart:
         code=end.code,
         step=step,
         resumed_step=resumed,
-        steps_lost=None if step is None else step - resumed,
+        steps_lost=None if step is None or record.command else step - resumed,
         stacks=end.stacks,
+        command=record.command,
     )
 
 
@@ -103,14 +106,18 @@ def broken_off(records: Sequence[AttemptRecord | EndRecord], signs: Mapping[int,
                     code=ExitCode.KILLED,
                     step=step,
                     resumed_step=resumed,
-                    steps_lost=None if step is None else step - resumed,
+                    steps_lost=None if step is None or record.command else step - resumed,
+                    command=record.command,
                 )
             )
     return found
 
 
 def lost_in_words(restart: Restart, went_on: str = "went on") -> str:
-    """`went on from step 300, 50 steps lost`, with other words for `went on` where the sentence wants them."""
+    """`went on from step 300, 50 steps lost`, with other words for `went on` where the sentence wants them.
+    A command does what it does at its start: `went on from its start`."""
+    if restart.command:
+        return f"{went_on} from its start"
     lost = restart.steps_lost
     words = "steps lost unknown" if lost is None else "1 step lost" if lost == 1 else f"{lost or 'no'} steps lost"
     start = f"step {restart.resumed_step}" if restart.resumed_step else "the start"

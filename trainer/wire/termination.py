@@ -12,13 +12,21 @@ _REASON_CHARS = 1500
 _TRACEBACK_CHARS = 1500
 _REMEDY_CHARS = 300
 
-_AGAIN = "start the job again (orch run, orch submit --replace): it goes on from the last checkpoint"
+_START_AGAIN = "start the job again (orch run, orch submit --replace)"
+_AGAIN = f"{_START_AGAIN}: it goes on from the last checkpoint"
+_COMMAND_AGAIN = f"{_START_AGAIN}: the command runs from its start"
 _REMEDIES = {
     ExitCode.TASK_ERROR: f"correct the task (the traceback is in the worker's log), then {_AGAIN}",
     ExitCode.SAVE_REFUSED: f"see to it that the run directory can be written (space, quota, permissions), then {_AGAIN}",
     ExitCode.GIVEN_UP: f"look for the cause that the reason names in the workers' logs, then {_AGAIN}",
     ExitCode.CONFIGURATION: f"mend what the reason names (the job file, the task, a checkpoint), then {_AGAIN}",
 }
+_COMMAND_REMEDIES = {
+    ExitCode.TASK_ERROR: f"correct the program (what it printed is in the worker's log), then {_COMMAND_AGAIN}",
+    ExitCode.GIVEN_UP: f"look for the cause that the reason names in the workers' logs, then {_COMMAND_AGAIN}",
+    ExitCode.CONFIGURATION: f"mend what the reason names (the job file, the program), then {_COMMAND_AGAIN}",
+}
+"""Of a program of the user's own, of which orch keeps no checkpoint."""
 _BY_ITSELF = "nothing: the job goes on by itself"
 _OUT_OF_MEMORY = f"raise resources.memory, or make train.global_batch_size smaller, then {_AGAIN}"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
@@ -27,11 +35,10 @@ UNREAD_CONFIG = "the configuration in ORCH_CONFIG cannot be read"
 """What an agent says, and no more, that cannot read its job: its image is of another version than the orch that submitted it.
 So these words never change."""
 
-ANEW = (
-    "train anew with another run.directory (orch run: --fresh or --directory), or go on from what is there with a larger "
-    "train.steps or train.epochs"
-)
+ANEW = "train anew with another run.directory (orch run: --fresh or --directory)"
 """What a person can do about a run directory that holds the end of another job than the one that was started."""
+OR_FURTHER = ", or go on from what is there with a larger train.steps or train.epochs"
+"""And about one of a task, whose length the job file says."""
 
 SAVE_REMEDY = (
     "training goes on and the next save tries again; see to the run directory (space, quota, permissions, network), "
@@ -87,10 +94,12 @@ def remedy_for(
     out_of_memory: bool = False,
     memory_peak_bytes: int = 0,
     memory_limit_bytes: int | None,
+    command: bool = False,
 ) -> str:
     """What to do next about an end with this code; empty while there was none.
 
-    `own` is what the failed process itself said is to be done. `out_of_memory`: as of LastWords.
+    `own` is what the failed process itself said is to be done. `out_of_memory`: as of LastWords. `command`: it was a program of
+    the user's own.
     """
     if code is None or code == ExitCode.DONE:
         return ""
@@ -98,11 +107,17 @@ def remedy_for(
         return own
     if code == ExitCode.KILLED and (out_of_memory or is_full(memory_peak_bytes, memory_limit_bytes)):
         return _MEMORY
-    return general_remedy(code, out_of_memory=out_of_memory)
+    return general_remedy(code, out_of_memory=out_of_memory, command=command)
 
 
-def general_remedy(code: int, *, out_of_memory: bool = False) -> str:
-    """What to do next about an end of which no more is known than its code, and whether memory was the cause."""
+def general_remedy(code: int, *, out_of_memory: bool = False, command: bool = False) -> str:
+    """What to do next about an end of which no more is known than its code, whether memory was the cause, and whether it was a
+    program of the user's own."""
+    if command:
+        if code == ExitCode.GIVEN_UP and out_of_memory:
+            return f"raise resources.memory, then {_COMMAND_AGAIN}"
+        if own := next((text for known, text in _COMMAND_REMEDIES.items() if known == code), ""):
+            return own
     if code == ExitCode.GIVEN_UP and out_of_memory:
         return _OUT_OF_MEMORY
     return next((text for known, text in _REMEDIES.items() if known == code), _BY_ITSELF)
