@@ -161,7 +161,10 @@ def load_task(name: str, params: Mapping[str, Any], root: str | Path | None = No
     module = _from_file(folder, source) if source.endswith(".py") or "/" in source else _from_package(folder, source)
     found = getattr(module, class_name, None)
     if found is None:
-        raise ConfigError(f"{source} has no class {class_name}", remedy=_nearest(class_name, module))
+        remedy = _nearest(class_name, module)
+        if _means_own_trainer(source, folder):
+            remedy = f"trainer is orch's own package; one of yours is loaded by file: {_as_file(source)}:{class_name}"
+        raise ConfigError(f"{source} has no class {class_name}", remedy=remedy)
     if not inspect.isclass(found) or not issubclass(found, Task):
         raise ConfigError(
             f"{name} is not a Task", remedy=f"Write `class {class_name}(Task)` with `from trainer.task import Task`."
@@ -217,15 +220,23 @@ def _from_package(folder: Path, source: str) -> types.ModuleType:
         # A module that the user's module lacks is the user's error, with its traceback; the module itself is ours to explain.
         if error.name is None or not (source == error.name or source.startswith(f"{error.name}.")):
             raise _does_not_import(source, error) from error
-        ours = source.partition(".")[0] == "trainer"
         remedy = (
-            f"A package of yours that is called trainer is loaded by file: {source.replace('.', '/')}.py:Class"
-            if ours
+            f"A package of yours that is called trainer is loaded by file: {_as_file(source)}:Class"
+            if source.partition(".")[0] == "trainer"
             else f"It is neither installed nor in {folder}. A file is written with its ending: file.py:Class"
         )
         raise ConfigError(f"there is no module {source}", remedy=remedy) from None
     except Exception as error:
         raise _does_not_import(source, error) from error
+
+
+def _means_own_trainer(source: str, folder: Path) -> bool:
+    """Whether a module of `trainer`, which is orch's, is one of a package of the user's as well."""
+    return source.partition(".")[0] == "trainer" and (folder / _as_file(source)).is_file()
+
+
+def _as_file(source: str) -> str:
+    return f"{source.replace('.', '/')}.py"
 
 
 def _does_not_import(source: str, error: Exception) -> ConfigError:

@@ -89,6 +89,17 @@ def test_a_file_that_does_not_import_shows_the_users_own_frames_only(
     assert "trainer/task.py" not in shown
 
 
+def test_a_users_package_called_trainer_that_is_named_as_a_module_is_told_the_way(tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer/task.py").write_text("class Mine: ...\n")
+    with pytest.raises(ConfigError) as caught:
+        load_task("trainer.task:Mine", {}, tmp_path)
+    assert caught.value.remedy == "trainer is orch's own package; one of yours is loaded by file: trainer/task.py:Mine"
+    with pytest.raises(ConfigError) as caught:
+        load_task("trainer.task:Mine", {}, tmp_path / "trainer")
+    assert "orch's own" not in caught.value.remedy
+
+
 def test_a_users_package_called_trainer_is_loaded_by_file(tmp_path: Path) -> None:
     package = tmp_path / "trainer"
     package.mkdir()
