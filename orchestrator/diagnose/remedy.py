@@ -5,7 +5,7 @@ Kubernetes: the status of a run here asks it too.
 from trainer.exit_codes import CRASH_CODES, ExitCode
 from trainer.rundir.attempts import AttemptEnd
 
-MEMORY_REMEDY = "raise resources.memory, or make train.global_batch_size smaller"
+MEMORY_REMEDY = "raise resources.memory, or train with smaller batches"
 
 
 def remedy_of_code(job: str, code: int, worker: int | None, *, memory: bool = False) -> str:

@@ -74,3 +74,15 @@ def test_a_killed_script_starts_again_in_a_process_that_its_agent_knows(
     os.kill(process, signal.SIGKILL)
     result = run.result()
     assert (result["state"], result["attempts"], result["restarts"]) == ("succeeded", 2, 1)
+
+
+def test_a_script_that_has_ended_well_is_not_run_twice(run_script: Callable[..., OrchRun], tmp_path: Path) -> None:
+    run = run_script("open('ran', 'a').write('x')\n")
+    assert run.result()["finished_before"] is False
+    again = OrchRun(tmp_path / "job" / "job.yaml", cwd=tmp_path, deadline_s=60)
+    try:
+        result = again.result()
+    finally:
+        again.close()
+    assert (result["state"], result["finished_before"]) == ("succeeded", True)
+    assert (tmp_path / "job" / "ran").read_text() == "x"

@@ -28,7 +28,7 @@ _COMMAND_REMEDIES = {
 }
 """Of a program of the user's own, of which orch keeps no checkpoint."""
 _BY_ITSELF = "nothing: the job goes on by itself"
-_OUT_OF_MEMORY = f"raise resources.memory, or make train.global_batch_size smaller, then {_AGAIN}"
+_OUT_OF_MEMORY = f"raise resources.memory, or train with smaller batches, then {_AGAIN}"
 _MEMORY = "nothing at first: the job goes on by itself; if it comes again, raise resources.memory"
 
 UNREAD_CONFIG = "the configuration in ORCH_CONFIG cannot be read"
