@@ -190,6 +190,7 @@ _PHASES = {
     Phase.COMPILE: "starting: the first steps are being compiled",
     Phase.DATA: "waiting for data: the task's input gives no batch",
     Phase.CALLBACK: "a callback of the task runs",
+    Phase.SCRIPT: "the script runs, outside of model.fit",
     Phase.EVALUATE: "evaluating",
     Phase.SAVE: "waiting for the last save",
     Phase.EXPORT: "writing the trained model",

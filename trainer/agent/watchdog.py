@@ -95,7 +95,7 @@ class Watchdog:
                 return EXPORT_S + WRITER_ANSWER_S + self._last_save_s + self._state_bytes / SAVE_BYTES_PER_S
             case Phase.TRAIN:
                 return self._of_training_s()
-            case Phase.DATA | Phase.CALLBACK:
+            case Phase.DATA | Phase.CALLBACK | Phase.SCRIPT:
                 return self._hang_timeout_s or TASK_S
 
     def _of_training_s(self) -> float:

@@ -5,6 +5,7 @@ what else draws in this process, nor on where training began.
 """
 
 import contextlib
+import json
 import random
 from collections.abc import Iterator
 from types import TracebackType
@@ -53,6 +54,38 @@ def seeded_anew(seed: int) -> Iterator[None]:
             yield
         finally:
             global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+
+
+def drawn_so_far() -> np.ndarray:
+    """The states of random, numpy.random and TensorFlow's eager draws, as bytes of JSON: uint8."""
+    from tensorflow.python.eager import context
+
+    name, words, *rest = np.random.get_state()
+    generator = getattr(context.context(), "_rng", None)
+    states = {
+        "random": random.getstate(),
+        "numpy": [name, np.asarray(words).tolist(), *rest],
+        "tensorflow": generator.getstate() if generator is not None else None,
+    }
+    return np.frombuffer(json.dumps(states).encode(), np.uint8)
+
+
+def go_on_drawing(state: np.ndarray) -> None:
+    """Draw what followed after `drawn_so_far`."""
+    from tensorflow.python.eager import context
+
+    states = json.loads(state.tobytes())
+    random.setstate(_python_state(states["random"]))
+    name, words, *rest = states["numpy"]
+    np.random.set_state((name, np.array(words, np.uint32), *rest))
+    generator = getattr(context.context(), "_rng", None)
+    if generator is not None and states["tensorflow"] is not None:
+        generator.setstate(_python_state(states["tensorflow"]))
+
+
+def _python_state(stored: Any) -> Any:
+    version, words, gauss = stored
+    return version, tuple(words), gauss
 
 
 class PrivateRandom:

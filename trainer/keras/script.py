@@ -1,37 +1,94 @@
-"""Stands here until a script's fit is trained by orch: the script runs as `python train.py` runs it, and saves nothing."""
+"""A script as `__main__` of the training process, unchanged: what `train.script` names, from its first line to its end."""
 
 import logging
-import runpy
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
+from trainer import faults
 from trainer.config import TrainConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TaskError
 from trainer.exit_codes import ExitCode
+from trainer.export.exportable import form_of
+from trainer.export.exporter import Exporter, load_line
+from trainer.keras.install import followed_by
+from trainer.keras.seeds import unseeded_by
+from trainer.keras.session import Session
 from trainer.process.channel import Channel
-from trainer.wire.process import Phase, Start
+from trainer.rundir.open import open_store
+from trainer.wire.process import Phase, Result, Start
 
 log = logging.getLogger(__name__)
 
 
 def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> ExitCode:
-    """The script of the job as `__main__`.
+    """Run the script, follow its calls of fit, and report. Raises what the script raises."""
+    store = open_store(config.run_directory)
+    session = Session(channel, start, config, strategy, store)
+    channel.enter(Phase.SCRIPT, session.step)
+    with followed_by(session), unseeded_by(config.train.seed), session.scope():
+        run_as_main(_path(config), config.train.args)
+        _report(session, channel, start, config, store)
+    session.collective.leave(start.index, start.record.world_size)
+    faults.reach("process.left")
+    return ExitCode.DONE
+
+
+def run_as_main(path: Path, arguments: list[str]) -> None:
+    """As `python path arguments`, in this process.
 
     Raises:
-        ConfigError: there is no such file. Whatever else the script raises.
+        TaskError: the script exits with anything but 0.
     """
-    assert config.train.script is not None
-    path = (Path(config.task_root or ".") / config.train.script).resolve()
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}", remedy="train.script is relative to the job file's folder.")
-    channel.enter(Phase.TRAIN)
-    log.warning("nothing of this script is saved: scripts are not gone on with yet")
-    sys.argv = [config.train.script, *config.train.args]
+    module = types.ModuleType("__main__")
+    module.__file__ = str(path)
+    sys.modules["__main__"] = module
+    sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.parent))
     try:
-        runpy.run_path(str(path), run_name="__main__")
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise
-    return ExitCode.DONE
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+    except SystemExit as exit_:
+        if exit_.code not in (None, 0):
+            raise TaskError(
+                f"{path.name} ended itself with sys.exit({exit_.code!r})",
+                remedy="What it printed before says why: orch logs.",
+            ) from None
+
+
+def _path(config: TrainConfig) -> Path:
+    assert config.train.script is not None
+    path = Path(config.task_root or ".", config.train.script).resolve()
+    if not path.is_file():
+        raise ConfigError(f"there is no script {path}", remedy="Correct train.script: it is relative to the job file.")
+    return path
+
+
+def _report(session: Session, channel: Channel, start: Start, config: TrainConfig, store: Any) -> None:
+    """Export the model that was fitted last, and tell what came of the job. All workers call it; the chief writes."""
+    fit = session.last
+    digest = ""
+    if fit is not None and fit.has_trained:
+        channel.enter(Phase.EXPORT, session.step)
+        digest = fit.state.weights_sha256()
+    if start.index:
+        return
+    metrics = session.last_numbers
+    exported = None
+    if fit is not None:
+        exporter = Exporter(fit.model, store, start.record.number, form_of(fit.model), config)
+        exported = exporter.write("model", session.step, metrics, patience_s=config.checkpoint.last_save_timeout)
+        exporter.point(exported)
+    session.close()
+    channel.send(
+        Result(
+            step=session.step,
+            total_steps=session.step,
+            metrics=metrics,
+            weights_sha256=digest,
+            export=exported.url if exported is not None else None,
+            load=load_line(exported) if exported is not None else "",
+        )
+    )
+    faults.reach("process.reported")
+

@@ -68,7 +68,11 @@ def reach(roots: Mapping[str, Any]) -> Reached:
 
 def modules_of(task: Any, root: str | Path | None) -> dict[str, dict[str, Any]]:
     """The globals of the task's module, and of those imported from its folder or from `root`: by module."""
-    own = sys.modules[type(task).__module__]
+    return globals_of(sys.modules[type(task).__module__], root)
+
+
+def globals_of(own: types.ModuleType, root: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Those of one module, and of those imported from its folder or from `root`: by module."""
     folders = [Path(root or ".").resolve()]
     if own.__file__:
         folders.append(Path(own.__file__).resolve().parent)

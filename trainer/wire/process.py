@@ -23,6 +23,8 @@ class Phase(StrEnum):
     EVALUATE = "evaluate"
     SAVE = "save"
     EXPORT = "export"
+    SCRIPT = "script"
+    """Lines of a script outside of its calls of fit."""
 
 
 WITHIN = (Phase.DATA, Phase.CALLBACK)

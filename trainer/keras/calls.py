@@ -1,0 +1,204 @@
+"""The callbacks of one `fit`, called as Keras calls them; what they were told before is not told again."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from trainer.callbacks.memory import Memory
+from trainer.callbacks.stock import Adapter, BestWeights, adapters
+from trainer.callbacks.values import Decoder
+from trainer.keras.position import Logs
+
+Told = tuple[dict[str, Any], Decoder]
+
+
+class Follower(Protocol):
+    """Who follows a call of fit by its callbacks. Each is called after the callbacks, but for those that say otherwise."""
+
+    def train_begun(self) -> None: ...
+
+    def epoch_begins(self, epoch: int) -> bool:
+        """Before the callbacks; whether they are to be told."""
+
+    def batch_begins(self, batch: int) -> bool:
+        """Before the callbacks; whether they are to be told."""
+
+    def batch_ended(self, last: int, logs: Logs) -> None: ...
+
+    def epoch_ended(self, epoch: int, logs: Logs) -> None: ...
+
+    def test_begins(self) -> None:
+        """Before the callbacks."""
+
+    def test_batch_ended(self) -> None: ...
+
+    def test_ended(self, logs: Logs) -> None: ...
+
+    def train_ends(self, logs: Logs | None) -> Logs | None:
+        """Before the callbacks; the logs that they are told."""
+
+    def train_ended(self) -> None: ...
+
+    def on_its_own(self) -> contextlib.AbstractContextManager[None]:
+        """In it callbacks are called: each worker by itself."""
+
+
+class Calls(keras.callbacks.CallbackList):
+    """Keras' list of callbacks, for a call of fit that is followed, and gone on with."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        callbacks: Any = None,
+        add_history: bool = False,
+        add_progbar: bool = False,
+        model: Any = None,
+        *,
+        chief: bool,
+        run: str,
+        elsewhere: Callable[[], list[Any]],
+        **params: Any,
+    ) -> None:
+        """
+        Args:
+            follower: is told of all.
+            chief: whether this worker writes files and prints.
+            run: the run directory, which tells this job's files from others'.
+            elsewhere: variables that checkpoints hold anyway.
+            params: as Keras gives them.
+        """
+        self._follower = follower
+        self._replayed = False
+        super().__init__(_without_backups(callbacks), add_history=add_history, add_progbar=add_progbar)
+        # What Keras itself does wrong is left to it here: with one worker, fit is fit.
+        self._adapters = adapters(self.callbacks, chief=chief, run=run)
+        self.memory = Memory(self._adapters, elsewhere)
+        if not chief:
+            self.callbacks = [_Through(adapter) for adapter in self._adapters]
+        self.set_model(model)
+        self.set_params(params)
+
+    def begin(self, told: Told | None, *, tell: bool) -> None:
+        """What on_train_begin does, for callbacks that remember `told`; `tell`: warn of what is lost."""
+        document, decoder = told or ({}, Decoder(()))
+        remembered = document.get("callbacks", [])
+        for adapter, stored in self.memory.matched(remembered):
+            adapter.start(decoder.decode(stored["files"]) if stored else None)
+        self.memory.put_back(remembered, decoder)
+        with self._follower.on_its_own():
+            super().on_train_begin(None)
+        lost = self.memory.learn()
+        if tell:
+            self.memory.warn(lost)
+        # Once more: on_train_begin makes many of them forget. Before it, since some look at what they remember.
+        self.memory.put_back(remembered, decoder)
+        for adapter in self._adapters:
+            adapter.begun()
+
+    def put_back(self, told: Told) -> None:
+        """Callbacks of a call that is done are as it left them."""
+        document, decoder = told
+        self.memory.put_back(document.get("callbacks", []), decoder)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint must hold of them, by name."""
+        if self._async_train:
+            self._flush_futures()
+        encoder = self.memory.encoder()
+        document = {"callbacks": self.memory.stored(encoder)}
+        self.memory.warn(encoder.lost)
+        text = np.frombuffer(json.dumps(document).encode(), np.uint8)
+        return {"callbacks": text} | {f"callbacks/{index}": array for index, array in enumerate(encoder.arrays)}
+
+    # --- Keras calls these
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._follower.train_begun()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._follower.epoch_begins(epoch):
+            with self._follower.on_its_own():
+                super().on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._replayed = not self._follower.batch_begins(batch)
+        if not self._replayed:
+            super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self._replayed:
+            super().on_train_batch_end(batch, logs)
+            self._follower.batch_ended(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        with self._follower.on_its_own():
+            super().on_epoch_end(epoch, logs)
+        self._follower.epoch_ended(epoch, logs)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._follower.test_begins()
+        super().on_test_begin(logs)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_test_batch_end(batch, logs)
+        self._follower.test_batch_ended()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        super().on_test_end(logs)
+        self._follower.test_ended(logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        logs = self._follower.train_ends(logs)
+        with self._follower.on_its_own():
+            super().on_train_end(logs)
+        self._follower.train_ended()
+
+
+class Done(Calls):
+    """For a call of fit that was done before: nobody is told anything."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        pass
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._follower.train_ended()
+
+
+class _Through:
+    """A callback of a worker that writes nothing: called by its adapter."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._call = Adapter.call.__get__(adapter) if isinstance(adapter, BestWeights) else adapter.call
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._adapter.callback, name)
+        if not name.startswith(("on_", "set_")):
+            return found
+        return lambda *arguments, **named: self._call(name, *arguments, **named)
+
+
+def told_of(blobs: Mapping[str, np.ndarray]) -> Told | None:
+    """What callbacks remembered, from the blobs of a checkpoint."""
+    if "callbacks" not in blobs:
+        return None
+    count = sum(name.startswith("callbacks/") for name in blobs)
+    return json.loads(blobs["callbacks"].tobytes()), Decoder([blobs[f"callbacks/{index}"] for index in range(count)])
+
+
+def _without_backups(callbacks: Any) -> list[Any]:
+    return [one for one in _flat(callbacks) if not isinstance(one, keras.callbacks.BackupAndRestore)]
+
+
+def _flat(callbacks: Any) -> Iterator[Any]:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    if isinstance(callbacks, list | tuple):
+        for part in callbacks:
+            yield from _flat(part)
+    elif callbacks is not None:
+        yield callbacks

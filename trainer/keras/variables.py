@@ -1,0 +1,56 @@
+"""What a script's `fit` changes: every variable, made before the first step where a checkpoint is to be restored."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.checkpoint.state import TrainingState
+from trainer.keras.epochs import Epochs
+from trainer.model.reach import globals_of, reach
+
+
+def state_of(
+    model: keras.Model, callbacks: Sequence[Any], blobs: Callable[[], Mapping[str, np.ndarray]]
+) -> TrainingState:
+    """Every variable that can be reached from the model, its callbacks, and the globals of the script and its modules."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    modules = globals_of(main, Path(file).parent if file else None)
+    reached = reach({"model": model, "callbacks": list(callbacks), **modules, "keras": _global_seeds()})
+    metrics = [variable for metric in [*model.metrics, *reached.metrics] for variable in metric.variables]
+    return TrainingState(
+        model.distribute_strategy, model, model.optimizer, list(reached.variables.values()), metrics, blobs
+    )
+
+
+def make_all(model: keras.Model, epochs: Epochs | None) -> None:
+    """Have all variables made that the first step makes, by tracing one without running it."""
+    assert epochs is not None
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    spec = tf.nest.map_structure(lambda leaf: _of_rows(leaf, replicas), epochs.element_spec)
+
+    def step(data: Any) -> Any:
+        return model.distribute_strategy.run(model._autoconvert_optionals(model.train_step), (data,))
+
+    # As in fit: models are not converted by AutoGraph.
+    tf.function(step, autograph=False).get_concrete_function(spec)
+
+
+def _of_rows(spec: Any, replicas: int) -> Any:
+    """A batch's spec; for several replicas with some number of rows, by which they divide it."""
+    if replicas == 1 or not isinstance(spec, tf.TensorSpec) or not spec.shape.rank or spec.shape[0] is not None:
+        return spec
+    return tf.TensorSpec([replicas, *spec.shape[1:]], spec.dtype)
+
+
+def _global_seeds() -> Any:
+    """The generator that random layers and operations of Keras share where they have none of their own."""
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
