@@ -242,14 +242,11 @@ class TrainingState:
         For evaluation, export and callbacks. What is given another value meanwhile keeps that. Integers (states of random
         seeds) stay as they are. A collective at its beginning: all workers enter it together.
         """
-        differing = self._differing()
         own: list[tuple[Any, np.ndarray, list[np.ndarray]]] = []
-        for slot in self._slots:
-            if slot.key in differing and slot.key.startswith("model/") and tf.as_dtype(slot.dtype).is_floating:
-                mean = _mean(differing[slot.key])
-                values = [np.array(value) for value in self._replicas.local_values(slot.variable)]
-                own.append((slot.variable, mean, values))
-                self._assign_local(slot.variable, [mean])
+        for slot, copies in self._unsynchronised():
+            mean = _mean(copies)
+            own.append((slot.variable, mean, [np.array(value) for value in self._replicas.local_values(slot.variable)]))
+            self._assign_local(slot.variable, [mean])
         try:
             yield
         finally:
@@ -258,15 +255,31 @@ class TrainingState:
                     if np.array_equal(flat_bytes(np.asarray(value_of(component))), flat_bytes(mean)):
                         component.assign(value)
 
+    def settle(self) -> None:
+        """As mean_unsynchronised, for good. A collective."""
+        for slot, copies in self._unsynchronised():
+            self._assign_local(slot.variable, [_mean(copies)])
+
+    def _unsynchronised(self) -> list[tuple[_Slot, list[np.ndarray]]]:
+        """Those variables of the model that differ between replicas and have a mean, with each replica's value."""
+        slots = [
+            slot
+            for slot in self._slots
+            if slot.may_differ and slot.key.startswith("model/") and tf.as_dtype(slot.dtype).is_floating
+        ]
+        return self._copies(slots)
+
     def _differing(self) -> dict[str, list[np.ndarray]]:
         """Every replica's value of those variables that differ just now, by key. The same keys on all workers."""
-        slots = [slot for slot in self._slots if slot.may_differ]
+        return {slot.key: copies for slot, copies in self._copies([slot for slot in self._slots if slot.may_differ])}
+
+    def _copies(self, slots: list[_Slot]) -> list[tuple[_Slot, list[np.ndarray]]]:
+        """Of some variables that may differ, those that do, with every replica's value."""
         if self._replicas.count == 1 or not slots:
-            return {}
+            return []
         table = self._replicas.checksums([slot.variable for slot in slots])
         chosen = [slot for slot, differs in zip(slots, (table != table[0]).any(axis=0), strict=True) if differs]
-        values = self._replicas.gather_values([slot.variable for slot in chosen])
-        return {slot.key: copies for slot, copies in zip(chosen, values, strict=True)}
+        return list(zip(chosen, self._replicas.gather_values([slot.variable for slot in chosen]), strict=True))
 
     def _assign_local(self, variable: Any, values: Sequence[np.ndarray]) -> None:
         """One value for all replicas, or one for each of them."""

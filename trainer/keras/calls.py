@@ -47,7 +47,7 @@ class Follower(Protocol):
         """In it callbacks are called: each worker by itself."""
 
 
-class Calls(keras.callbacks.CallbackList):
+class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
     """Keras' list of callbacks, for a call of fit that is followed, and gone on with."""
 
     def __init__(
@@ -73,6 +73,7 @@ class Calls(keras.callbacks.CallbackList):
         """
         self._follower = follower
         self._replayed = False
+        self.callbacks: list[Any]
         super().__init__(_without_backups(callbacks), add_history=add_history, add_progbar=add_progbar)
         # What Keras itself does wrong is left to it here: with one worker, fit is fit.
         self._adapters = adapters(self.callbacks, chief=chief, run=run)

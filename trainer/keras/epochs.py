@@ -33,7 +33,7 @@ class Before:
     """Batches of one pass, where a pass had to end for them to be known."""
 
 
-class Epochs(TFEpochIterator):
+class Epochs(TFEpochIterator):  # type: ignore[misc]
     """Keras' iterator. With `before`, its first epoch begins where training was.
 
     What comes then depends on what was taken before: each epoch's iterator is made again, since a dataset that shuffles
@@ -58,6 +58,7 @@ class Epochs(TFEpochIterator):
         """Whether the present batch was trained before."""
         self._before = before
         EpochIterator.__init__(self, *args, **kwargs)
+        self._num_batches: int | None
         arrays = isinstance(self.data_adapter, ArrayDataAdapter)
         self._shuffles = Shuffles(seed) if seed is not None and arrays and unseeded() else None
         with self._shuffles.made_with() if self._shuffles is not None else contextlib.nullcontext():
@@ -95,7 +96,7 @@ class Epochs(TFEpochIterator):
     def _enumerate_iterator(self) -> Iterator[Turn]:
         before = self._before
         self.pass_over()
-        turns = super()._enumerate_iterator()
+        turns: Iterator[Turn] = super()._enumerate_iterator()
         if before is None or not before.batches:
             return turns
         return self._from_batch(turns, before.batches)

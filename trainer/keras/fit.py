@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras.src.utils.python_utils import pythonify_logs
 
+from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.state import TrainingState
 from trainer.data.random_state import drawn_so_far, go_on_drawing
@@ -63,6 +64,7 @@ class Fit:
         """
         self._turns = turns
         self.model = model
+        self._replicas = Replicas(model.distribute_strategy)
         self.first_epoch, self.total_epochs = epochs
         self._from, self._restored, self._goes_on = position, restored, restored is not None
         self.call, self.step = position.call, position.step
@@ -226,6 +228,7 @@ class Fit:
             self.model.stop_training = self._from.stopped
             return
         self.over = True
+        self.state.settle()
         self._turns.ended(self)
 
     def on_its_own(self) -> AbstractContextManager[None]:
@@ -269,15 +272,18 @@ class Fit:
         return (self._calls.state() if self._calls is not None else {}) | {_DRAWS: drawn_so_far()}
 
     def _metrics(self) -> list[np.ndarray]:
-        return [keras.ops.convert_to_numpy(variable) for variable in self._metric_variables()]
+        return [np.array(self._replicas.local_values(variable)[0]) for variable in self._metric_variables()]
 
     def _set_metrics(self, values: list[np.ndarray]) -> None:
         for variable, value in zip(self._metric_variables(), values, strict=True):
-            variable.assign(value)
+            for component in self._replicas.components(variable):
+                component.assign(value)
 
     def _metric_variables(self) -> list[Any]:
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
 
 def _blobs_of(restored: Restored) -> dict[str, np.ndarray]:
-    return {key.removeprefix("host/"): np.array(array) for key, array in restored.arrays.items() if key.startswith("host/")}
+    return {
+        key.removeprefix("host/"): np.array(array) for key, array in restored.arrays.items() if key.startswith("host/")
+    }

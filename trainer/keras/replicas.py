@@ -1,17 +1,196 @@
-"""`fit` on several replicas: every batch of the script is the global one, and trains what one device trains with it."""
+"""`fit` on several replicas: every batch of the script is the global one, and trains what one device trains with it.
+
+Keras' own way raises an error under MultiWorkerMirroredStrategy, and elsewhere trains something else than one device does
+(docs/fit.md). Here each replica gets the whole batch, and its step is traced as in a block of a task (program/global_batch.py).
+"""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
+import keras
+import tensorflow as tf
+from keras.src.backend.tensorflow import trainer as of_fit
+from keras.src.trainers.trainer import Trainer
 from tensorflow.python.distribute import distribute_lib  # what a thread's strategy is has no public name
+
+from trainer.model.build import build_variables, check_for_replicas
+from trainer.model.reach import reach
+from trainer.program.global_batch import GlobalBatch
+from trainer.program.steps import build_applied
+from trainer.replaced import replaced
+
+
+class Beside(Protocol):
+    """Who else has to do with it."""
+
+    def trains_on(self, batch: Any) -> None:
+        """A batch is about to be trained."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether each worker computes by itself now, as in callbacks."""
 
 
 @contextlib.contextmanager
 def outside_of_strategy() -> Iterator[None]:
     """Within it this thread is in no strategy's scope."""
-    mode = distribute_lib._get_default_replica_mode()
-    distribute_lib._push_per_thread_mode(mode)
+    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
     try:
         yield
     finally:
         distribute_lib._pop_per_thread_mode()
+
+
+@contextlib.contextmanager
+def whole_batches(beside: Beside) -> Iterator[None]:
+    """Within it, models of a strategy with several replicas train, evaluate and predict as on one device."""
+    trainer = of_fit.TensorFlowTrainer
+    with contextlib.ExitStack() as stack:
+        for owner, name, make in (
+            (trainer, "_make_function", _function),
+            (trainer, "_maybe_symbolic_build", _build),
+            (trainer, "predict", _by_itself),
+            (trainer, "predict_on_batch", _by_itself),
+            (trainer, "evaluate", _evaluate),
+            (Trainer, "reset_metrics", _reset),
+            (Trainer, "_get_metrics_result_or_logs", _results),
+        ):
+            stack.enter_context(replaced(owner, name, _where_several(getattr(owner, name), make, beside)))
+        yield
+
+
+def _where_several(method: Callable[..., Any], instead: Callable[..., Any], beside: Beside) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(model: keras.Model, *arguments: Any, **named: Any) -> Any:
+        if model.distribute_strategy.num_replicas_in_sync == 1:
+            return method(model, *arguments, **named)
+        return instead(functools.partial(method, model), beside, model, *arguments, **named)
+
+    return call
+
+
+class _Function:
+    """What Keras calls for each step, or for steps_per_execution of them: takes batches from an iterator, returns logs."""
+
+    def __init__(self, keras_makes: Callable[[Any], Any], beside: Beside, model: keras.Model, step: Any) -> None:
+        self._keras_makes, self._beside, self._model, self._step = keras_makes, beside, model, step
+        self._of_keras: Callable[[Any], Any] | None = None
+        self._trains = step == model.train_step
+        self._strategy = model.distribute_strategy
+        self._batch = GlobalBatch(self._strategy)
+        self._on_all = self._traced()
+
+    def __call__(self, iterator: Any) -> Any:
+        if isinstance(iterator, tf.distribute.DistributedIterator):  # the script has divided its data by itself
+            self._of_keras = self._of_keras or self._keras_makes(self._step)
+            return self._of_keras(iterator)
+        logs = None
+        for _ in range(self._model.steps_per_execution):
+            batch = next(iterator, None)
+            if batch is None:
+                break
+            if self._trains:
+                self._beside.trains_on(batch)
+            logs = self._whole_if_need_be(lambda batch=batch: self._on_all(batch))  # type: ignore[misc]
+        if logs is None:
+            raise StopIteration
+        return logs
+
+    def trace(self, spec: Any) -> None:
+        """Trace it for batches of this kind, without running it."""
+        if not self._model.run_eagerly:
+            self._whole_if_need_be(lambda: self._on_all.get_concrete_function(spec))  # type: ignore[attr-defined]
+
+    def _whole_if_need_be(self, use: Callable[[], Any]) -> Any:
+        in_parts = not self._batch.whole
+        try:
+            return use()
+        except Exception:
+            if not (in_parts and self._batch.whole):
+                raise
+            self._on_all = self._traced()
+            return use()
+
+    def _traced(self) -> Callable[[Any], Any]:
+        def on_all(batch: Any) -> Any:
+            with self._batch.program():
+                return on_first(self._strategy, self._model._autoconvert_optionals(self._step), batch)
+
+        return on_all if self._model.run_eagerly else tf.function(on_all, autograph=False)
+
+
+def on_first(strategy: tf.distribute.Strategy, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run on every replica; what the first of this process gives, since all give the same."""
+    outputs = strategy.run(function, arguments)
+    return keras.tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], outputs)
+
+
+def _function(keras_makes: Any, beside: Beside, model: keras.Model, step: Any) -> _Function:
+    return _Function(keras_makes, beside, model, step)
+
+
+def _build(keras_does: Any, beside: Beside, model: keras.Model, iterator: Any = None, data_batch: Any = None) -> None:
+    """As Keras does for these strategies alone: before a step is traced. No batch is drawn for it."""
+    del keras_does, beside
+    batch = iterator.element_spec if iterator is not None else data_batch
+    strategy = model.distribute_strategy
+    check_for_replicas(model, strategy.num_replicas_in_sync)
+    own_step = type(model).train_step is not of_fit.TensorFlowTrainer.train_step
+    with strategy.scope():
+        build_variables(model, batch, own_step=own_step)
+        optimizer = model.optimizer
+        if optimizer is not None and not optimizer.built and not own_step:
+            optimizer.build(model.trainable_variables)
+    if iterator is None or not own_step:
+        return
+    unbuilt = [each for each in reach({"model": model}).optimizers if not each.built]
+    if unbuilt:
+        step = _Function(lambda step: step, _Nobody(), model, model.train_step)
+        build_applied(strategy, unbuilt, lambda: step.trace(batch))
+
+
+class _Nobody:
+    alone = False
+
+    def trains_on(self, batch: Any) -> None:
+        pass
+
+
+def _reset(keras_does: Any, beside: Beside, model: keras.Model) -> None:
+    # Outside of a replica Keras would give each replica's part of a sum a share of the value.
+    with GlobalBatch(model.distribute_strategy).program():
+        model.distribute_strategy.run(keras_does)
+
+
+def _results(keras_does: Any, beside: Beside, model: keras.Model, logs: Any) -> Any:
+    # As Keras: the metrics' values where the step's logs are these, else the logs.
+    values = on_first(model.distribute_strategy, model.get_metrics_result)
+    return values if isinstance(logs, dict) and logs.keys() == values.keys() else logs
+
+
+def _by_itself(keras_does: Any, beside: Beside, model: keras.Model, *arguments: Any, **named: Any) -> Any:
+    """Each worker predicts by itself, whether or not others do, on its first replica."""
+    with _alone(model):
+        return keras_does(*arguments, **named)
+
+
+def _evaluate(keras_does: Any, beside: Beside, model: keras.Model, *arguments: Any, **named: Any) -> Any:
+    if not beside.alone:
+        return keras_does(*arguments, **named)
+    with _alone(model):
+        return keras_does(*arguments, **named)
+
+
+@contextlib.contextmanager
+def _alone(model: keras.Model) -> Iterator[None]:
+    functions = {name: getattr(model, name) for name in ("predict_function", "test_function")}
+    for name in functions:
+        setattr(model, name, None)
+    try:
+        with outside_of_strategy(), replaced(model, "_distribute_strategy", None):
+            yield
+    finally:
+        for name, function in functions.items():
+            setattr(model, name, function)

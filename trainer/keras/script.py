@@ -13,6 +13,7 @@ from trainer.exit_codes import ExitCode
 from trainer.export.exportable import form_of
 from trainer.export.exporter import Exporter, load_line
 from trainer.keras.install import followed_by
+from trainer.keras.replicas import whole_batches
 from trainer.keras.seeds import unseeded_by
 from trainer.keras.session import Session
 from trainer.process.channel import Channel
@@ -27,8 +28,10 @@ def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> E
     store = open_store(config.run_directory)
     session = Session(channel, start, config, strategy, store)
     channel.enter(Phase.SCRIPT, session.step)
-    with followed_by(session), unseeded_by(config.train.seed), session.scope():
+    with followed_by(session), whole_batches(session), unseeded_by(config.train.seed), session.scope():
         run_as_main(_path(config), config.train.args)
+    # Outside of the scope, in which a model that is made is made by all workers together.
+    with followed_by(session), whole_batches(session):
         _report(session, channel, start, config, store)
     session.collective.leave(start.index, start.record.world_size)
     faults.reach("process.left")
@@ -68,8 +71,8 @@ def _report(session: Session, channel: Channel, start: Start, config: TrainConfi
     """Export the model that was fitted last, and tell what came of the job. All workers call it; the chief writes."""
     fit = session.last
     digest = ""
+    channel.enter(Phase.EXPORT, session.step)
     if fit is not None and fit.has_trained:
-        channel.enter(Phase.EXPORT, session.step)
         digest = fit.state.weights_sha256()
     if start.index:
         return
@@ -91,4 +94,3 @@ def _report(session: Session, channel: Channel, start: Start, config: TrainConfi
         )
     )
     faults.reach("process.reported")
-

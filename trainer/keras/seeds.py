@@ -41,7 +41,7 @@ def unseeded_by(seed: int) -> Iterator[None]:
 
 
 class Shuffles:
-    """The order of arrays in `fit`, where nothing seeds it: another one with each iterator, by seed and number of the iterator."""
+    """The order of arrays in `fit` where nothing seeds it: another one with each iterator, by the seed and its number."""
 
     def __init__(self, seed: int) -> None:
         with tf.device("CPU:0"):
@@ -55,7 +55,9 @@ class Shuffles:
         def shuffle(value: Any, seed: Any = None, name: Any = None) -> Any:
             # By its first number, each batch of shuffle="batch" is shuffled in its own way.
             number = self._number + tf.cast(value[0], tf.int64) * (1 << 20)
-            return tf.random.experimental.stateless_shuffle(value, tf.stack([tf.constant(self._seed, tf.int64), number]))
+            return tf.random.experimental.stateless_shuffle(
+                value, tf.stack([tf.constant(self._seed, tf.int64), number])
+            )
 
         with replaced(tf.random, "shuffle", shuffle):
             yield

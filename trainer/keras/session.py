@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer import faults
@@ -18,12 +17,15 @@ from trainer.checkpoint import restore
 from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.config import TrainConfig
+from trainer.data.checksum import label_checksum
+from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.keras.calls import Calls, Done
 from trainer.keras.epochs import Epochs
 from trainer.keras.fit import Fit
 from trainer.keras.position import KEY, Logs, Position
 from trainer.keras.replicas import outside_of_strategy
+from trainer.keras.strategies import given_for_others
 from trainer.process.channel import Channel
 from trainer.process.collective import Collective, Decision
 from trainer.process.host_state import versions
@@ -53,6 +55,9 @@ class Session:
         self._from = Position.read(self._restored.commit.host_state) if self._restored is not None else None
         self._ends: dict[int, CommitRef] = dict(self._from.ends) if self._from is not None else {}
         self._calls = 0
+        self.alone = False
+        """Whether each worker computes by itself now: within callbacks."""
+        self._labels = 0
         self._fit: Fit | None = None
         """The call of fit that goes on."""
         self.last: Fit | None = None
@@ -118,6 +123,10 @@ class Session:
             epochs.pass_over()
         return epochs
 
+    def trains_on(self, batch: Any) -> None:
+        """A batch that each worker has read for itself is about to be trained."""
+        self._labels = label_checksum(keras.tree.map_structure(_host, batch), self._labels)
+
     # --- Fit calls these
 
     def begun(self, fit: Fit) -> None:
@@ -127,6 +136,12 @@ class Session:
     def turn(self, fit: Fit, calls: int, seconds: float) -> int:
         self._pace.observe(calls, seconds)
         turn = self.collective.agree(self._proposal(fit), chief=self.chief)
+        if not turn.same_labels:
+            raise ConfigError(
+                f"the script gave model.fit other examples on one worker than on another, up to step {fit.step}: all train on "
+                "the same batches, and each computes its part of them",
+                remedy="Seed the random generators that the script uses, and go through sets and folders in sorted order.",
+            )
         if fit.evaluating:
             self._channel.enter(Phase.EVALUATE, fit.step)
         else:
@@ -141,9 +156,9 @@ class Session:
     def _proposal(self, fit: Fit) -> Decision:
         stop = self._channel.stop_reason is not None
         if not self.chief:
-            return Decision(stop=stop)
+            return Decision(stop=stop, labels=self._labels)
         if fit.evaluating:
-            return Decision(stop=stop, next_steps=self._pace.next_steps(_STEPS_MAX))
+            return Decision(stop=stop, labels=self._labels, next_steps=self._pace.next_steps(_STEPS_MAX))
         every = self._config.checkpoint.every_steps
         by_steps = every is not None and fit.step // every > (self._saved.step if self._saved else 0) // every
         until = every - fit.step % every if every is not None else _STEPS_MAX
@@ -151,6 +166,7 @@ class Session:
             stop=stop,
             next_steps=self._pace.next_steps(-(-until // fit.model.steps_per_execution)),
             save=self._saves_of(fit).due(fit.step, by_steps=by_steps),
+            labels=self._labels,
         )
 
     def evaluates(self, fit: Fit) -> None:
@@ -181,18 +197,22 @@ class Session:
 
     @contextlib.contextmanager
     def on_its_own(self) -> Iterator[None]:
-        with self._channel.within(Phase.CALLBACK), outside_of_strategy():
-            yield
+        before, self.alone = self.alone, True
+        try:
+            with self._channel.within(Phase.CALLBACK), outside_of_strategy():
+                yield
+        finally:
+            self.alone = before
 
     # --- script.py calls these
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         """In it the script runs: what it makes is made for all devices."""
-        if self.strategy.num_replicas_in_sync == 1 and self._start.record.world_size == 1:
+        if self.strategy is tf.distribute.get_strategy():
             yield
             return
-        with self.strategy.scope():
+        with given_for_others(self.strategy), self.strategy.scope():
             yield
 
     @property
@@ -288,7 +308,9 @@ class Session:
 
     def _stop(self, fit: Fit) -> NoReturn:
         """Save, where that is not done, and end the process: nothing of the script runs any more."""
-        log.info("stopping step=%d reason=%s", fit.step, self._channel.stop_reason or "another worker was asked to stop")
+        log.info(
+            "stopping step=%d reason=%s", fit.step, self._channel.stop_reason or "another worker was asked to stop"
+        )
         unsaved = self.chief and not self._saves_of(fit).is_handed_over(fit.step)
         if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
             self._save(fit, "stop")
@@ -298,3 +320,7 @@ class Session:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ExitCode.STOPPED)
+
+
+def _host(leaf: Any) -> Any:
+    return leaf.numpy() if isinstance(leaf, tf.Tensor) else leaf

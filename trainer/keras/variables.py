@@ -30,22 +30,15 @@ def state_of(
 
 def make_all(model: keras.Model, epochs: Epochs | None) -> None:
     """Have all variables made that the first step makes, by tracing one without running it."""
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return  # made before, by replicas.py
     assert epochs is not None
-    replicas = model.distribute_strategy.num_replicas_in_sync
-    spec = tf.nest.map_structure(lambda leaf: _of_rows(leaf, replicas), epochs.element_spec)
 
     def step(data: Any) -> Any:
         return model.distribute_strategy.run(model._autoconvert_optionals(model.train_step), (data,))
 
     # As in fit: models are not converted by AutoGraph.
-    tf.function(step, autograph=False).get_concrete_function(spec)
-
-
-def _of_rows(spec: Any, replicas: int) -> Any:
-    """A batch's spec; for several replicas with some number of rows, by which they divide it."""
-    if replicas == 1 or not isinstance(spec, tf.TensorSpec) or not spec.shape.rank or spec.shape[0] is not None:
-        return spec
-    return tf.TensorSpec([replicas, *spec.shape[1:]], spec.dtype)
+    tf.function(step, autograph=False).get_concrete_function(epochs.element_spec)
 
 
 def _global_seeds() -> Any:

@@ -30,13 +30,13 @@ def build_model(strategy: tf.distribute.Strategy, task: Task, seed: int, batch: 
     with strategy.scope():
         model = task.model()
         _check(model, task)
-        _check_state(model, strategy.num_replicas_in_sync)
-        _check_inputs(model, strategy.num_replicas_in_sync)
+        check_for_replicas(model, strategy.num_replicas_in_sync)
         if not model.compiled:
             _compile(model, task)
         elif overrides(task, "loss") or overrides(task, "optimizer") or overrides(task, "metrics"):
             log.warning("model() is compiled already: its own loss, optimizer and metrics are used, not the task's")
-        _build(model, task, batch(model) if callable(batch) else batch)
+        own_step = overrides(task, "train_step") or model_overrides(model, "train_step")
+        build_variables(model, batch(model) if callable(batch) else batch, own_step=own_step)
         if model.optimizer is None or not model.trainable_variables:
             raise ConfigError("the model has no trainable weights", remedy="Check `trainable` of its layers.")
         if not model.optimizer.built:
@@ -84,9 +84,17 @@ def _adds_loss(model: keras.Model) -> bool:
     )
 
 
-def _build(model: keras.Model, task: Task, batch: Any) -> None:
-    """Every variable of model, metrics, loss and optimizer, by the shapes of a batch."""
-    own_step = overrides(task, "train_step") or model_overrides(model, "train_step")
+def check_for_replicas(model: keras.Model, replicas: int) -> None:
+    """Raises ConfigError where a model has to do with the rows of a whole batch, which several replicas divide."""
+    _check_state(model, replicas)
+    _check_inputs(model, replicas)
+
+
+def build_variables(model: keras.Model, batch: Any, *, own_step: bool) -> None:
+    """Every variable of model, metrics, loss and optimizer, by the shapes of a batch, or of its spec.
+
+    `own_step`: of a train_step of the user's own, what it does with the model's parts is not known.
+    """
     can_be_called = model_overrides(model, "call") or bool(getattr(model, "_functional", None))
     if own_step and not can_be_called and not _is_functional(model):
         return  # a step of the user's own calls the parts, which are built by themselves
@@ -110,8 +118,15 @@ def _build(model: keras.Model, task: Task, batch: Any) -> None:
 
 def _symbol(leaf: Any, *, fixed: bool) -> Any:
     """What stands for an array of a batch while variables are made."""
-    if leaf is None:
+    if leaf is None or isinstance(leaf, tf.OptionalSpec):
         return None
+    if isinstance(leaf, tf.TypeSpec):
+        return keras.KerasTensor(
+            tuple(leaf.shape) if fixed else (None, *leaf.shape[1:]),
+            leaf.dtype.name,
+            sparse=isinstance(leaf, tf.SparseTensorSpec),
+            ragged=isinstance(leaf, tf.RaggedTensorSpec),
+        )
     tensor = leaf if isinstance(leaf, tf.SparseTensor | tf.RaggedTensor) else tf.convert_to_tensor(leaf)
     shape = tuple(tensor.shape) if fixed else (None, *tensor.shape[1:])
     return keras.KerasTensor(

@@ -125,24 +125,10 @@ class CompiledBlock:
 
         As in fit, they get the variables that they are first applied to: known by tracing a step without running it.
         """
-        wanted: dict[int, list[Any]] = {}
-
-        def noting(optimizer: Any) -> Callable[..., None]:
-            def apply(gradients: Any, trainable_variables: Any = None) -> None:
-                wanted.setdefault(id(optimizer), list(trainable_variables or ()))
-
-            return apply
-
         arguments, _ = self._feed.block(first_step, 0)
-        with ExitStack() as stack:
-            for optimizer in unbuilt:
-                stack.enter_context(replaced(optimizer, "apply", noting(optimizer)))
-            self._traced(lambda: self._trace(arguments, lambda outputs: None))
-        with self._strategy.scope():
-            for optimizer in unbuilt:
-                if wanted.get(id(optimizer)):
-                    optimizer.build(wanted[id(optimizer)])
-                    correct(optimizer)
+        build_applied(
+            self._strategy, unbuilt, lambda: self._traced(lambda: self._trace(arguments, lambda outputs: None)), correct
+        )
 
     def learn(self, first_step: int) -> None:
         """Learn what a train_step of the user's own returns: makes `averages`. Before `compile`."""
@@ -284,6 +270,33 @@ class CompiledBlock:
 
         traced = tf.function(lambda: self._strategy.run(step, (arguments,)), autograph=self._own_step)
         traced.get_concrete_function()
+
+
+def build_applied(
+    strategy: tf.distribute.Strategy,
+    unbuilt: Sequence[keras.optimizers.Optimizer],
+    trace: Callable[[], None],
+    then: Callable[[Any], None] = lambda optimizer: None,
+) -> None:
+    """Make the variables of optimizers for what they are first applied to in a step, which `trace` traces without running it;
+    with each of them `then` is called."""
+    wanted: dict[int, list[Any]] = {}
+
+    def noting(optimizer: Any) -> Callable[..., None]:
+        def apply(gradients: Any, trainable_variables: Any = None) -> None:
+            wanted.setdefault(id(optimizer), list(trainable_variables or ()))
+
+        return apply
+
+    with ExitStack() as stack:
+        for optimizer in unbuilt:
+            stack.enter_context(replaced(optimizer, "apply", noting(optimizer)))
+        trace()
+    with strategy.scope():
+        for optimizer in unbuilt:
+            if wanted.get(id(optimizer)):
+                optimizer.build(wanted[id(optimizer)])
+                then(optimizer)
 
 
 def examples_of(batch: Any) -> Any:
