@@ -1,7 +1,7 @@
 """Which commits and which data may go: a pure decision, and its thin execution.
 
-Kept are the newest verified commits of the line, never fewer than two. Swept is what stale processes left: commits off
-the line, and data without a commit. Never touched are later attempts, what lies before the line's first attempt, and
+Kept are the newest verified commits of the line, never fewer than two, and what these need. Swept is what stale processes
+left: commits off the line, and data without a commit. Never touched are later attempts, what lies before the line's first attempt, and
 commits listed as bad.
 """
 
@@ -43,11 +43,12 @@ def decide(
     data: Iterable[Entry],
     verified: Collection[CommitRef],
     keep: int,
+    needed: Collection[CommitRef] = (),
 ) -> Deletions:
     """What the writer of attempt `own_attempt` may delete.
 
     `records`, `commits` and `data` are all that exist. `verified` are commits of the line whose shards verify: at least
-    the newest `keep` of them, if there are as many.
+    the newest `keep` of them, if there are as many. `needed`: commits that those need.
     """
     records = [record for record in records if record.number <= own_attempt]
     if not any(isinstance(record, AttemptRecord) and record.number == own_attempt for record in records):
@@ -65,7 +66,7 @@ def decide(
         outdated = on_line[on_line.index(kept_good[-1]) + 1 :] if len(kept_good) >= keep else []
     ours = [ref for ref in commits if first <= ref.attempt <= own_attempt and ref.name not in bad]
     stray = [ref for ref in ours if ref not in on_line]
-    doomed = {*outdated, *stray}
+    doomed = {*outdated, *stray}.difference(needed)
 
     remaining = {ref for ref in commits if ref not in doomed}
     oldest_kept = kept_good[-1].step if kept_good else 0

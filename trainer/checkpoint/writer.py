@@ -197,7 +197,8 @@ class Writer:
                 break
             if self._verifies(ref, listed):
                 verified.add(ref)
-        plan = retention.decide(records, self._start.attempt, commits, data, verified, self._start.keep)
+        needed = {ref for kept in verified for ref in self._commits[kept].needs}
+        plan = retention.decide(records, self._start.attempt, commits, data, verified, self._start.keep, needed)
         if plan.commits or plan.data:
             self._check_not_closed()
             retention.execute(self._store, plan)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -15,8 +16,11 @@ from trainer.checkpoint.state import TrainingState
 from trainer.data.random_state import drawn_so_far, go_on_drawing
 from trainer.keras.calls import Calls, told_of
 from trainer.keras.epochs import DONE, Before, Epochs
+from trainer.keras.known_faults import known_faults
+from trainer.keras.marks import Marks
 from trainer.keras.position import Logs, Position
 from trainer.keras.variables import make_all, state_of
+from trainer.program.logs import as_numbers
 
 _DRAWS = "draws"
 
@@ -53,12 +57,14 @@ class Fit:
         turns: Turns,
         model: keras.Model,
         epochs: tuple[int, int],
+        marks: Marks,
         position: Position,
         restored: Restored | None = None,
     ) -> None:
         """
         Args:
             epochs: fit's arguments initial_epoch and epochs.
+            marks: what the call was given.
             position: where to go on; of a call that is new, only `call` and `step` say something.
             restored: the checkpoint that says so.
         """
@@ -67,6 +73,7 @@ class Fit:
         self._replicas = Replicas(model.distribute_strategy)
         self.first_epoch, self.total_epochs = epochs
         self._from, self._restored, self._goes_on = position, restored, restored is not None
+        self._marks = marks
         self.call, self.step = position.call, position.step
         self.epoch = self.first_epoch if position.epoch is None else position.epoch
         self.batch = position.batch
@@ -142,6 +149,11 @@ class Fit:
         """Those of the last batch's logs that are one number."""
         return {name: value for name, value in pythonify_logs(self._logs).items() if isinstance(value, float)}
 
+    @property
+    def results(self) -> dict[str, float]:
+        """The logs of the last epoch that is done, validation included, as single numbers."""
+        return as_numbers(self._epoch_logs or {})
+
     def position(self) -> Position:
         """Where it is, but for the ends of other calls."""
         epochs = self._epochs
@@ -156,6 +168,7 @@ class Fit:
             stopped=bool(self.model.stop_training),
             logs=pythonify_logs(self._logs),
             epoch_logs=self._epoch_logs,
+            marks=self._marks,
         )
 
     def leave_evaluation(self) -> None:
@@ -176,6 +189,11 @@ class Fit:
         self._restored = None
         self._turned = time.monotonic()
         self._turns.begun(self)
+
+    def faults_of_keras(self, callbacks: Sequence[Any]) -> Iterator[str]:
+        """What Keras is known to do wrong in such a call."""
+        assert self._epochs is not None
+        return known_faults(self.model, self._epochs, callbacks)
 
     def epoch_begins(self, epoch: int) -> bool:
         if self._resumed is not None and epoch == self.epoch:

@@ -36,6 +36,8 @@ class Position:
     """Of the last batch."""
     epoch_logs: Logs | None = None
     """Of the last epoch that is done."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """What the call was given (marks.py)."""
     ends: Mapping[int, CommitRef] = field(default_factory=dict)
     """The last commit of each earlier call, from which it is gone on with to its end."""
 
@@ -56,19 +58,11 @@ class Position:
             **{name: stored[name] for name in _PLAIN},
             logs=_read(stored["logs"]),
             epoch_logs=_read(stored["epoch_logs"]) if stored["epoch_logs"] is not None else None,
-            ends=ends_of(host_state),
+            ends={int(call): CommitRef(step=step, attempt=number) for call, (step, number) in stored["ends"].items()},
         )
 
 
-_PLAIN = ("call", "step", "epoch", "batch", "over", "pass_batches", "stopped")
-
-
-def ends_of(host_state: Mapping[str, Any]) -> dict[int, CommitRef]:
-    """The commits that a commit needs beside itself, by call of fit; none where no script was run."""
-    stored = host_state.get(KEY) or {}
-    return {
-        int(call): CommitRef(step=step, attempt=attempt) for call, (step, attempt) in stored.get("ends", {}).items()
-    }
+_PLAIN = ("call", "step", "epoch", "batch", "over", "pass_batches", "stopped", "marks")
 
 
 def _written(value: Any) -> Any:

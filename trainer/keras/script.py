@@ -1,5 +1,6 @@
 """A script as `__main__` of the training process, unchanged: what `train.script` names, from its first line to its end."""
 
+import contextlib
 import logging
 import sys
 import types
@@ -12,6 +13,7 @@ from trainer.errors import ConfigError, TaskError
 from trainer.exit_codes import ExitCode
 from trainer.export.exportable import form_of
 from trainer.export.exporter import Exporter, load_line
+from trainer.keras.files import saved_aside
 from trainer.keras.install import followed_by
 from trainer.keras.replicas import whole_batches
 from trainer.keras.seeds import unseeded_by
@@ -22,13 +24,18 @@ from trainer.wire.process import Phase, Result, Start
 
 log = logging.getLogger(__name__)
 
+_OF_OUR_OWN = ("triggered tf.function retracing", "eagerly has significant overhead")
+"""TensorFlow warns so of what orch does between steps."""
+
 
 def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> ExitCode:
     """Run the script, follow its calls of fit, and report. Raises what the script raises."""
+    logging.getLogger("tensorflow").addFilter(lambda record: not any(one in str(record.msg) for one in _OF_OUR_OWN))
     store = open_store(config.run_directory)
     session = Session(channel, start, config, strategy, store)
     channel.enter(Phase.SCRIPT, session.step)
-    with followed_by(session), whole_batches(session), unseeded_by(config.train.seed), session.scope():
+    aside = saved_aside() if start.index else contextlib.nullcontext()
+    with followed_by(session), whole_batches(session), unseeded_by(config.train.seed), aside, session.scope():
         run_as_main(_path(config), config.train.args)
     # Outside of the scope, in which a model that is made is made by all workers together.
     with followed_by(session), whole_batches(session):
@@ -76,7 +83,7 @@ def _report(session: Session, channel: Channel, start: Start, config: TrainConfi
         digest = fit.state.weights_sha256()
     if start.index:
         return
-    metrics = session.last_numbers
+    metrics = fit.results if fit is not None else {}
     exported = None
     if fit is not None:
         exporter = Exporter(fit.model, store, start.record.number, form_of(fit.model), config)

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import keras
@@ -23,6 +24,7 @@ from trainer.exit_codes import ExitCode
 from trainer.keras.calls import Calls, Done
 from trainer.keras.epochs import Epochs
 from trainer.keras.fit import Fit
+from trainer.keras.marks import changed, marks_of
 from trainer.keras.position import KEY, Logs, Position
 from trainer.keras.replicas import outside_of_strategy
 from trainer.keras.strategies import given_for_others
@@ -58,11 +60,11 @@ class Session:
         self.alone = False
         """Whether each worker computes by itself now: within callbacks."""
         self._labels = 0
+        self._told: set[str] = set()
         self._fit: Fit | None = None
         """The call of fit that goes on."""
         self.last: Fit | None = None
         """The one that was done last."""
-        self.last_numbers: dict[str, float] = {}
         self._waits: list[str] = []
         self._step = 0
         self._pace = Pace(_STEPS_MAX)
@@ -99,6 +101,10 @@ class Session:
         if fit is None or "calls" not in self._waits:
             return keras.callbacks.CallbackList(*arguments, **named)
         self._waits.remove("calls")
+        if self.chief and not fit.over:
+            self._warn(
+                fit.faults_of_keras(keras.tree.flatten(named.get("callbacks") or (arguments[0] if arguments else [])))
+            )
         calls = (Done if fit.over else Calls)(
             fit,
             *arguments,
@@ -174,7 +180,6 @@ class Session:
 
     def evaluated(self, fit: Fit, seconds: float, logs: Logs) -> None:
         numbers = {f"val_{name}": value for name, value in as_numbers(logs).items()}
-        self.last_numbers = numbers
         self._channel.send(Evaluated(step=fit.step, examples=0, seconds=seconds, metrics=numbers))
         if self._tensorboard is not None:
             self._tensorboard.scalars(fit.step, numbers)
@@ -229,14 +234,28 @@ class Session:
 
     def _next_fit(self, model: keras.Model, arguments: Mapping[str, Any]) -> Fit:
         call, epochs = self._calls, (int(arguments["initial_epoch"]), int(arguments["epochs"]))
+        marks = marks_of(model, arguments)
         goes_on, restored = self._from, self._restored
         if goes_on is not None and call < goes_on.call and call in self._ends:
             restored = self._load(self._ends[call])
             goes_on = Position.read(restored.commit.host_state)
         if goes_on is None or restored is None or goes_on.call != call:
-            return Fit(self, model, epochs, Position(call=call, step=self._step))
+            return Fit(self, model, epochs, marks, Position(call=call, step=self._step))
+        if self.chief and (differing := changed(goes_on.marks, marks)):
+            log.warning(
+                "the script is not repeated as it was: %s differ from when %s was saved, from which training goes on. Seed what "
+                "it draws, and let its data stay the same",
+                ", ".join(differing),
+                restored.commit.ref.name,
+            )
         self._channel.restoring(restored.commit.size_bytes)
-        return Fit(self, model, epochs, goes_on, restored)
+        return Fit(self, model, epochs, marks, goes_on, restored)
+
+    def _warn(self, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            if sentence not in self._told:
+                self._told.add(sentence)
+                log.warning("%s", sentence)
 
     def _load(self, ref: CommitRef) -> Restored:
         began = time.monotonic()
@@ -272,9 +291,8 @@ class Session:
         self._saved = CommitRef(step=fit.step, attempt=self._start.record.number)
 
     def _about(self, fit: Fit) -> dict[str, Any]:
-        position = fit.position().written() | {
-            "ends": {str(call): [ref.step, ref.attempt] for call, ref in self._ends.items() if call < fit.call}
-        }
+        ends = {call: ref for call, ref in self._ends.items() if call < fit.call}
+        position = replace(fit.position(), ends=ends).written()
         return {
             "epoch": fit.epoch,
             "examples_seen": 0,

@@ -74,6 +74,12 @@ class Commit(Wire):
         return CommitRef(step=self.step, attempt=self.attempt)
 
     @property
+    def needs(self) -> list[CommitRef]:
+        """Other commits without which this one cannot be gone on from: of a script, those of its earlier calls of fit."""
+        ends = (self.host_state.get("fit") or {}).get("ends") or {}
+        return [CommitRef(step=step, attempt=attempt) for step, attempt in ends.values()]
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all shards."""
         return sum(shard.size_bytes for shard in self.shards)
