@@ -1,8 +1,8 @@
 """Which commits and which data may go: a pure decision, and its thin execution.
 
 Kept are the newest verified commits of the line, never fewer than two, and what these need. Swept is what stale processes
-left: commits off the line, and data without a commit. Never touched are later attempts, what lies before the line's first attempt, and
-commits listed as bad.
+left: commits off the line, and data without a commit. Never touched are later attempts, what lies before the line's first
+attempt, and commits listed as bad.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -32,7 +32,7 @@ def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> E
     """Run the script, follow its calls of fit, and report. Raises what the script raises."""
     logging.getLogger("tensorflow").addFilter(lambda record: not any(one in str(record.msg) for one in _OF_OUR_OWN))
     store = open_store(config.run_directory)
-    session = Session(channel, start, config, strategy, store)
+    session = Session.current = Session(channel, start, config, strategy, store)
     channel.enter(Phase.SCRIPT, session.step)
     aside = saved_aside() if start.index else contextlib.nullcontext()
     with followed_by(session), whole_batches(session), unseeded_by(config.train.seed), aside, session.scope():

@@ -47,6 +47,9 @@ _STEPS_MAX = 1 << 20
 class Session:
     """All calls of fit of one process. Every worker has one, and all go through the same turns."""
 
+    current: "Session | None" = None
+    """That of this process."""
+
     def __init__(self, channel: Channel, start: Start, config: TrainConfig, strategy: Any, store: Store) -> None:
         self._channel, self._start, self._config, self._store = channel, start, config, store
         self.strategy = strategy
