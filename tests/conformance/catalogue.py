@@ -3,7 +3,7 @@
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 FAMILIES = (
@@ -18,9 +18,10 @@ FAMILIES = (
     "callbacks",
     "data",
 )
-MODES = ("one", "xla", "killed", "four", "two")
+MODES = ("one", "xla", "killed", "four", "two", "script")
 """one: one worker, compiled as graph like Keras' fit on a CPU. xla: compiled as the trainer would by itself. killed: as one, but
-stopped hard and gone on from a commit in the middle. four: MirroredStrategy over four logical CPUs. two: two worker processes."""
+stopped hard and gone on from a commit in the middle. four: MirroredStrategy over four logical CPUs. two: two worker processes.
+script: two worker processes too, in which the oracle itself, with its model.fit, is run as train.script runs a script."""
 
 Part = Literal["fast", "ci", "whole"]
 _Class = TypeVar("_Class", bound=type)
@@ -61,6 +62,14 @@ class Entry:
     why: str = ""
     """Why something is refused, allowed to differ, or another number than Keras' is right."""
 
+    def allows(self, mode: str) -> float | None:
+        """How far the numbers may be in a mode, where that is said. A script of two workers is as two workers are."""
+        return self.allowed.get(mode, self.allowed.get("two") if mode == "script" else None)
+
+    def refuses(self, mode: str) -> str | None:
+        """What the refusal in a mode says, where there is to be one."""
+        return self.refused.get(mode, self.refused.get("two") if mode == "script" else None)
+
 
 _entries: dict[str, Entry] = {}
 
@@ -73,7 +82,11 @@ def entry(shows: str, *, id: str | None = None, **fields: Any) -> Callable[[_Cla
         if name in _entries:
             raise ValueError(f"two entries are called {name}")
         family = task.__module__.rpartition(".")[2]
-        _entries[name] = Entry(name, family, shows, f"{task.__module__}:{task.__name__}", **fields)
+        made = Entry(name, family, shows, f"{task.__module__}:{task.__name__}", **fields)
+        if "train_step" in vars(task) or getattr(task, "by_hand", False) or made.other or "two" not in made.modes:
+            # There is no call of fit in it, or the right numbers are not fit's.
+            made = replace(made, modes=tuple(mode for mode in made.modes if mode != "script"))
+        _entries[name] = made
         return task
 
     return register

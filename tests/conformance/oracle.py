@@ -1,5 +1,6 @@
 """Keras' own `fit` on the batches that the trainer takes: the numbers that all others are compared with."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,8 +14,11 @@ from trainer.data.order import Order
 from trainer.program.draws import as_a_graph_draws
 from trainer.task import Task, overrides
 
+Read = Callable[[Any], np.ndarray]
+"""Gives a variable's value."""
 
-def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome:
+
+def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False, read: Read = np.asarray) -> Outcome:
     """Train as a script with `fit` would: one process, no strategy.
 
     Args:
@@ -60,7 +64,7 @@ def fit(task: base.Case, train: dict[str, Any], *, jit: bool = False) -> Outcome
             )
     heard = list(base.heard)
     task.after_fit(model)
-    outcome = outcome_of(task, model)
+    outcome = outcome_of(task, model, read)
     if evaluation is not None and last is not None and last.differ_from(model):
         # Averages, or the best weights: what the job is said to have reached is what its exported model has.
         again = model.evaluate(evaluation, return_dict=True, verbose=0)
@@ -82,13 +86,13 @@ class _Weights(keras.callbacks.Callback):
         return any(not np.array_equal(seen, np.asarray(weight), equal_nan=True) for seen, weight in pairs)
 
 
-def outcome_of(task: base.Case, model: Any) -> Outcome:
+def outcome_of(task: base.Case, model: Any, read: Read = np.asarray) -> Outcome:
     """What is compared, of a model that was trained, but for the predictions."""
     ends = {number: logs for hook, number, logs in base.heard if hook == "epoch_end"}
     evaluations = [{name: value for name, value in logs.items() if name[:4] == "val_"} for logs in ends.values()]
     return Outcome(
-        weights=[np.asarray(variable) for variable in model.variables],
-        optimizer=[np.asarray(variable) for one in task.optimizers(model) for variable in one.variables],
+        weights=[read(variable) for variable in model.variables],
+        optimizer=[read(variable) for one in task.optimizers(model) for variable in one.variables],
         epochs=ends,
         last=dict(ends[max(ends)]) if ends else {},
         evaluations=[one for one in evaluations if one],

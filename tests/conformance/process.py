@@ -25,6 +25,7 @@ from tests.conformance import base, oracle, room
 from tests.conformance.catalogue import Entry, load
 from tests.conformance.outcome import Outcome
 from trainer import exported
+from trainer.checkpoint.replicas import Replicas
 from trainer.errors import ConfigError
 from trainer.process.__main__ import origin
 from trainer.wire.process import Block, Evaluated, Result
@@ -97,6 +98,8 @@ def run(entry: Entry, mode: str, folder: Path, strategy: Any, *, index: int = 0,
             task = _task(entry)
             task.by_oracle = True
             return oracle.fit(task, train, jit=mode == "oracle-xla")
+        if mode == "script":
+            return _as_script(entry, folder, train, strategy, index, workers)
         return _trained(entry, mode, folder, train, strategy, index, workers)
     except BaseException as error:
         told = origin(error)
@@ -122,6 +125,17 @@ def _task(entry: Entry) -> base.Case:
     task = load_task(entry.task, entry.params, ROOT)
     assert isinstance(task, base.Case)
     return task
+
+
+def _as_script(entry: Entry, folder: Path, train: dict[str, Any], strategy: Any, index: int, workers: int) -> Outcome:
+    task = _task(entry)
+    task.by_oracle = True
+    replicas = Replicas(strategy)
+    with room.script(folder, train["seed"], strategy, index=index, workers=workers) as channel:
+        try:
+            return oracle.fit(task, train, read=lambda variable: np.array(replicas.local_values(variable)[0]))
+        finally:
+            base.stepped = any(isinstance(message, Block) for message in channel.messages)
 
 
 def _trained(

@@ -12,6 +12,10 @@ from typing import Any
 
 from trainer.checkpoint.writer import Writer
 from trainer.config import TrainConfig
+from trainer.keras.install import followed_by
+from trainer.keras.replicas import whole_batches
+from trainer.keras.seeds import unseeded_by
+from trainer.keras.session import Session
 from trainer.process.channel import Channel
 from trainer.rundir.attempts import AttemptRecord, CommitRef, Launch, Member, append_record
 from trainer.rundir.commits import list_commits
@@ -72,6 +76,46 @@ def attempt(
     """A prepared training and its channel. Attempts after the first go on from the newest commit."""
     from trainer.process.setup import prepare
 
+    before = set(threading.enumerate())
+    training = None
+    with _agent(
+        folder, train, number=number, index=index, workers=workers, every=every, kill_at=kill_at, export=export
+    ) as (channel, start, config):
+        try:
+            training = prepare(channel, start, config, strategy)
+            yield training, channel
+        finally:
+            feed = getattr(getattr(getattr(training, "loop", None), "block", None), "_feed", None)
+            if feed is not None:
+                feed.close()
+            for thread in set(threading.enumerate()) - before:
+                if thread.name == "order":
+                    thread.join(5)
+
+
+@contextlib.contextmanager
+def script(folder: Path, seed: int, strategy: Any, *, index: int, workers: int) -> Iterator[RoomChannel]:
+    """Within it, model.fit is followed as in a script of a job."""
+    with _agent(folder, {"script": "none.py", "seed": seed}, index=index, workers=workers) as (channel, start, config):
+        session = Session(channel, start, config, strategy, open_store(config.run_directory))
+        with followed_by(session), whole_batches(session), unseeded_by(seed), session.scope():
+            yield channel
+        session.close()
+
+
+@contextlib.contextmanager
+def _agent(
+    folder: Path,
+    train: dict[str, Any],
+    *,
+    number: int = 1,
+    index: int = 0,
+    workers: int = 1,
+    every: int = 100_000,
+    kill_at: int | None = None,
+    export: dict[str, Any] | None = None,
+) -> Iterator[tuple[RoomChannel, Start, TrainConfig]]:
+    """What an agent gives a process."""
     run = folder / "run"
     if number == 1 and index == 0:
         shutil.rmtree(run, ignore_errors=True)
@@ -110,19 +154,9 @@ def attempt(
             answers.append,
         )
     channel = RoomChannel(writer, answers, kill_at)
-    before = set(threading.enumerate())
-    training = None
     try:
-        start = Start(tf_config=None, record=record, index=index, memory_fd=memory)
-        training = prepare(channel, start, config, strategy)
-        yield training, channel
+        yield channel, Start(tf_config=None, record=record, index=index, memory_fd=memory), config
     finally:
         channel.close()
         if memory is not None:
             os.close(memory)
-        feed = getattr(getattr(getattr(training, "loop", None), "block", None), "_feed", None)
-        if feed is not None:
-            feed.close()
-        for thread in set(threading.enumerate()) - before:
-            if thread.name == "order":
-                thread.join(5)

@@ -91,7 +91,7 @@ class _Workers:
                     until = min(until, time.monotonic() + PEER_S)
         return [lines[index] for index in sorted(lines)]
 
-    fine = ("ready", " oracle", " oracle-xla", " one", " xla", " killed", " four", " two")
+    fine = ("ready", " oracle", " oracle-xla", " one", " xla", " killed", " four", " two", " script")
 
     def kill(self) -> None:
         """Stacks into the log, then the end."""

@@ -57,7 +57,16 @@ def _in(one: Entry, mode: str, part: Part) -> bool:
     return changed or one.modes == (mode,) or (mode in ("xla", "four") and one.part == "fast")
 
 
-_SECONDS = {"oracle": 1.7, "oracle-xla": 2.8, "one": 2.2, "killed": 4.2, "xla": 3.3, "four": 5.9, "two": 5.9}
+_SECONDS = {
+    "oracle": 1.7,
+    "oracle-xla": 2.8,
+    "one": 2.2,
+    "killed": 4.2,
+    "xla": 3.3,
+    "four": 5.9,
+    "two": 5.9,
+    "script": 5.9,
+}
 """What a task takes about, by mode."""
 
 
@@ -70,9 +79,12 @@ def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job
             "xla": ["oracle", *(["oracle-xla"] if one.normal else []), "xla"],
         }
         for job in ((one.id, each) for each in needed.get(mode, ["oracle", mode])):
-            if job not in single and job[1] not in ("four", "two"):
+            if job not in single and job[1] not in ("four", "two", "script"):
                 single.append(job)
-    several = [(kind, [(one.id, mode) for one, mode in chosen if mode == kind]) for kind in ("four", "two")]
+    several = [
+        (kind, [(one.id, mode) for one, mode in chosen if mode in modes])
+        for kind, modes in (("four", ("four",)), ("two", ("two", "script")))
+    ]
     rest: list[Job] = []
     behind = _length(single) - sum(_length(jobs) for _, jobs in several)
     while single and behind > 0:

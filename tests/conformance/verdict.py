@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.conformance.catalogue import Entry
 from tests.conformance.outcome import Outcome, distance, largest, of_logs
 
-ROUNDING = {"one": 1e-6, "xla": 1e-5, "four": 1e-5, "two": 1e-5}
+ROUNDING = {"one": 1e-6, "xla": 1e-5, "four": 1e-5, "two": 1e-5, "script": 1e-5}
 """float32, at most 20 steps: how far weights may be, relative to the largest of each variable. Logs: ten times that."""
 _LOGS = 10.0
 _FLOORS = {"weights": 1e-2, "optimizer": 1e-6, "predictions": 1e-2}
@@ -39,15 +39,13 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
         ours = Outcome.load(out / entry.id / mode)
         by_xla = ours.compiled == "xla" and entry.normal
         compared = "one" if mode == "killed" else "oracle-xla" if by_xla else "oracle"
-        theirs = None if mode in entry.refused else Outcome.load(out / entry.id / compared)
+        theirs = None if entry.refuses(mode) else Outcome.load(out / entry.id / compared)
     except OSError as error:
         return Verdict(entry, mode, "missing", faults=[f"there is no outcome: {error}"])
-    if mode in entry.refused:
-        if ours.config_error and re.search(entry.refused[mode], ours.error):
+    if refusal := entry.refuses(mode):
+        if ours.config_error and re.search(refusal, ours.error):
             return Verdict(entry, mode, "refused", said=ours.error.partition(": ")[2])
-        return Verdict(
-            entry, mode, "failed", faults=[f"is not refused by /{entry.refused[mode]}/: {ours.error or 'it trained'}"]
-        )
+        return Verdict(entry, mode, "failed", faults=[f"is not refused by /{refusal}/: {ours.error or 'it trained'}"])
     assert theirs is not None
     if theirs.error:
         return Verdict(entry, mode, "failed", faults=[f"the {compared} failed: {theirs.error}"])
@@ -55,16 +53,17 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
         return _ended(entry, mode, ours, theirs)
     if ours.error:
         return Verdict(entry, mode, "failed", faults=[ours.error])
-    drawn = entry.random == "layer" and mode in ("four", "two")
+    drawn = entry.random == "layer" and mode in ("four", "two", "script")
     floor = max(_FLOORS["weights"], largest(theirs.weights) if drawn else 0.0)
     figure = distance(ours.weights, theirs.weights, floor)
     if mode == "killed":
         faults = _faults(entry, ours, theirs, 0.0, 0.0, 0.0)
         return Verdict(entry, mode, "failed" if faults else "identical", figure, faults)
-    limit = _DRAWN if drawn else entry.allowed.get(mode, ROUNDING[mode])
+    allowed = entry.allows(mode)
+    limit = _DRAWN if drawn else ROUNDING[mode] if allowed is None else allowed
     faults = _faults(entry, ours, theirs, limit, limit * (1.0 if drawn else _LOGS), floor)
-    if mode == "two":
-        other = Outcome.load(out / entry.id / "two.worker-1")
+    if mode in ("two", "script"):
+        other = Outcome.load(out / entry.id / f"{mode}.worker-1")
         for name in ("weights", "optimizer"):
             if distance(getattr(other, name), getattr(ours, name)):
                 faults.append(f"the workers' {name} differ")
@@ -72,7 +71,7 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
         "failed"
         if faults
         else "differs"
-        if drawn or (entry.why and (mode in entry.allowed or entry.other_logs or entry.other))
+        if drawn or (entry.why and (allowed is not None or entry.other_logs or entry.other))
         else "equal"
     )
     return Verdict(entry, mode, kind, figure, faults, drawn)

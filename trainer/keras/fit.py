@@ -33,8 +33,11 @@ class Turns(Protocol):
     def begun(self, fit: "Fit") -> None:
         """Training begins, or goes on."""
 
-    def turn(self, fit: "Fit", calls: int, seconds: float) -> int:
-        """So many calls of the training function, or batches of an evaluation, are done: how many come before the next turn."""
+    def trained(self, fit: "Fit", calls: int, seconds: float) -> None:
+        """So many calls of the training function are done since the last time."""
+
+    def turn(self, fit: "Fit") -> int:
+        """How many calls of the training function, or batches of an evaluation, come before the next turn."""
 
     def evaluates(self, fit: "Fit") -> None:
         """An evaluation begins."""
@@ -216,6 +219,7 @@ class Fit:
         self.epoch, self.batch, self._epoch_logs = epoch + 1, 0, pythonify_logs(logs)
 
     def test_begins(self) -> None:
+        self._tell()
         self._of_epoch = self._metrics()
         self._turns.evaluates(self)
         self._evaluation_began = time.monotonic()
@@ -246,6 +250,7 @@ class Fit:
             self.model.stop_training = self._from.stopped
             return
         self.over = True
+        self._tell()
         self.state.settle()
         self._turns.ended(self)
 
@@ -256,10 +261,18 @@ class Fit:
 
     def _count(self) -> None:
         self._left -= 1
-        self._since += 1
+        if not self.evaluating:
+            self._since += 1
         if not self._left:
-            self._left = self._turns.turn(self, self._since, time.monotonic() - self._turned)
-            self._since, self._turned = 0, time.monotonic()
+            self._tell()
+            self._left = self._turns.turn(self)
+            self._turned = time.monotonic()
+
+    def _tell(self) -> None:
+        """What was trained since the last time."""
+        if self._since and not self.evaluating:
+            self._turns.trained(self, self._since, time.monotonic() - self._turned)
+            self._since = 0
 
     def _go_on(self, restored: Restored) -> None:
         """All is as it was when the checkpoint was made."""

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.data.util import random_seed as of_datasets
-from tensorflow.python.framework import random_seed
+from tensorflow.python.eager import context
 
 from trainer.replaced import replaced
 
 
 def unseeded() -> bool:
     """Whether an operation without a seed of its own has none now."""
-    return bool(random_seed.get_seed(None) == (None, None))
+    # Asked for a seed, TensorFlow would draw one, and all that follow would be others.
+    return context.global_seed() is None
 
 
 @contextlib.contextmanager

@@ -142,8 +142,27 @@ class Session:
         self._channel.enter(Phase.TRAIN, fit.step)
         faults.reach("process.compiled")
 
-    def turn(self, fit: Fit, calls: int, seconds: float) -> int:
+    def trained(self, fit: Fit, calls: int, seconds: float) -> None:
         self._pace.observe(calls, seconds)
+        steps = calls * fit.model.steps_per_execution
+        numbers = fit.numbers()
+        self._channel.send(
+            Block(
+                step=fit.step,
+                steps=steps,
+                seconds=seconds,
+                total_steps=fit.total_steps,
+                epoch=fit.epoch,
+                replicas=fit.model.distribute_strategy.num_replicas_in_sync,
+                metrics=numbers,
+            ),
+            droppable=True,
+        )
+        if self._tensorboard is not None:
+            self._tensorboard.scalars(fit.step, numbers | {"steps_per_second": steps / max(seconds, 1e-9)})
+        faults.reach("process.block")
+
+    def turn(self, fit: Fit) -> int:
         turn = self.collective.agree(self._proposal(fit), chief=self.chief)
         if not turn.same_labels:
             raise ConfigError(
@@ -151,10 +170,6 @@ class Session:
                 "the same batches, and each computes its part of them",
                 remedy="Seed the random generators that the script uses, and go through sets and folders in sorted order.",
             )
-        if fit.evaluating:
-            self._channel.enter(Phase.EVALUATE, fit.step)
-        else:
-            self._tell(fit, calls, seconds)
         if turn.stop:
             self._stop(fit)
         if turn.save:
@@ -306,26 +321,6 @@ class Session:
             "global_batch_size": 0,
             "versions": self._versions,
         }
-
-    def _tell(self, fit: Fit, calls: int, seconds: float) -> None:
-        steps = calls * fit.model.steps_per_execution
-        numbers = fit.numbers()
-        self._channel.enter(Phase.TRAIN, fit.step)
-        self._channel.send(
-            Block(
-                step=fit.step,
-                steps=steps,
-                seconds=seconds,
-                total_steps=fit.total_steps,
-                epoch=fit.epoch,
-                replicas=fit.model.distribute_strategy.num_replicas_in_sync,
-                metrics=numbers,
-            ),
-            droppable=True,
-        )
-        if self._tensorboard is not None:
-            self._tensorboard.scalars(fit.step, numbers | {"steps_per_second": steps / max(seconds, 1e-9)})
-        faults.reach("process.block")
 
     def _stop(self, fit: Fit) -> NoReturn:
         """Save, where that is not done, and end the process: nothing of the script runs any more."""

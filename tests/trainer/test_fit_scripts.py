@@ -1,0 +1,194 @@
+"""Scripts with model.fit, run as they are: what plain Python trains, to the bit, killed anywhere, and on two workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from support_worker import Block, Evaluated, Run, run
+
+from trainer.errors import ConfigError
+from trainer.exit_codes import ExitCode
+from trainer.keras import places
+from trainer.rundir.attempts import CommitRef
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+pytestmark = pytest.mark.slow
+
+
+def told(output: str) -> dict[str, Any]:
+    """What the script printed at its end."""
+    lines = [line for line in output.splitlines() if line.startswith("TOLD ")]
+    assert lines, output[-3000:]
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix("TOLD "))
+    return found
+
+
+def plain(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The script by plain Python."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "two_fits.py", "--files", folder, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return told(done.stdout)
+
+
+def keep(current: Run, snapshot: Any) -> Any:
+    saved = current.commit(snapshot)
+    current.kept = CommitRef(step=snapshot.step, attempt=current.attempt)  # type: ignore[attr-defined]
+    return saved
+
+
+def job(folder: Path, *arguments: str, attempt: int = 1, restore: CommitRef | None = None, workers: int = 1) -> Any:
+    train = {"script": "two_fits.py", "args": ["--files", str(folder / "files"), *arguments]}
+    return run(
+        folder,
+        train,
+        attempt=attempt,
+        restore=restore,
+        workers=workers,
+        task_root=SCRIPTS,
+        checkpoint={"every": 7},
+        answer=keep,
+    )
+
+
+def finished(folder: Path, *arguments: str, workers: int = 1) -> Run:
+    """The job, started again until it is done."""
+    restore = None
+    for attempt in range(1, 5):
+        with job(folder, *arguments, attempt=attempt, restore=restore, workers=workers) as current:
+            current.wait(until=lambda now: any(worker.closed for worker in now.workers))
+            if current.workers[0].of(type(current.workers[0].messages[-1])) and current.workers[0].closed:
+                codes = current.wait()
+            else:
+                current.kill()
+                codes = [worker.process.returncode for worker in current.workers]
+            if codes == [0] * workers:
+                return current
+            assert -signal.SIGKILL in codes, current.workers[0].output()
+            restore = getattr(current, "kept", restore)
+    raise AssertionError("it never came to its end")
+
+
+def test_a_script_trains_what_plain_python_trains_and_says_so(tmp_path: Path) -> None:
+    expected = plain(tmp_path / "plain")
+    with job(tmp_path / "job") as current:
+        assert current.wait() == [0], current.workers[0].output()
+    worker = current.workers[0]
+    assert told(worker.output()) == expected
+    assert worker.result.step == worker.of(Block)[-1].step
+    assert worker.of(Block)[0].total_steps == 75
+    assert worker.of(Evaluated)[0].metrics["val_loss"] == expected["first"]["val_loss"][0]
+    assert worker.result.metrics["loss"] == expected["second"]["loss"][-1]
+    loaded = keras.models.load_model(worker.result.export)
+    saved = keras.models.load_model(tmp_path / "job" / "files" / "model.keras")
+    assert all(map(np.array_equal, loaded.get_weights(), saved.get_weights()))
+    assert (tmp_path / "job/files/log.csv").read_text() == (tmp_path / "plain/log.csv").read_text()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("where", ["batch", "validation", "callback", "between", "second"])
+def test_killed_anywhere_it_goes_on_at_the_next_batch(tmp_path: Path, where: str) -> None:
+    expected = plain(tmp_path / "plain")
+    last = finished(tmp_path / "job", "--die", where)
+    assert told(last.workers[0].output()) == expected
+    assert last.attempt == 2
+    assert (tmp_path / "job/files/log.csv").read_text() == (tmp_path / "plain/log.csv").read_text()
+
+
+@pytest.mark.soak
+def test_what_a_script_leaves_unseeded_is_the_same_with_each_start(tmp_path: Path) -> None:
+    undisturbed = finished(tmp_path / "undisturbed", "--unseeded")
+    killed = finished(tmp_path / "killed", "--unseeded", "--die", "batch")
+    assert told(killed.workers[0].output()) == told(undisturbed.workers[0].output())
+    assert "not repeated" not in killed.workers[0].output()
+
+
+@pytest.mark.soak
+@pytest.mark.soak_ci
+def test_two_workers_train_what_one_process_trains_and_survive(tmp_path: Path) -> None:
+    one = plain(tmp_path / "plain", "--dropout", "0")
+    two = finished(tmp_path / "two", "--dropout", "0", workers=2)
+    killed = finished(tmp_path / "killed", "--dropout", "0", "--die", "batch", workers=2)
+    mine, other = (told(worker.output()) for worker in two.workers)
+    assert mine["sizes"] == pytest.approx(one["sizes"], rel=1e-6)
+    for name in ("loss", "mae", "val_loss", "val_mae", "learning_rate"):
+        assert mine["first"][name] == pytest.approx(one["first"][name], rel=1e-5), name
+    assert mine["evaluation"] == pytest.approx(one["evaluation"], rel=1e-5)
+    assert other["weights"] == mine["weights"]
+    assert told(killed.workers[0].output()) == mine
+    assert killed.workers[0].result.weights_sha256 == two.workers[0].result.weights_sha256
+    assert (tmp_path / "killed/files/log.csv").read_text() == (tmp_path / "two/files/log.csv").read_text()
+
+
+def test_a_stop_saves_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    with job(tmp_path) as current:
+        current.wait(until=lambda now: hasattr(now, "kept"))
+        current.stop()
+        assert current.wait() == [ExitCode.STOPPED], current.workers[0].output()
+        stopped = current.kept
+    with job(tmp_path, attempt=2, restore=stopped) as resumed:
+        assert resumed.wait() == [0], resumed.workers[0].output()
+    assert told(resumed.workers[0].output()) == plain(tmp_path / "plain")
+
+
+def test_a_script_that_is_not_repeated_is_told_what_differs(tmp_path: Path) -> None:
+    with job(tmp_path) as current:
+        current.wait(until=lambda now: hasattr(now, "kept"))
+        current.kill()
+    with job(tmp_path, "--dropout", "0.5", "--unseeded", attempt=2, restore=current.kept) as resumed:
+        assert resumed.wait() == [0], resumed.workers[0].output()
+    assert "the script is not repeated as it was" not in resumed.workers[0].output()  # its data and its variables are
+
+
+@pytest.mark.soak
+def test_resume_in_plain_python_goes_on_after_a_kill_and_after_sigterm(tmp_path: Path) -> None:
+    source = (SCRIPTS / "two_fits.py").read_text()
+    source = source.replace("import keras\n", "import keras\n\nfrom trainer.keras import Resume\n", 1)
+    source = source.replace("callbacks=callbacks", 'callbacks=[*callbacks, Resume("runs/x", every=7)]')
+    source = source.replace("callbacks=[Second()]", 'callbacks=[Second(), Resume("runs/x", every=7)]')
+    script = tmp_path / "train.py"
+    script.write_text(source)
+    command = [sys.executable, str(script), "--files", str(tmp_path / "files")]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def commits() -> list[int]:
+        folder = tmp_path / "runs/x/checkpoints/commits"
+        return sorted(int(path.name.split(".")[0].removeprefix("step-")) for path in folder.glob("*.json"))
+
+    for signal_, beyond, code in ((signal.SIGKILL, 7, -signal.SIGKILL), (signal.SIGTERM, 40, ExitCode.STOPPED)):
+        process = start()
+        deadline = time.monotonic() + 60
+        while not (commits() and commits()[-1] > beyond) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal_)
+        process.communicate(timeout=60)
+        assert process.returncode == code
+    output, _ = start().communicate(timeout=120)
+    assert told(output) == plain(tmp_path / "plain")
+    assert (tmp_path / "files/log.csv").read_text() == (tmp_path / "plain/log.csv").read_text()
+
+
+def test_a_keras_that_nobody_has_tried_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    places.check_known()
+    monkeypatch.setitem(places.PLACES, "fit", places.digest_of)
+    with pytest.raises(ConfigError, match=r"trains in another way .* fit differ"):
+        places.check_known()
