@@ -10,14 +10,14 @@ from trainer.config import TrainSection
 
 
 @dataclass(frozen=True)
-class Note:
+class ProgramNote:
     """One of them."""
 
     text: str
     remedy: str
 
 
-def notes_on(train: TrainSection, folder: Path, workers: int) -> list[Note]:
+def notes_on(train: TrainSection, folder: Path, workers: int) -> list[ProgramNote]:
     """All that can be said of the program of a job.
 
     Args:
@@ -29,18 +29,18 @@ def notes_on(train: TrainSection, folder: Path, workers: int) -> list[Note]:
     return _on_command(train.command, folder, workers) if train.command is not None else []
 
 
-def _on_script(script: str, folder: Path) -> list[Note]:
+def _on_script(script: str, folder: Path) -> list[ProgramNote]:
     if calls_fit(script_sources(script, folder)):
         return []
     return [
-        Note(
+        ProgramNote(
             f"{script} never calls fit, and fit is what orch trains, saves and goes on with",
             f"a program that trains in its own way is a command: train: {{command: [python, {script}]}}",
         )
     ]
 
 
-def _on_command(command: list[str], folder: Path, workers: int) -> list[Note]:
+def _on_command(command: list[str], folder: Path, workers: int) -> list[ProgramNote]:
     program = program_of(command, folder)
     if program is None:
         return []
@@ -52,7 +52,7 @@ def _on_command(command: list[str], folder: Path, workers: int) -> list[Note]:
         if found is not None and own_trainer(program.path.parent) is None:
             module = name.removesuffix(".py").replace("/", ".")
             notes.append(
-                Note(
+                ProgramNote(
                     found.partition("; ")[0],
                     f"start it as a module, and your {PACKAGE} comes first: python -m {module}",
                 )
@@ -61,7 +61,7 @@ def _on_command(command: list[str], folder: Path, workers: int) -> list[Note]:
         fits = calls_fit(sources)
         together = f"train: {{script: {name}}} trains its fit on all of them together; else " if fits else ""
         notes.append(
-            Note(
+            ProgramNote(
                 f"{name} never looks at TF_CONFIG: each of the {workers} workers {'trains' if fits else 'does'} the same, alone",
                 f"{together}give it one worker, or tf.distribute.MultiWorkerMirroredStrategy",
             )

@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from trainer import faults
 from trainer.checkpoint import restore
+from trainer.checkpoint.made_with import KEY as MADE_WITH
+from trainer.checkpoint.made_with import of_job
 from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.config import TrainConfig
@@ -78,6 +80,7 @@ class Session:
         """Whose variables `_saves` copies."""
         self._tensorboard = TensorBoard(store, start.record.number) if self.chief else None
         self._versions = versions()
+        self._made_with = of_job(config.train, config.task_root).model_dump(mode="json")
 
     # --- install.py calls these in the place of Keras' own
 
@@ -314,7 +317,7 @@ class Session:
         return {
             "epoch": fit.epoch,
             "examples_seen": 0,
-            "host_state": {KEY: position},
+            "host_state": {KEY: position, MADE_WITH: self._made_with},
             "seed": self._config.train.seed,
             "world_size": self._start.record.world_size,
             "replicas": fit.model.distribute_strategy.num_replicas_in_sync,
