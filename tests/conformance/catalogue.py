@@ -74,6 +74,11 @@ class Entry:
 _entries: dict[str, Entry] = {}
 
 
+def overrides_step(task: type) -> bool:
+    """Whether a task has a train_step of its own, its or its parent's: then there is no fit."""
+    return any("train_step" in vars(kind) for kind in task.__mro__ if kind.__name__ != "Task")
+
+
 def entry(shows: str, *, id: str | None = None, **fields: Any) -> Callable[[_Class], _Class]:
     """Decorates a Task: one entry of the list, several where it stands several times with other params."""
 
@@ -83,7 +88,7 @@ def entry(shows: str, *, id: str | None = None, **fields: Any) -> Callable[[_Cla
             raise ValueError(f"two entries are called {name}")
         family = task.__module__.rpartition(".")[2]
         made = Entry(name, family, shows, f"{task.__module__}:{task.__name__}", **fields)
-        if "train_step" in vars(task) or getattr(task, "by_hand", False) or made.other or "two" not in made.modes:
+        if overrides_step(task) or getattr(task, "by_hand", False) or made.other or "two" not in made.modes:
             # There is no call of fit in it, or the right numbers are not fit's.
             made = replace(made, modes=tuple(mode for mode in made.modes if mode != "script"))
         _entries[name] = made

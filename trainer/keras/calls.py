@@ -43,8 +43,8 @@ class Follower(Protocol):
 
     def train_ended(self) -> None: ...
 
-    def on_its_own(self) -> contextlib.AbstractContextManager[None]:
-        """In it callbacks are called: each worker by itself."""
+    def on_its_own(self, *, brief: bool = False) -> contextlib.AbstractContextManager[None]:
+        """In it callbacks are called: each worker by itself. `brief`: for a batch, of which nothing is announced."""
 
 
 class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
@@ -128,11 +128,13 @@ class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._replayed = not self._follower.batch_begins(batch)
         if not self._replayed:
-            super().on_train_batch_begin(batch, logs)
+            with self._follower.on_its_own(brief=True):
+                super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not self._replayed:
-            super().on_train_batch_end(batch, logs)
+            with self._follower.on_its_own(brief=True):
+                super().on_train_batch_end(batch, logs)
             self._follower.batch_ended(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -142,14 +144,21 @@ class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._follower.test_begins()
-        super().on_test_begin(logs)
+        with self._follower.on_its_own(brief=True):
+            super().on_test_begin(logs)
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        with self._follower.on_its_own(brief=True):
+            super().on_test_batch_begin(batch, logs)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        super().on_test_batch_end(batch, logs)
+        with self._follower.on_its_own(brief=True):
+            super().on_test_batch_end(batch, logs)
         self._follower.test_batch_ended()
 
     def on_test_end(self, logs: Any = None) -> None:
-        super().on_test_end(logs)
+        with self._follower.on_its_own(brief=True):
+            super().on_test_end(logs)
         self._follower.test_ended(logs)
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -1,6 +1,10 @@
-"""Of several workers one writes files: what the others save with Keras, they save where nobody looks, and read it there again."""
+"""Of several workers one writes files: what the others save with Keras, they save where nobody looks, and read it there again.
+
+Each writes by itself: Keras makes variables on the way, which in a strategy's scope all workers make together.
+"""
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
@@ -10,15 +14,16 @@ from typing import Any
 import keras
 from keras.src.saving import saving_api
 
+from trainer.keras.replicas import outside_of_strategy
 from trainer.replaced import replaced
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def saved_aside() -> Iterator[None]:
-    """Within it, models and weights that Keras writes go to a temporary folder of this process."""
-    aside = _Aside()
+def saved_by_one(*, chief: bool) -> Iterator[None]:
+    """Within it, models and weights that Keras writes go, but for the chief's, to a temporary folder of this process."""
+    aside = _Aside(chief=chief)
     with contextlib.ExitStack() as stack:
         for owner, name, place in (
             (saving_api, "save_model", 1),
@@ -39,13 +44,19 @@ def saved_aside() -> Iterator[None]:
 
 
 class _Aside:
-    def __init__(self) -> None:
+    def __init__(self, *, chief: bool) -> None:
+        self._chief = chief
         self._folder = ""
         self._paths: dict[str, str] = {}
 
     def writing(self, function: Callable[..., Any], place: int) -> Callable[..., Any]:
         """`function` with another path, its argument number `place`."""
-        return self._with_path(function, place, self._other)
+
+        def by_itself(*arguments: Any, **named: Any) -> Any:
+            with outside_of_strategy():
+                return function(*arguments, **named)
+
+        return functools.wraps(function)(by_itself if self._chief else self._with_path(by_itself, place, self._other))
 
     def reading(self, function: Callable[..., Any], place: int) -> Callable[..., Any]:
         """`function` with the path that was written instead."""

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import keras
@@ -48,8 +48,8 @@ class Turns(Protocol):
     def ended(self, fit: "Fit") -> None:
         """This call of fit is done."""
 
-    def on_its_own(self) -> AbstractContextManager[None]:
-        """In it each worker computes by itself."""
+    def on_its_own(self, *, brief: bool = False) -> AbstractContextManager[None]:
+        """In it each worker computes by itself. `brief`: nothing is announced of it."""
 
 
 class Fit:
@@ -254,8 +254,10 @@ class Fit:
         self.state.settle()
         self._turns.ended(self)
 
-    def on_its_own(self) -> AbstractContextManager[None]:
-        return self._turns.on_its_own()
+    def on_its_own(self, *, brief: bool = False) -> AbstractContextManager[None]:
+        if brief and self._replicas.count == 1:
+            return nullcontext()
+        return self._turns.on_its_own(brief=brief)
 
     # --- within
 

@@ -14,10 +14,12 @@ import tensorflow as tf
 from keras.src.backend.tensorflow import trainer as of_fit
 from keras.src.trainers.trainer import Trainer
 from tensorflow.python.distribute import distribute_lib  # what a thread's strategy is has no public name
+from tensorflow.python.ops.resource_variable_ops import default_variable_creator_v2
 
 from trainer.model.build import build_variables, check_for_replicas
 from trainer.model.reach import reach
 from trainer.program.global_batch import GlobalBatch
+from trainer.program.mixing import check_batch_rows
 from trainer.program.steps import build_applied
 from trainer.replaced import replaced
 
@@ -29,6 +31,10 @@ class Beside(Protocol):
         """A batch is about to be trained."""
 
     @property
+    def tries_rows(self) -> bool:
+        """Whether a first batch is tried, for layers that mix the rows of a batch."""
+
+    @property
     def alone(self) -> bool:
         """Whether each worker computes by itself now, as in callbacks."""
 
@@ -36,9 +42,14 @@ class Beside(Protocol):
 @contextlib.contextmanager
 def outside_of_strategy() -> Iterator[None]:
     """Within it this thread is in no strategy's scope."""
+    if not tf.distribute.has_strategy():
+        yield
+        return
     distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
     try:
-        yield
+        # Without those who make variables in the scope: the last one is asked first, and asks no other.
+        with tf.variable_creator_scope(lambda others, **named: default_variable_creator_v2(None, **named)):
+            yield
     finally:
         distribute_lib._pop_per_thread_mode()
 
@@ -80,6 +91,7 @@ class _Function:
         self._trains = step == model.train_step
         self._strategy = model.distribute_strategy
         self._batch = GlobalBatch(self._strategy)
+        self._tried = False
         self._on_all = self._traced()
 
     def __call__(self, iterator: Any) -> Any:
@@ -92,11 +104,20 @@ class _Function:
             if batch is None:
                 break
             if self._trains:
-                self._beside.trains_on(batch)
+                self._before_training(batch)
             logs = self._whole_if_need_be(lambda batch=batch: self._on_all(batch))  # type: ignore[misc]
         if logs is None:
             raise StopIteration
         return logs
+
+    def _before_training(self, batch: Any) -> None:
+        self._beside.trains_on(batch)
+        if self._beside.tries_rows and not self._tried:
+            reached = reach({"model": self._model})
+            check_batch_rows(
+                self._strategy, self._strategy.num_replicas_in_sync, self._model.train_step, batch, self._model, reached
+            )
+        self._tried = True
 
     def trace(self, spec: Any) -> None:
         """Trace it for batches of this kind, without running it."""
@@ -152,7 +173,7 @@ def _build(keras_does: Any, beside: Beside, model: keras.Model, iterator: Any = 
 
 
 class _Nobody:
-    alone = False
+    alone = tries_rows = False
 
     def trains_on(self, batch: Any) -> None:
         pass

@@ -13,7 +13,7 @@ from trainer.errors import ConfigError, TaskError
 from trainer.exit_codes import ExitCode
 from trainer.export.exportable import form_of
 from trainer.export.exporter import Exporter, load_line
-from trainer.keras.files import saved_aside
+from trainer.keras.files import saved_by_one
 from trainer.keras.install import followed_by
 from trainer.keras.replicas import whole_batches
 from trainer.keras.seeds import unseeded_by
@@ -34,8 +34,13 @@ def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> E
     store = open_store(config.run_directory)
     session = Session.current = Session(channel, start, config, strategy, store)
     channel.enter(Phase.SCRIPT, session.step)
-    aside = saved_aside() if start.index else contextlib.nullcontext()
-    with followed_by(session), whole_batches(session), unseeded_by(config.train.seed), aside, session.scope():
+    several = start.record.world_size > 1
+    with contextlib.ExitStack() as stack:
+        for each in (followed_by(session), whole_batches(session), unseeded_by(config.train.seed)):
+            stack.enter_context(each)
+        if several:
+            stack.enter_context(saved_by_one(chief=start.index == 0))
+        stack.enter_context(session.scope())
         run_as_main(_path(config), config.train.args)
     # Outside of the scope, in which a model that is made is made by all workers together.
     with followed_by(session), whole_batches(session):

@@ -64,6 +64,8 @@ class Session:
         self._calls = 0
         self.alone = False
         """Whether each worker computes by itself now: within callbacks."""
+        self.tries_rows = not start.record.restarts
+        """Whether a first batch is tried for layers that mix its rows: not again after a restart."""
         self._labels = 0
         self._told: set[str] = set()
         self._fit: Fit | None = None
@@ -222,10 +224,11 @@ class Session:
         faults.reach("process.last-saved")
 
     @contextlib.contextmanager
-    def on_its_own(self) -> Iterator[None]:
+    def on_its_own(self, *, brief: bool = False) -> Iterator[None]:
         before, self.alone = self.alone, True
         try:
-            with self._channel.within(Phase.CALLBACK), outside_of_strategy():
+            told = contextlib.nullcontext() if brief else self._channel.within(Phase.CALLBACK)
+            with told, outside_of_strategy():
                 yield
         finally:
             self.alone = before

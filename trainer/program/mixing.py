@@ -7,7 +7,7 @@ compiling it, up to where it asks for gradients; each outermost call of a layer 
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -45,19 +45,23 @@ def check_rows(
     Raises:
         ConfigError: a layer mixes the rows of a batch.
     """
+    own = overrides(task, "train_step")
+    step = (lambda batch: task.train_step(model, model.optimizer, batch)) if own else model.train_step
+    check_batch_rows(strategy, replicas, step, keras.tree.map_structure(_tensor, _varied(source, size)), model, reached)
+
+
+def check_batch_rows(
+    strategy: Any, replicas: int, step: Callable[[Any], Any], batch: Any, model: keras.Model, reached: Reached
+) -> None:
+    """The same of one batch of tensors."""
     parts = next(number for number in range(2, replicas + 1) if replicas % number == 0)
-    step = task.train_step if overrides(task, "train_step") else None
-    batch = keras.tree.map_structure(_tensor, _varied(source, size))
     changing = _changing(Replicas(strategy), model, reached)
     trial = _Trial(parts, changing)
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         with put_back(changing), trial.program():
-            if step is not None:
-                step(model, model.optimizer, batch)
-            else:
-                model.train_step(batch)
+            step(batch)
     except _Seen:
         pass
     except Exception as error:
