@@ -23,6 +23,7 @@ get. A task whose number is another one than `fit`'s is compared with the right 
 | killed | as one, stopped hard in the middle of an epoch and gone on from a checkpoint; with one, bit for bit |
 | four | one process with four replicas (MirroredStrategy over four logical CPUs), as on a host of four GPUs; with `fit` |
 | two | two worker processes (MultiWorkerMirroredStrategy); with `fit` |
+| script | the oracle's own program, with its `model.fit`, as `train.script` in two worker processes; with `fit` |
 
 {versions}
 """
