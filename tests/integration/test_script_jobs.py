@@ -11,6 +11,7 @@ import pytest
 from support_run import OrchRun, name_of
 
 pytestmark = pytest.mark.slow
+EXAMPLE = Path(__file__).parents[2] / "examples/fit/train.py"
 
 
 @pytest.fixture
@@ -86,3 +87,39 @@ def test_a_script_that_has_ended_well_is_not_run_twice(run_script: Callable[...,
         again.close()
     assert (result["state"], result["finished_before"]) == ("succeeded", True)
     assert (tmp_path / "job" / "ran").read_text() == "x"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak_ci)])
+def test_the_example_is_killed_and_ends_with_the_weights_and_files_of_an_undisturbed_run(
+    tmp_path: Path, workers: int
+) -> None:
+    def begin(name: str, epochs: int = 6) -> OrchRun:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.py").write_text(EXAMPLE.read_text())
+        job = {
+            "name": "fit",
+            "train": {"script": "train.py", "args": ["--epochs", str(epochs), "--out", "files"]},
+            "checkpoint": {"every": 10},
+        }
+        (tmp_path / name / "job.yaml").write_text(json.dumps(job))
+        return OrchRun(tmp_path / name / "job.yaml", "--workers", str(workers), cwd=tmp_path / name, deadline_s=150)
+
+    undisturbed, killed = begin("undisturbed"), None
+    try:
+        expected = undisturbed.result()
+        killed = begin("killed")
+        for turn, step in enumerate((20, 60, 110)):
+            killed.wait_for_step(step, attempt=turn + 1)
+            killed.wait_for_commit(step)
+            os.kill(killed.trainer(turn % workers), signal.SIGKILL)
+        found = killed.result()
+    finally:
+        undisturbed.close()
+        if killed is not None:
+            killed.close()
+    assert (found["state"], found["restarts"]) == ("succeeded", 3)
+    assert found["weights_sha256"] == expected["weights_sha256"]
+    assert found["metrics"] == expected["metrics"]
+    for table in ("all.csv", "head.csv"):
+        assert (tmp_path / "killed/files" / table).read_text() == (tmp_path / "undisturbed/files" / table).read_text()

@@ -34,6 +34,7 @@ def told(output: str) -> dict[str, Any]:
 
 def plain(folder: Path, *arguments: str, script: str = "two_fits.py") -> dict[str, Any]:
     """The script by plain Python."""
+    folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, SCRIPTS / script, "--files", folder, *arguments],
         capture_output=True,
@@ -165,6 +166,36 @@ def test_two_workers_train_what_one_process_trains_and_survive(tmp_path: Path) -
     assert told(killed.workers[0].output()) == mine
     assert killed.workers[0].result.weights_sha256 == two.workers[0].result.weights_sha256
     assert (tmp_path / "killed/files/log.csv").read_text() == (tmp_path / "two/files/log.csv").read_text()
+
+
+@pytest.mark.soak
+@pytest.mark.soak_ci
+def test_a_script_with_a_strategy_and_distributed_data_of_its_own_trains_as_one_process(tmp_path: Path) -> None:
+    last = finished(tmp_path / "job", workers=2, script="divided.py")
+    one, two = plain(tmp_path / "plain", script="divided.py"), [told(worker.output()) for worker in last.workers]
+    assert two[0] == two[1]
+    assert two[0]["sizes"] == pytest.approx(one["sizes"], rel=1e-5)
+    assert two[0]["evaluation"] == pytest.approx(one["evaluation"], rel=1e-5)
+    for name, values in one["history"].items():
+        assert two[0]["history"][name] == pytest.approx(values, rel=1e-5)
+
+
+@pytest.mark.soak
+def test_a_loss_that_is_no_number_ends_the_job(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import keras, numpy as np\n"
+        "model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])\n"
+        "model.compile(keras.optimizers.SGD(1e30), 'mse')\n"
+        "model.fit(np.ones((64, 2)), np.ones((64, 1)), epochs=3, verbose=0)\n"
+    )
+    with run(tmp_path, {"script": "train.py"}) as current:
+        assert current.wait() == [ExitCode.TASK_ERROR], current.workers[0].output()
+    failure = current.workers[0].failure
+    assert failure is not None
+    assert "the loss is not a finite number" in failure.message
+    with run(tmp_path / "goes-on", {"script": "train.py", "on_nan": "go-on"}, task_root=tmp_path) as current:
+        assert current.wait() == [0], current.workers[0].output()
+    assert current.workers[0].output().count("the loss is not a finite number") == 1
 
 
 def test_a_stop_saves_and_the_next_start_goes_on(tmp_path: Path) -> None:

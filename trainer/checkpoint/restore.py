@@ -50,6 +50,11 @@ def load(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Res
     return Restored(commit, arrays)
 
 
+def commit_of(store: Store, ref: CommitRef, *, patience_s: float = PATIENCE_S) -> Commit:
+    """The commit alone, nothing of its shards. Raises as load."""
+    return patiently(lambda: _read_commit(store, ref), time.monotonic() + patience_s, "restore")
+
+
 def verify(
     store: Store,
     ref: CommitRef,

@@ -74,7 +74,9 @@ class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._follower = follower
         self._replayed = False
         self.callbacks: list[Any]
-        super().__init__(_without_backups(callbacks), add_history=add_history, add_progbar=add_progbar)
+        self.given = _without_backups(callbacks)
+        """As the script gave them."""
+        super().__init__(self.given, add_history=add_history, add_progbar=add_progbar)
         # What Keras itself does wrong is left to it here: with one worker, fit is fit.
         self._adapters = adapters(self.callbacks, chief=chief, run=run)
         self.memory = Memory(self._adapters, elsewhere)

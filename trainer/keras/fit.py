@@ -144,6 +144,12 @@ class Fit:
         return self._state
 
     @property
+    def stops_at_nan(self) -> bool:
+        """Whether the script itself looks at a loss that is no number."""
+        calls = self._calls
+        return calls is not None and any(isinstance(one, keras.callbacks.TerminateOnNaN) for one in calls.given)
+
+    @property
     def evaluating(self) -> bool:
         """Whether an evaluation goes on."""
         return self._evaluation_began is not None

@@ -6,6 +6,7 @@ Keras' own way raises an error under MultiWorkerMirroredStrategy, and elsewhere 
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -69,7 +70,19 @@ def whole_batches(beside: Beside) -> Iterator[None]:
             (Trainer, "_get_metrics_result_or_logs", _results),
         ):
             stack.enter_context(replaced(owner, name, _where_several(getattr(owner, name), make, beside)))
+        stack.enter_context(replaced(of_fit, "reduce_per_replica", _reduced(of_fit.reduce_per_replica)))
         yield
+
+
+def _reduced(keras_reduces: Callable[..., Any]) -> Callable[..., Any]:
+    """Of data that the script has divided by itself: logs are scalars, which Keras would reduce over their first dimension."""
+
+    def reduce(values: Any, strategy: Any, reduction: str) -> Any:
+        if reduction not in ("auto", "mean") or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return keras_reduces(values, strategy, reduction)
+        return keras.tree.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), values)
+
+    return reduce
 
 
 def _where_several(method: Callable[..., Any], instead: Callable[..., Any], beside: Beside) -> Callable[..., Any]:
@@ -80,6 +93,10 @@ def _where_several(method: Callable[..., Any], instead: Callable[..., Any], besi
         return instead(functools.partial(method, model), beside, model, *arguments, **named)
 
     return call
+
+
+_DIVIDED: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+"""Models that were given each replica's part of the data last: their metrics are to be put together."""
 
 
 class _Function:
@@ -96,8 +113,10 @@ class _Function:
 
     def __call__(self, iterator: Any) -> Any:
         if isinstance(iterator, tf.distribute.DistributedIterator):  # the script has divided its data by itself
+            _DIVIDED.add(self._model)
             self._of_keras = self._of_keras or self._keras_makes(self._step)
             return self._of_keras(iterator)
+        _DIVIDED.discard(self._model)
         logs = None
         for _ in range(self._model.steps_per_execution):
             batch = next(iterator, None)
@@ -156,6 +175,7 @@ def _build(keras_does: Any, beside: Beside, model: keras.Model, iterator: Any = 
     """As Keras does for these strategies alone: before a step is traced. No batch is drawn for it."""
     del keras_does, beside
     batch = iterator.element_spec if iterator is not None else data_batch
+    batch = keras.tree.map_structure(lambda leaf: getattr(leaf, "_value_specs", (leaf,))[0], batch)
     strategy = model.distribute_strategy
     check_for_replicas(model, strategy.num_replicas_in_sync)
     own_step = type(model).train_step is not of_fit.TensorFlowTrainer.train_step
@@ -186,6 +206,8 @@ def _reset(keras_does: Any, beside: Beside, model: keras.Model) -> None:
 
 
 def _results(keras_does: Any, beside: Beside, model: keras.Model, logs: Any) -> Any:
+    if model in _DIVIDED:
+        return keras_does(logs)
     # As Keras: the metrics' values where the step's logs are these, else the logs.
     values = on_first(model.distribute_strategy, model.get_metrics_result)
     return values if isinstance(logs, dict) and logs.keys() == values.keys() else logs

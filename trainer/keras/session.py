@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.config import TrainConfig
 from trainer.data.checksum import label_checksum
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TaskError
 from trainer.exit_codes import ExitCode
 from trainer.keras.calls import Calls, Done
 from trainer.keras.epochs import Epochs
@@ -58,8 +59,8 @@ class Session:
         self.chief = start.index == 0
         self.collective = Collective(strategy, start.record.world_size)
         self._memory = SnapshotMemory(start.memory_fd) if start.memory_fd is not None else None
-        self._restored = self._load(start.record.restore) if start.record.restore is not None else None
-        self._from = Position.read(self._restored.commit.host_state) if self._restored is not None else None
+        restore_from = start.record.restore
+        self._from = Position.read(restore.commit_of(store, restore_from).host_state) if restore_from else None
         self._ends: dict[int, CommitRef] = dict(self._from.ends) if self._from is not None else {}
         self._calls = 0
         self.alone = False
@@ -151,6 +152,8 @@ class Session:
         self._pace.observe(calls, seconds)
         steps = calls * fit.model.steps_per_execution
         numbers = fit.numbers()
+        if not math.isfinite(numbers.get("loss", 0.0)):
+            self._not_finite(fit)
         self._channel.send(
             Block(
                 step=fit.step,
@@ -166,6 +169,19 @@ class Session:
         if self._tensorboard is not None:
             self._tensorboard.scalars(fit.step, numbers | {"steps_per_second": steps / max(seconds, 1e-9)})
         faults.reach("process.block")
+
+    def _not_finite(self, fit: Fit) -> None:
+        if self._config.train.on_nan != "stop" or fit.stops_at_nan:
+            self._warn([f"the loss is not a finite number, at step {fit.step} or before"])
+            return
+        saved = self._saved.step if self._saved is not None else 0
+        good = f"The last checkpoint is that of step {saved}." if saved else "There is no checkpoint before it."
+        raise TaskError(
+            f"the loss is not a finite number at step {fit.step} or before: training has diverged, or the data holds such a "
+            "value",
+            remedy=f"{good} Lower the learning rate, clip gradients, look at the data of that step, or set train.on_nan to "
+            "go-on.",
+        )
 
     def turn(self, fit: Fit) -> int:
         turn = self.collective.agree(self._proposal(fit), chief=self.chief)
@@ -194,7 +210,7 @@ class Session:
         return Decision(
             stop=stop,
             next_steps=self._pace.next_steps(-(-until // fit.model.steps_per_execution)),
-            save=self._saves_of(fit).due(fit.step, by_steps=by_steps),
+            save=fit.call not in self._ends and self._saves_of(fit).due(fit.step, by_steps=by_steps),
             labels=self._labels,
         )
 
@@ -210,7 +226,7 @@ class Session:
         faults.reach("process.evaluated")
 
     def ended(self, fit: Fit) -> None:
-        if not fit.has_trained:
+        if not fit.has_trained or fit.call in self._ends:
             return
         saves = self._saves_of(fit)
         self._channel.enter(Phase.SAVE, fit.step, "last")
@@ -259,12 +275,12 @@ class Session:
     def _next_fit(self, model: keras.Model, arguments: Mapping[str, Any]) -> Fit:
         call, epochs = self._calls, (int(arguments["initial_epoch"]), int(arguments["epochs"]))
         marks = marks_of(model, arguments)
-        goes_on, restored = self._from, self._restored
-        if goes_on is not None and call < goes_on.call and call in self._ends:
-            restored = self._load(self._ends[call])
-            goes_on = Position.read(restored.commit.host_state)
-        if goes_on is None or restored is None or goes_on.call != call:
+        newest = self._from is not None and self._from.call == call
+        ref = self._start.record.restore if newest else self._ends.get(call)
+        if ref is None:
             return Fit(self, model, epochs, marks, Position(call=call, step=self._step))
+        restored = self._load(ref)
+        goes_on = Position.read(restored.commit.host_state)
         if self.chief and (differing := changed(goes_on.marks, marks)):
             log.warning(
                 "the script is not repeated as it was: %s differ from when %s was saved, from which training goes on. Seed what "
@@ -333,7 +349,7 @@ class Session:
         log.info(
             "stopping step=%d reason=%s", fit.step, self._channel.stop_reason or "another worker was asked to stop"
         )
-        unsaved = self.chief and not self._saves_of(fit).is_handed_over(fit.step)
+        unsaved = self.chief and fit.call not in self._ends and not self._saves_of(fit).is_handed_over(fit.step)
         if self.collective.agree(Decision(save=unsaved), chief=self.chief).save:
             self._save(fit, "stop")
         self.collective.leave(self._start.index, self._start.record.world_size)
