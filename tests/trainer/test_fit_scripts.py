@@ -213,9 +213,11 @@ def test_a_script_that_is_not_repeated_is_told_what_differs(tmp_path: Path) -> N
     with job(tmp_path) as current:
         current.wait(until=lambda now: hasattr(now, "kept"))
         current.kill()
-    with job(tmp_path, "--dropout", "0.5", "--unseeded", attempt=2, restore=current.kept) as resumed:
+    with job(tmp_path, "--data-seed", "1", attempt=2, restore=current.kept) as resumed:
         assert resumed.wait() == [0], resumed.workers[0].output()
-    assert "the script is not repeated as it was" not in resumed.workers[0].output()  # its data and its variables are
+    said = [line for line in resumed.workers[0].output().splitlines() if "the script is not repeated as it was" in line]
+    assert len(said) == 1
+    assert "it was: fit's x, fit's y differ from when step-" in said[0]
 
 
 @pytest.mark.soak

@@ -15,6 +15,7 @@ parser.add_argument("--files", type=pathlib.Path, required=True)
 parser.add_argument("--die", default="", choices=["", "batch", "validation", "callback", "between", "second"])
 parser.add_argument("--unseeded", action="store_true")
 parser.add_argument("--dropout", type=float, default=0.2)
+parser.add_argument("--data-seed", type=int, default=0)
 args = parser.parse_args()
 args.files.mkdir(exist_ok=True)
 if not args.unseeded:
@@ -54,7 +55,7 @@ class Second(keras.callbacks.Callback):
             die("second")
 
 
-rng = np.random.default_rng(0)
+rng = np.random.default_rng(args.data_seed)
 x = rng.normal(size=(300, 8)).astype("float32")
 y = (x[:, :1] * x[:, 1:2] + 0.1 * rng.normal(size=(300, 1))).astype("float32")
 model = keras.Sequential([keras.layers.Dense(16, "relu"), keras.layers.Dropout(args.dropout), keras.layers.Dense(1)])
