@@ -77,6 +77,7 @@ def test_a_node_that_lost_its_power_and_comes_back(
     add_row(record_property, row)
 
 
+@pytest.mark.e2e_long
 def test_a_node_that_lost_its_power_and_is_deleted(
     room: Room, faults: Faults, undisturbed: dict[str, Any], record_property: Property
 ) -> None:

@@ -169,7 +169,6 @@ def test_two_workers_train_what_one_process_trains_and_survive(tmp_path: Path) -
 
 
 @pytest.mark.soak
-@pytest.mark.soak_ci
 def test_a_script_with_a_strategy_and_distributed_data_of_its_own_trains_as_one_process(tmp_path: Path) -> None:
     last = finished(tmp_path / "job", workers=2, script="divided.py")
     one, two = plain(tmp_path / "plain", script="divided.py"), [told(worker.output()) for worker in last.workers]
