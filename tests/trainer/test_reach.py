@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -13,6 +14,7 @@ from trainer.task import load_task
 
 MODULE = """
 import keras
+import numpy as np
 import tensorflow as tf
 from helpers import SHARED
 from trainer.task import Task
@@ -102,3 +104,11 @@ def test_each_is_found_once_and_circles_end() -> None:
     holder = Holder()
     holder.again, holder.model, holder.part = holder, model, model.layers[0].kernel  # type: ignore[attr-defined]
     assert len(variables(holder=holder, model=model)) == 2
+
+
+def test_a_file_that_looks_like_a_dict_is_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "arrays.npz", one=np.ones(3))
+    with np.load(tmp_path / "arrays.npz") as closed:
+        pass
+    kept = tf.Variable(1.0)
+    assert list(reach({"script": {"file": closed, "kept": {"a": kept}}}).variables) == ["script['kept']['a']"]

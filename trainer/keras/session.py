@@ -172,7 +172,7 @@ class Session:
 
     def _not_finite(self, fit: Fit) -> None:
         if self._config.train.on_nan != "stop" or fit.stops_at_nan:
-            self._warn([f"the loss is not a finite number, at step {fit.step} or before"])
+            self._warn(["the loss is not a finite number; training goes on"])
             return
         saved = self._saved.step if self._saved is not None else 0
         good = f"The last checkpoint is that of step {saved}." if saved else "There is no checkpoint before it."

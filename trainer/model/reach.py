@@ -92,8 +92,8 @@ def globals_of(own: types.ModuleType, root: str | Path | None) -> dict[str, dict
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What an object holds. Nothing of what is neither Keras', a container, nor an object of the user's own."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
+    if isinstance(value, dict) or (isinstance(value, Mapping) and _root(value) in _MAPPINGS):
+        for key, part in list(value.items()):
             yield f"[{key!r}]", part
     elif isinstance(value, list | tuple | set | frozenset):
         for index, part in enumerate(value):
@@ -136,6 +136,14 @@ def _attributes(value: Any, without: frozenset[str]) -> Iterator[tuple[str, Any]
             for name, part in vars(kind).items():
                 if isinstance(part, _OF_A_CLASS):
                     yield f".{name}", part
+
+
+_MAPPINGS = ("builtins", "collections", "types", "tensorflow", "keras")
+"""Whose mappings are followed. Others may be files (NumPy's, h5py's), which are read by looking, or closed."""
+
+
+def _root(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 _OF_A_CLASS = (
