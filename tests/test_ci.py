@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / ".ci" / "run"
 NEEDS_NO_CLUSTER = ["make test", "make test-tf219", "make conformance-ci", "make soak-ci"]
-NEEDS_NO_CLUSTER += ["make chaos FAULTS=6 SEED=2", "make chaos FAULTS=3 SEED=2 STORE=local"]
+NEEDS_NO_CLUSTER += ["make chaos FAULTS=4 SEED=2", "make chaos FAULTS=2 SEED=2 STORE=local"]
 NOTES_ITS_CALL = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >>"$CALLS"
 [ "$*" != "$FAILS" ]
