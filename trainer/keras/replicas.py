@@ -19,6 +19,7 @@ from tensorflow.python.ops.resource_variable_ops import default_variable_creator
 
 from trainer.model.build import build_variables, check_for_replicas
 from trainer.model.reach import reach
+from trainer.program.exchange import on_first_replica
 from trainer.program.global_batch import GlobalBatch
 from trainer.program.mixing import check_batch_rows
 from trainer.program.steps import build_applied
@@ -109,7 +110,7 @@ class _Function:
         self._strategy = model.distribute_strategy
         self._batch = GlobalBatch(self._strategy)
         self._tried = False
-        self._on_all = self._traced()
+        self._anew()
 
     def __call__(self, iterator: Any) -> Any:
         if isinstance(iterator, tf.distribute.DistributedIterator):  # the script has divided its data by itself
@@ -124,7 +125,7 @@ class _Function:
                 break
             if self._trains:
                 self._before_training(batch)
-            logs = self._whole_if_need_be(lambda batch=batch: self._on_all(batch))  # type: ignore[misc]
+            logs = self._batch.traced(lambda batch=batch: self._on_all(batch), self._anew)  # type: ignore[misc]
         if logs is None:
             raise StopIteration
         return logs
@@ -141,30 +142,17 @@ class _Function:
     def trace(self, spec: Any) -> None:
         """Trace it for batches of this kind, without running it."""
         if not self._model.run_eagerly:
-            self._whole_if_need_be(lambda: self._on_all.get_concrete_function(spec))  # type: ignore[attr-defined]
+            self._batch.traced(lambda: self._on_all.get_concrete_function(spec), self._anew)  # type: ignore[attr-defined]
 
-    def _whole_if_need_be(self, use: Callable[[], Any]) -> Any:
-        in_parts = not self._batch.whole
-        try:
-            return use()
-        except Exception:
-            if not (in_parts and self._batch.whole):
-                raise
-            self._on_all = self._traced()
-            return use()
+    def _anew(self) -> None:
+        self._on_all = self._traced()
 
     def _traced(self) -> Callable[[Any], Any]:
         def on_all(batch: Any) -> Any:
             with self._batch.program():
-                return on_first(self._strategy, self._model._autoconvert_optionals(self._step), batch)
+                return on_first_replica(self._strategy, self._model._autoconvert_optionals(self._step), batch)
 
         return on_all if self._model.run_eagerly else tf.function(on_all, autograph=False)
-
-
-def on_first(strategy: tf.distribute.Strategy, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run on every replica; what the first of this process gives, since all give the same."""
-    outputs = strategy.run(function, arguments)
-    return keras.tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], outputs)
 
 
 def _function(keras_makes: Any, beside: Beside, model: keras.Model, step: Any) -> _Function:
@@ -209,7 +197,7 @@ def _results(keras_does: Any, beside: Beside, model: keras.Model, logs: Any) -> 
     if model in _DIVIDED:
         return keras_does(logs)
     # As Keras: the metrics' values where the step's logs are these, else the logs.
-    values = on_first(model.distribute_strategy, model.get_metrics_result)
+    values = on_first_replica(model.distribute_strategy, model.get_metrics_result)
     return values if isinstance(logs, dict) and logs.keys() == values.keys() else logs
 
 
@@ -222,8 +210,7 @@ def _by_itself(keras_does: Any, beside: Beside, model: keras.Model, *arguments: 
 def _evaluate(keras_does: Any, beside: Beside, model: keras.Model, *arguments: Any, **named: Any) -> Any:
     if not beside.alone:
         return keras_does(*arguments, **named)
-    with _alone(model):
-        return keras_does(*arguments, **named)
+    return _by_itself(keras_does, beside, model, *arguments, **named)
 
 
 @contextlib.contextmanager

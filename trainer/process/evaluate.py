@@ -26,6 +26,7 @@ from trainer.errors import ConfigError
 from trainer.model.build import fixed_inputs
 from trainer.process.collective import Collective, Decision, data_differ
 from trainer.process.plan import TARGET_S, Pace
+from trainer.program.exchange import on_first_replica
 from trainer.program.global_batch import GlobalBatch
 from trainer.program.logs import Logs, Scores, as_numbers, as_scores
 from trainer.program.ranges import Ranges
@@ -232,8 +233,7 @@ class Evaluator:
         return tf.constant(0)
 
     def _run_results(self) -> Any:
-        outputs = self._strategy.run(self._logs.results)
-        return keras.tree.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], outputs)
+        return on_first_replica(self._strategy, self._logs.results)
 
     def _run_rounds(self, arrays: Any, size: int, start: Any, count: Any) -> Any:
         """`count` batches of `size` examples from `start` on."""

@@ -4,9 +4,10 @@ A value outside of layers has the same, whole gradient on every replica; a value
 gradient times the number of replicas. `combine` and `shard` translate between the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import keras
 import tensorflow as tf
 
 from trainer.data.order import replica_slice
@@ -30,6 +31,12 @@ def has_gradient(value: Any) -> bool:
 def replica_id() -> Any:
     """Which replica runs this; a tensor."""
     return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
+def on_first_replica(strategy: tf.distribute.Strategy, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run on every replica; what the first of this process gives, since all give the same. In cross-replica context."""
+    outputs = strategy.run(function, arguments)
+    return keras.tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], outputs)
 
 
 def own_rows(value: Any, replicas: int) -> Any:

@@ -12,6 +12,7 @@ mean over replicas of a variable's gradients is then the gradient that one devic
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ from trainer.program.exchange import (
     shard,
 )
 from trainer.replaced import replaced
+
+log = logging.getLogger(__name__)
 
 _SEED_STEP = 0x9E3779B1
 """The distance between the seeds of two replicas (2**32 by the golden ratio)."""
@@ -88,6 +91,22 @@ class GlobalBatch:
             for owner, name, value in self._replacements():
                 stack.enter_context(replaced(owner, name, value))
             yield
+
+    def traced(self, trace: Callable[[], Any], anew: Callable[[], None]) -> Any:
+        """What `trace` gives, which traces a step, or may do so; where it finds that every replica has to compute the whole
+        batch, of a second time, after `anew` has thrown away what was traced."""
+        in_parts = not self.whole
+        try:
+            return trace()
+        except Exception:  # of a task's own train_step AutoGraph makes another one
+            if not (in_parts and self.whole):
+                raise
+            log.warning(
+                "every replica computes the whole batch: the gradient of an Embedding has other rows in each step, as ragged "
+                "inputs and texts without output_sequence_length have. Padded to a fixed length each would compute its part."
+            )
+            anew()
+            return trace()
 
     def first_row(self, rows: Any) -> Any:
         """Where in the global batch the first of `rows` rows stands that a layer, or what is around layers, has before it."""

@@ -18,6 +18,7 @@ from trainer.data.feed import Feed
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.model.corrections import correct
 from trainer.program.draws import as_a_graph_draws
+from trainer.program.exchange import on_first_replica
 from trainer.program.global_batch import GlobalBatch
 from trainer.program.logs import Logs, Scores, as_scores, flat
 from trainer.program.ranges import Ranges
@@ -182,20 +183,15 @@ class CompiledBlock:
 
     def _traced(self, trace: Callable[[], None]) -> None:
         """Run what traces a step; again, where it finds that every replica has to compute the whole batch."""
-        in_parts = not self._global_batch.whole
-        try:
+
+        def in_context() -> None:
             with self._context():
                 trace()
-        except Exception:  # of a task's own train_step AutoGraph makes another one
-            if not (in_parts and self._global_batch.whole):
-                raise
-            log.warning(
-                "every replica computes the whole batch: the gradient of an Embedding has other rows in each step, as ragged "
-                "inputs and texts without output_sequence_length have. Padded to a fixed length each would compute its part."
-            )
+
+        def anew() -> None:
             self._program = self._compiled()
-            with self._context():
-                trace()
+
+        self._global_batch.traced(in_context, anew)
 
     @contextmanager
     def _context(self) -> Iterator[None]:
@@ -231,18 +227,13 @@ class CompiledBlock:
         """
 
         def body(step: Any, bad: Any) -> Any:
-            finite = self._on_one_replica(self._step, arguments, begins, step)
+            finite = on_first_replica(self._strategy, self._step, arguments, begins, step)
             return step + 1, tf.where((bad < 0) & ~finite, step, bad)
 
         _, bad = tf.while_loop(
             lambda step, bad: step < count, body, (tf.constant(0), tf.constant(-1)), parallel_iterations=1
         )
-        return bad, self._on_one_replica(self._logs.results)
-
-    def _on_one_replica(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run on every replica; what the first of this process gives, since all give the same."""
-        outputs = self._strategy.run(function, arguments)
-        return keras.tree.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], outputs)
+        return bad, on_first_replica(self._strategy, self._logs.results)
 
     def _step(self, arguments: Any, begins: Any, step: Any) -> Any:
         """One step on one replica: whether its loss is finite."""
