@@ -1,7 +1,6 @@
 """Keras callbacks, called as Keras' fit calls them, and what they remember in every checkpoint."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.callbacks.memory import Memory
+from trainer.callbacks.memory import Memory, Told, told_of
 from trainer.callbacks.stock import NotANumber, adapters, averages_of, listens
 from trainer.callbacks.values import Decoder
 from trainer.data.order import Calendar
@@ -75,7 +74,7 @@ class Hooks:
         self._open = False
         self._logs: Logs = {}
         self._last_logs: Logs = {}
-        self._restored: tuple[dict[str, Any], Decoder] | None = None
+        self._restored: Told | None = None
         model.stop_training = False
 
     @property
@@ -114,25 +113,16 @@ class Hooks:
         if document:
             self._open, self._epoch = document["open"], document["epoch"]
             self._logs, self._last_logs = decoder.decode(document["logs"]), decoder.decode(document["last_logs"])
-        remembered = document.get("callbacks", [])
-        self._memory.put_back(remembered, decoder)
         steps = self._calendar.end_of(1) or self._total_steps
         params = {"verbose": "auto", "epochs": self._calendar.epoch_of(self._total_steps), "steps": steps}
-        for adapter, stored in self._memory.matched(remembered):
-            adapter.start(decoder.decode(stored["files"]) if stored else None)
-            adapter.call("set_params", params)
-            adapter.call("set_model", self._model)
-            if isinstance(adapter.callback, keras.callbacks.History):
-                self._model.history = adapter.callback
-        with self._keeping() if document and self._sets_variables() else nullcontext():
-            self._call("on_train_begin", {})
-        lost = self._memory.learn()
-        if self._chief:
-            self._memory.warn(lost)
-        # Once more: on_train_begin makes many of them forget. Before it, since some look at what they remember.
-        self._memory.put_back(remembered, decoder)
-        for adapter in self._adapters:
-            adapter.begun()
+        with self._memory.beginning(document.get("callbacks", []), decoder, tell=self._chief):
+            for adapter in self._adapters:
+                adapter.call("set_params", params)
+                adapter.call("set_model", self._model)
+                if isinstance(adapter.callback, keras.callbacks.History):
+                    self._model.history = adapter.callback
+            with self._keeping() if document and self._sets_variables() else nullcontext():
+                self._call("on_train_begin", {})
         self._restored = None
 
     def batch_begin(self, step: int) -> None:
@@ -201,24 +191,18 @@ class Hooks:
         """What a checkpoint must hold, by name: JSON as uint8, and the arrays that it speaks of."""
         if not self.active:
             return {}
-        encoder = self._memory.encoder()
-        document = {
-            "open": self._open,
-            "epoch": self._epoch,
-            "logs": encoder.encode(dict(self._logs), "logs"),
-            "last_logs": encoder.encode(dict(self._last_logs), "logs"),
-            "callbacks": self._memory.stored(encoder),
-        }
-        self._memory.warn(encoder.lost)
-        text = np.frombuffer(json.dumps(document).encode(), np.uint8)
-        return {"callbacks": text} | {f"callbacks/{index}": array for index, array in enumerate(encoder.arrays)}
+        return self._memory.blobs(
+            lambda encoder: {
+                "open": self._open,
+                "epoch": self._epoch,
+                "logs": encoder.encode(dict(self._logs), "logs"),
+                "last_logs": encoder.encode(dict(self._last_logs), "logs"),
+            }
+        )
 
     def restore(self, blobs: Mapping[str, np.ndarray]) -> None:
         """Take the `state` of a checkpoint; `begin` gives it to the callbacks. One that is empty is that of a fresh start."""
-        if "callbacks" in blobs:
-            count = sum(name.startswith("callbacks/") for name in blobs)
-            arrays = [blobs[f"callbacks/{index}"] for index in range(count)]
-            self._restored = json.loads(blobs["callbacks"].tobytes()), Decoder(arrays)
+        self._restored = told_of(blobs)
 
     def _call(self, hook: str, *arguments: Any, **named: Any) -> None:
         if self._adapters:

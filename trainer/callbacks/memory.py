@@ -1,9 +1,12 @@
 """What the callbacks of a job remember: their attributes as parts of a checkpoint, and back."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from trainer.callbacks.stock import Adapter
 from trainer.callbacks.values import Decoder, Encoder, type_name
@@ -12,6 +15,11 @@ log = logging.getLogger(__name__)
 
 Stored = dict[str, Any]
 """Of one callback: its type, its attributes, and what its adapter knows of files; all of it as an Encoder writes it."""
+
+
+Told = tuple[dict[str, Any], Decoder]
+"""The document of a checkpoint's blobs, and what reads the values in it."""
+_NAME = "callbacks"
 
 
 class Memory:
@@ -75,6 +83,30 @@ class Memory:
             if found is not None:
                 decoder.attributes(adapter.callback, found["attributes"])
 
+    @contextlib.contextmanager
+    def beginning(self, stored: Sequence[Stored], decoder: Decoder, *, tell: bool) -> Iterator[None]:
+        """Around on_train_begin: callbacks and their files are as they were `stored`, and what is lost is said with `tell`."""
+        self.put_back(stored, decoder)
+        for adapter, found in self.matched(stored):
+            adapter.start(decoder.decode(found["files"]) if found else None)
+        yield
+        lost = self.learn()
+        if tell:
+            self.warn(lost)
+        # Once more: on_train_begin makes many of them forget. Before it, since some look at what they remember.
+        self.put_back(stored, decoder)
+        for adapter in self._adapters:
+            adapter.begun()
+
+    def blobs(self, about: Callable[[Encoder], dict[str, Any]] = lambda encoder: {}) -> dict[str, np.ndarray]:
+        """What a checkpoint must hold, by name: JSON as uint8, and the arrays that it speaks of. `about` gives what it is to
+        hold beside the callbacks."""
+        encoder = self.encoder()
+        document = about(encoder) | {"callbacks": self.stored(encoder)}
+        self.warn(encoder.lost)
+        text = np.frombuffer(json.dumps(document).encode(), np.uint8)
+        return {_NAME: text} | {f"{_NAME}/{index}": array for index, array in enumerate(encoder.arrays)}
+
     def warn(self, lost: Mapping[str, str]) -> None:
         """Tell what no checkpoint can keep, each once."""
         new = {name: kind for name, kind in lost.items() if name not in self._told}
@@ -102,6 +134,14 @@ class Memory:
             }
             for name, own in zip(self._names, attributes, strict=True)
         ]
+
+
+def told_of(blobs: Mapping[str, np.ndarray]) -> Told | None:
+    """What `Memory.blobs` wrote; None of a checkpoint that knows of no callbacks."""
+    if _NAME not in blobs:
+        return None
+    count = sum(name.startswith(f"{_NAME}/") for name in blobs)
+    return json.loads(blobs[_NAME].tobytes()), Decoder([blobs[f"{_NAME}/{index}"] for index in range(count)])
 
 
 def _names(callbacks: list[Any]) -> list[str]:

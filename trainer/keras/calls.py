@@ -1,19 +1,16 @@
 """The callbacks of one `fit`, called as Keras calls them; what they were told before is not told again."""
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from trainer.callbacks.memory import Memory
+from trainer.callbacks.memory import Memory, Told
 from trainer.callbacks.stock import Adapter, BestWeights, adapters
 from trainer.callbacks.values import Decoder
 from trainer.keras.position import Logs
-
-Told = tuple[dict[str, Any], Decoder]
 
 
 class Follower(Protocol):
@@ -88,19 +85,8 @@ class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
     def begin(self, told: Told | None, *, tell: bool) -> None:
         """What on_train_begin does, for callbacks that remember `told`; `tell`: warn of what is lost."""
         document, decoder = told or ({}, Decoder(()))
-        remembered = document.get("callbacks", [])
-        for adapter, stored in self.memory.matched(remembered):
-            adapter.start(decoder.decode(stored["files"]) if stored else None)
-        self.memory.put_back(remembered, decoder)
-        with self._follower.on_its_own():
+        with self.memory.beginning(document.get("callbacks", []), decoder, tell=tell), self._follower.on_its_own():
             super().on_train_begin(None)
-        lost = self.memory.learn()
-        if tell:
-            self.memory.warn(lost)
-        # Once more: on_train_begin makes many of them forget. Before it, since some look at what they remember.
-        self.memory.put_back(remembered, decoder)
-        for adapter in self._adapters:
-            adapter.begun()
 
     def put_back(self, told: Told) -> None:
         """Callbacks of a call that is done are as it left them."""
@@ -111,11 +97,7 @@ class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
         """What a checkpoint must hold of them, by name."""
         if self._async_train:
             self._flush_futures()
-        encoder = self.memory.encoder()
-        document = {"callbacks": self.memory.stored(encoder)}
-        self.memory.warn(encoder.lost)
-        text = np.frombuffer(json.dumps(document).encode(), np.uint8)
-        return {"callbacks": text} | {f"callbacks/{index}": array for index, array in enumerate(encoder.arrays)}
+        return self.memory.blobs()
 
     # --- Keras calls these
 
@@ -192,14 +174,6 @@ class _Through:
         if not name.startswith(("on_", "set_")):
             return found
         return lambda *arguments, **named: self._call(name, *arguments, **named)
-
-
-def told_of(blobs: Mapping[str, np.ndarray]) -> Told | None:
-    """What callbacks remembered, from the blobs of a checkpoint."""
-    if "callbacks" not in blobs:
-        return None
-    count = sum(name.startswith("callbacks/") for name in blobs)
-    return json.loads(blobs["callbacks"].tobytes()), Decoder([blobs[f"callbacks/{index}"] for index in range(count)])
 
 
 def _without_backups(callbacks: Any) -> list[Any]:

@@ -10,11 +10,12 @@ import keras
 import numpy as np
 from keras.src.utils.python_utils import pythonify_logs
 
+from trainer.callbacks.memory import told_of
 from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.state import TrainingState
 from trainer.data.random_state import drawn_so_far, go_on_drawing
-from trainer.keras.calls import Calls, told_of
+from trainer.keras.calls import Calls
 from trainer.keras.epochs import DONE, Before, Epochs
 from trainer.keras.known_faults import known_faults
 from trainer.keras.marks import Marks
