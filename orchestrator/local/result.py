@@ -34,6 +34,7 @@ def result_of(
         attempts=view.attempts or (last.attempt if last else 0),
         restarts=last.restarts if unread and last else max(len(own) - 1, 0),
         command=view.command if view.attempt is not None else config.train.command is not None,
+        has_length=config.train.task is not None,
     )
     done = all(code == ExitCode.DONE for code in codes)
     end = _end_of(launch, [*view.records, *([last.end] if last and last.end else [])], done=done)

@@ -20,7 +20,7 @@ STATUS_SEGMENTS = 256
 _LOCAL_FLUSH_S = 1.0
 BUCKET_SILENT_S = 2 * SEGMENT_S
 """Whoever runs a job writes to its bucket more often than that."""
-_ONLY_WHERE_THERE_IS_SOME = (Row.SCRIPT, Row.UNKNOWN)
+_ONLY_WHERE_THERE_IS_SOME = (Row.SCRIPT, Row.OUTSIDE, Row.UNKNOWN)
 
 
 def read_ledger(view: RunView, *, running: bool, signs: Mapping[int, Sequence[Sign]] | None = None) -> Ledger | None:

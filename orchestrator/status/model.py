@@ -66,6 +66,8 @@ class JobStatus:
     """Its program is the user's own (train.command), as far as the run directory tells: orch saves nothing of it."""
     finished_before: bool = False
     """An earlier launch did all of it; this one trained nothing."""
+    has_length: bool = True
+    """Its job file says how long it is: a script's and a command's do not."""
     traceback: str = ""
     """Of a failed job: the user's own frames, and the message."""
     remedy: str = ""

@@ -19,9 +19,9 @@ _EVENT_CHARS = 60
 _TRACEBACK_LINES = 12
 _CALM = frozenset({"train", "running", "succeeded"})
 _FINISHED_BEFORE = (
-    "it was finished before, and nothing was trained now: to go on, raise train.steps or train.epochs; to train anew, "
-    "use --fresh or another --directory"
+    "it was finished before, and nothing was trained now: {}to train anew, use --fresh or another --directory"
 )
+_FURTHER = "to go on, raise train.steps or train.epochs; "
 _COMMAND_FINISHED_BEFORE = (
     "it was finished before, and the command was not run now: to run it again, use --fresh or another --directory"
 )
@@ -89,7 +89,8 @@ def _what_to_do(status: JobStatus, target: str) -> list[str]:
             lines.append(f"what to do: {_remedy(status, target)}")
         lines.append(f"exit code {code}: {title_of(code)}; `orch logs {target}` shows what the workers printed")
     if status.finished_before:
-        lines.append(_COMMAND_FINISHED_BEFORE if status.command else _FINISHED_BEFORE)
+        finished = _FINISHED_BEFORE.format(_FURTHER if status.has_length else "")
+        lines.append(_COMMAND_FINISHED_BEFORE if status.command else finished)
     return lines
 
 

@@ -109,6 +109,17 @@ def test_no_end_of_a_command_speaks_of_a_checkpoint() -> None:
     assert "command" not in stopped.to_json()
 
 
+def test_a_script_that_was_finished_before_is_not_told_of_a_length_that_it_does_not_have() -> None:
+    script = CONFIG.model_copy(update={"train": TrainSection(script="train.py")})
+    view = RunView(open_store("/nowhere"), [attempt(1, EARLIER), end(2, EARLIER)], [])
+    given: dict[str, Any] = {"launch": OWN.id, "codes": [0], "stop_signal": None, "gave_up": "", "last": None}
+    said, of_a_task = ("\n".join(last_lines(result_of(view, config, **given), "runs/x")) for config in (script, CONFIG))
+    assert "nothing was trained now: to train anew, use --fresh or another --directory" in said
+    assert (
+        "nothing was trained now: to go on, raise train.steps or train.epochs; to train anew, use --fresh" in of_a_task
+    )
+
+
 def test_a_run_that_failed_says_so_where_its_directory_cannot_be_read() -> None:
     found = result(codes=[70, 0], unread=AWAY)
     assert (found.state, found.code, found.reason) == ("failed", 70, f"the agents left: task error ({AWAY})")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from trainer.rundir.attempts import AttemptEnd, AttemptRecord, CommitRef, EndRecord, Launch
 from trainer.rundir.history import broken_off, lost_in_words, restarts_of
-from trainer.rundir.ledger import Ledger, Row, account
+from trainer.rundir.ledger import OF_PHASE, WITHIN, Ledger, Row, account
 from trainer.rundir.lineage import NoGoodCommit, line, restore_point
 from trainer.rundir.metrics import Sign, parse, save_error
+from trainer.wire.process import Phase
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = {"import": Row.IMPORT, "rendezvous": Row.RENDEZVOUS, "restore": Row.RESTORE, "compile": Row.COMPILE}
@@ -343,6 +344,20 @@ def test_a_script_has_no_goodput_and_an_older_version_told_of_blocks_alone() -> 
     assert (rows(ledger), ledger.goodput) == ({"start": 1.0, "script": 4.0}, None)
     older = {1: [sign(10, "block", step=5, seconds=2.0), sign(11, "block", step=10, seconds=1.0)]}
     assert rows(account([record(1, 0)], older)) == {"start": 8.0, "steps kept": 3.0}
+
+
+def test_lines_of_a_script_around_its_fit_are_told_and_each_phase_has_its_row() -> None:
+    signs = [
+        sign(1, "phase", phase="script"),
+        *trained(3, 50),
+        sign(55, "phase", phase="script"),
+        sign(57, "ended", code=0),
+    ]
+    ledger = account([record(1, 0)], {1: signs})
+    assert ledger is not None
+    assert rows(ledger)["outside of fit"] >= 4.0
+    assert "unknown" not in rows(ledger)
+    assert {phase.value for phase in Phase} == {*OF_PHASE, "train", *WITHIN} - {"", "command"}
 
 
 def test_clocks_that_disagree_make_no_time_and_take_none() -> None:

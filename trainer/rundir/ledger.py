@@ -37,6 +37,7 @@ class Row(StrEnum):
     DOWN = "down"
     HANG = "hang"
     SCRIPT = "script"
+    OUTSIDE = "outside of fit"
     UNKNOWN = "unknown"
     STOPPED = "stopped"
 
@@ -60,10 +61,11 @@ _MEANINGS = {
     Row.DOWN: "process ended -> the next record",
     Row.HANG: "silence, until a hung process was ended",
     Row.SCRIPT: "a `command:` job's script ran",
+    Row.OUTSIDE: "a script's own lines, outside of its calls of fit",
     Row.UNKNOWN: "the agent died before it wrote what went on",
     Row.STOPPED: "nobody ran it: not part of the total",
 }
-_OF_PHASE = {
+OF_PHASE = {
     "": Row.START,
     "import": Row.IMPORT,
     "rendezvous": Row.RENDEZVOUS,
@@ -73,9 +75,10 @@ _OF_PHASE = {
     "save": Row.STALL,
     "export": Row.FINISH,
     "command": Row.SCRIPT,
+    "script": Row.OUTSIDE,
 }
 _TRAIN = "train"
-_WITHIN = ("data", "callback")
+WITHIN = ("data", "callback")
 """Phases within another one, whose time they are."""
 _FINISHING = "finishing"
 """The phase `save` of the last save, which is waited for."""
@@ -272,7 +275,7 @@ class _Accountant:
             self._spend(Row.EVALUATION, moment)
         elif sign.type == "stalled":
             self._stretch(moment)
-        elif sign.phase not in _WITHIN:
+        elif sign.phase not in WITHIN:
             if sign.step > self._step:
                 # The agent was too busy to hear of a block.
                 self._steps_done(sign.step, moment)
@@ -283,7 +286,7 @@ class _Accountant:
     def _row(self) -> Row:
         if self._phase == _FINISHING:
             return Row.FINISH
-        return _OF_PHASE.get(self._phase, Row.UNKNOWN)
+        return OF_PHASE.get(self._phase, Row.UNKNOWN)
 
     def _stretch(self, moment: int) -> None:
         """From the hand to `moment` the phase went on, and no step was told."""
