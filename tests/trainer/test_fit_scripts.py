@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -256,3 +258,51 @@ def test_a_keras_that_nobody_has_tried_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(places.PLACES, "fit", places.digest_of)
     with pytest.raises(ConfigError, match=r"trains in another way .* fit differ"):
         places.check_known()
+
+
+FAILS_FIRST = """
+import keras, numpy as np
+
+class Fails(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 8:
+            raise KeyError("batch 8")
+
+def model(units):
+    made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+    made.compile("sgd", "mse")
+    return made
+
+x = np.ones((320, 4), "float32")
+try:
+    model(200000).fit(x, x[:, :1], batch_size=8, callbacks=[Fails()], verbose=0)
+except KeyError:
+    model(3).fit(x, x[:, :1], batch_size=8, verbose=0)
+"""
+
+
+def test_a_save_that_an_error_in_fit_left_in_flight_is_waited_for(tmp_path: Path) -> None:
+    """The writer reads the memory that the next call's save is copied to."""
+    (tmp_path / "train.py").write_text(FAILS_FIRST)
+    early: list[bytes] = []
+
+    def slowly(current: Run, snapshot: Any) -> Any:
+        if snapshot.step == 7 and not early:
+            time.sleep(4)
+            waiting = select.select([current.workers[0].socket], [], [], 0)[0]
+            early.append(waiting[0].recv(1 << 20, socket.MSG_PEEK) if waiting else b"")
+        return current.commit(snapshot)
+
+    with run(tmp_path, {"script": "train.py"}, checkpoint={"every": 7}, answer=slowly) as current:
+        assert current.wait() == [0], current.workers[0].output()
+    assert early
+    assert b'"snapshot"' not in early[0]
+
+
+@pytest.mark.soak
+def test_two_workers_make_the_choices_that_a_script_leaves_unseeded_alike(tmp_path: Path) -> None:
+    arguments = ("--data", "arrays", "--unseeded", "--die", "17")
+    last = finished(tmp_path / "job", *arguments, workers=2, script="data_kinds.py")
+    again = finished(tmp_path / "again", "--data", "arrays", "--unseeded", workers=2, script="data_kinds.py")
+    mine, other = (told(worker.output()) for worker in last.workers)
+    assert mine == other == told(again.workers[0].output())

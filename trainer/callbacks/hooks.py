@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.callbacks.memory import Memory, Told, told_of
-from trainer.callbacks.stock import NotANumber, adapters, averages_of, listens
+from trainer.callbacks.stock import NotANumber, adapters, averages_of, flattened, listens
 from trainer.callbacks.values import Decoder
 from trainer.data.order import Calendar
 from trainer.errors import ConfigError, TaskError
@@ -253,22 +253,19 @@ def as_list(callbacks: Any) -> list[Any]:
     Raises:
         ConfigError: something that is no callback.
     """
-    if callbacks is None:
-        return []
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return as_list(callbacks.callbacks)
-    if isinstance(callbacks, keras.callbacks.Callback):
-        return [callbacks]
-    if isinstance(callbacks, list | tuple):
-        return [callback for part in callbacks for callback in as_list(part)]
-    is_class = isinstance(callbacks, type) and issubclass(callbacks, keras.callbacks.Callback)
-    what = f"the class {callbacks.__name__}" if is_class else f"a {type(callbacks).__name__}"
-    raise ConfigError(
-        f"callbacks() holds {what}, which is no keras.callbacks.Callback",
-        remedy=f"Write {callbacks.__name__}() there."
-        if is_class
-        else "Return a list of keras.callbacks.Callback objects.",
-    )
+    found = flattened(callbacks)
+    for one in found:
+        if isinstance(one, keras.callbacks.Callback):
+            continue
+        is_class = isinstance(one, type) and issubclass(one, keras.callbacks.Callback)
+        what = f"the class {one.__name__}" if is_class else f"a {type(one).__name__}"
+        raise ConfigError(
+            f"callbacks() holds {what}, which is no keras.callbacks.Callback",
+            remedy=f"Write {one.__name__}() there."
+            if is_class
+            else "Return a list of keras.callbacks.Callback objects.",
+        )
+    return found
 
 
 def _without_backups(callbacks: list[Any], *, chief: bool) -> list[Any]:

@@ -229,6 +229,17 @@ def adapters(callbacks: Sequence[Any], *, chief: bool, run: str) -> list[Adapter
     return made
 
 
+def flattened(callbacks: Any) -> list[Any]:
+    """What is in None, one callback, a CallbackList, or a list or tuple of these, nested too."""
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    if isinstance(callbacks, list | tuple):
+        return [one for part in callbacks for one in flattened(part)]
+    return [callbacks]
+
+
 def listens(callback: Any, hook: str) -> bool:
     """Whether a hook of each batch does something, by the class, by an attribute of the object, and by its settings."""
     method = getattr(callback, hook)

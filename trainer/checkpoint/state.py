@@ -183,9 +183,7 @@ class TrainingState:
                 values = [_mean(values)]
             self._assign_local(slot.variable, values)
         # Copies: what was read is let go.
-        self.restored_blobs = {
-            key.removeprefix(_BLOB): np.array(array) for key, array in restored.arrays.items() if key.startswith(_BLOB)
-        }
+        self.restored_blobs = blobs_of(restored)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -318,6 +316,11 @@ class TrainingState:
                 f"the checkpoint {restored.commit.ref.name} does not fit the model:\n  " + "\n  ".join(shown),
                 remedy="Train the model that was saved, or start from nothing (--fresh, or another run.directory).",
             )
+
+
+def blobs_of(restored: Restored) -> dict[str, np.ndarray]:
+    """What lay beside the variables, by name."""
+    return {key.removeprefix(_BLOB): np.array(array) for key, array in restored.arrays.items() if key.startswith(_BLOB)}
 
 
 def without_numbers(path: str) -> str:

@@ -1,14 +1,14 @@
 """The callbacks of one `fit`, called as Keras calls them; what they were told before is not told again."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from trainer.callbacks.memory import Memory, Told
-from trainer.callbacks.stock import Adapter, BestWeights, adapters
+from trainer.callbacks.stock import Adapter, BestWeights, adapters, flattened
 from trainer.callbacks.values import Decoder
 from trainer.keras.position import Logs
 
@@ -21,7 +21,7 @@ class Follower(Protocol):
     def epoch_begins(self, epoch: int) -> bool:
         """Before the callbacks; whether they are to be told."""
 
-    def batch_begins(self, batch: int) -> bool:
+    def batch_begins(self) -> bool:
         """Before the callbacks; whether they are to be told."""
 
     def batch_ended(self, last: int, logs: Logs) -> None: ...
@@ -71,9 +71,10 @@ class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
         self._follower = follower
         self._replayed = False
         self.callbacks: list[Any]
-        self.given = _without_backups(callbacks)
-        """As the script gave them."""
-        super().__init__(self.given, add_history=add_history, add_progbar=add_progbar)
+        self.given = flattened(callbacks)
+        """As the script gave them. BackupAndRestore is not called: a checkpoint does its work."""
+        called = [one for one in self.given if not isinstance(one, keras.callbacks.BackupAndRestore)]
+        super().__init__(called, add_history=add_history, add_progbar=add_progbar)
         # What Keras itself does wrong is left to it here: with one worker, fit is fit.
         self._adapters = adapters(self.callbacks, chief=chief, run=run)
         self.memory = Memory(self._adapters, elsewhere)
@@ -110,7 +111,7 @@ class Calls(keras.callbacks.CallbackList):  # type: ignore[misc]
                 super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._replayed = not self._follower.batch_begins(batch)
+        self._replayed = not self._follower.batch_begins()
         if not self._replayed:
             with self._follower.on_its_own(brief=True):
                 super().on_train_batch_begin(batch, logs)
@@ -174,17 +175,3 @@ class _Through:
         if not name.startswith(("on_", "set_")):
             return found
         return lambda *arguments, **named: self._call(name, *arguments, **named)
-
-
-def _without_backups(callbacks: Any) -> list[Any]:
-    return [one for one in _flat(callbacks) if not isinstance(one, keras.callbacks.BackupAndRestore)]
-
-
-def _flat(callbacks: Any) -> Iterator[Any]:
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    if isinstance(callbacks, list | tuple):
-        for part in callbacks:
-            yield from _flat(part)
-    elif callbacks is not None:
-        yield callbacks

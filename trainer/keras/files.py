@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras.src.saving import saving_api
 
-from trainer.keras.replicas import outside_of_strategy
+from trainer.keras.strategies import outside_of_strategy
 from trainer.replaced import replaced
 
 log = logging.getLogger(__name__)

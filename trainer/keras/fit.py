@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from keras.src.utils.python_utils import pythonify_logs
 from trainer.callbacks.memory import told_of
 from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.restore import Restored
-from trainer.checkpoint.state import TrainingState
+from trainer.checkpoint.state import TrainingState, blobs_of
 from trainer.data.random_state import drawn_so_far, go_on_drawing
 from trainer.keras.calls import Calls
 from trainer.keras.epochs import DONE, Before, Epochs
@@ -193,17 +193,18 @@ class Fit:
         calls, restored = self._calls, self._restored
         assert calls is not None
         with self._turns.on_its_own():
-            calls.begin(told_of(_blobs_of(restored)) if restored is not None else None, tell=self._turns.chief)
+            calls.begin(told_of(blobs_of(restored)) if restored is not None else None, tell=self._turns.chief)
         if restored is not None:
             self._go_on(restored)
         self._restored = None
         self._turned = time.monotonic()
         self._turns.begun(self)
 
-    def faults_of_keras(self, callbacks: Sequence[Any]) -> Iterator[str]:
+    def faults_of_keras(self) -> Iterator[str]:
         """What Keras is known to do wrong in such a call."""
         assert self._epochs is not None
-        return known_faults(self.model, self._epochs, callbacks)
+        assert self._calls is not None
+        return known_faults(self.model, self._epochs, self._calls.given)
 
     def epoch_begins(self, epoch: int) -> bool:
         if self._resumed is not None and epoch == self.epoch:
@@ -213,7 +214,7 @@ class Fit:
         self.epoch, self.batch, self._resumed = epoch, 0, None
         return True
 
-    def batch_begins(self, batch: int) -> bool:
+    def batch_begins(self) -> bool:
         return self._epochs is None or not self._epochs.repeats
 
     def batch_ended(self, last: int, logs: Logs) -> None:
@@ -321,9 +322,3 @@ class Fit:
 
     def _metric_variables(self) -> list[Any]:
         return [variable for metric in self.model.metrics for variable in metric.variables]
-
-
-def _blobs_of(restored: Restored) -> dict[str, np.ndarray]:
-    return {
-        key.removeprefix("host/"): np.array(array) for key, array in restored.arrays.items() if key.startswith("host/")
-    }

@@ -1,7 +1,6 @@
 """What a call of `fit` was given, so that a script that is not repeated by its next start is found out."""
 
 import json
-import logging
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,14 +11,11 @@ import tensorflow as tf
 
 from trainer.checkpoint.state import without_numbers
 from trainer.data.checksum import array_of, bytes_of
-from trainer.process.fingerprint import WHOLE_BYTES_MAX, optimizer_config
-
-log = logging.getLogger(__name__)
+from trainer.process.fingerprint import WHOLE_BYTES_MAX, optimizer_config, some_rows
 
 Marks = dict[str, str]
 _DATA = ("x", "y", "sample_weight", "validation_data")
 _LENGTHS = ("batch_size", "steps_per_epoch", "shuffle", "validation_split", "validation_steps", "validation_freq")
-_ROWS = 256
 
 
 def marks_of(model: keras.Model, arguments: Mapping[str, Any]) -> Marks:
@@ -58,7 +54,7 @@ def _checksum(leaves: Any) -> str:
     value = 0
     for leaf in leaves:
         array = np.asarray(array_of(leaf))
-        if array.nbytes > WHOLE_BYTES_MAX:  # rows from all over
-            array = array[np.unique(np.linspace(0, len(array) - 1, _ROWS).astype(np.int64))]
+        if array.nbytes > WHOLE_BYTES_MAX:
+            array = array[some_rows(len(array), array.nbytes)]
         value = zlib.crc32(bytes_of(array), value)
     return f"{value:08x}"

@@ -14,9 +14,8 @@ import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow import trainer as of_fit
 from keras.src.trainers.trainer import Trainer
-from tensorflow.python.distribute import distribute_lib  # what a thread's strategy is has no public name
-from tensorflow.python.ops.resource_variable_ops import default_variable_creator_v2
 
+from trainer.keras.strategies import outside_of_strategy
 from trainer.model.build import build_variables, check_for_replicas
 from trainer.model.reach import reach
 from trainer.program.exchange import on_first_replica
@@ -39,21 +38,6 @@ class Beside(Protocol):
     @property
     def alone(self) -> bool:
         """Whether each worker computes by itself now, as in callbacks."""
-
-
-@contextlib.contextmanager
-def outside_of_strategy() -> Iterator[None]:
-    """Within it this thread is in no strategy's scope."""
-    if not tf.distribute.has_strategy():
-        yield
-        return
-    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
-    try:
-        # Without those who make variables in the scope: the last one is asked first, and asks no other.
-        with tf.variable_creator_scope(lambda others, **named: default_variable_creator_v2(None, **named)):
-            yield
-    finally:
-        distribute_lib._pop_per_thread_mode()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.callbacks.stock import flattened
 from trainer.checkpoint import restore
 from trainer.checkpoint.writer import Writer
 from trainer.config import CheckpointSection, TrainConfig, TrainSection, parse_duration
@@ -151,8 +152,7 @@ class _WithResume:
     """Follows those calls of fit that have a Resume. In place before there is one: Python looks `model.fit` up earlier."""
 
     def fit(self, keras_fit: Any, model: keras.Model, arguments: dict[str, Any]) -> Any:
-        given = arguments["callbacks"]
-        given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else keras.tree.flatten(given or [])
+        given = flattened(arguments["callbacks"])
         if Session.current is None or not any(isinstance(one, Resume) for one in given):
             return keras_fit(model, **arguments)
         return Session.current.fit(keras_fit, model, arguments)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.data.util import random_seed as of_datasets
 from tensorflow.python.eager import context
 
+from trainer.keras.strategies import outside_of_strategy
 from trainer.replaced import replaced
 
 
@@ -45,7 +46,7 @@ class Shuffles:
     """The order of arrays in `fit` where nothing seeds it: another one with each iterator, by the seed and its number."""
 
     def __init__(self, seed: int) -> None:
-        with tf.device("CPU:0"):
+        with outside_of_strategy(), tf.device("CPU:0"):  # of this process: data is read by each worker
             self._number = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._seed = seed
 

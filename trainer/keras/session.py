@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from trainer import faults
+from trainer.callbacks.stock import flattened
 from trainer.checkpoint import restore
 from trainer.checkpoint.made_with import KEY as MADE_WITH
 from trainer.checkpoint.made_with import of_job
@@ -22,17 +23,15 @@ from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.config import TrainConfig
 from trainer.data.checksum import label_checksum
-from trainer.errors import ConfigError, TaskError
 from trainer.exit_codes import ExitCode
 from trainer.keras.calls import Calls, Done
 from trainer.keras.epochs import Epochs
 from trainer.keras.fit import Fit
 from trainer.keras.marks import changed, marks_of
 from trainer.keras.position import KEY, Logs, Position
-from trainer.keras.replicas import outside_of_strategy
-from trainer.keras.strategies import given_for_others
+from trainer.keras.strategies import given_for_others, outside_of_strategy
 from trainer.process.channel import Channel
-from trainer.process.collective import Collective, Decision
+from trainer.process.collective import Collective, Decision, data_differ
 from trainer.process.host_state import versions
 from trainer.process.plan import Pace
 from trainer.process.saves import Saves
@@ -78,7 +77,7 @@ class Session:
         self._pace = Pace(_STEPS_MAX)
         self._saves: Saves | None = None
         self._saved = start.record.restore
-        """The newest commit of this line that is known."""
+        """What was handed to the writer last; at first the commit that was restored."""
         self._of: Fit | None = None
         """Whose variables `_saves` copies."""
         self._tensorboard = TensorBoard(store, start.record.number) if self.chief else None
@@ -91,8 +90,9 @@ class Session:
         """One call of model.fit, with all its arguments by name."""
         if self._fit is not None:  # a callback trains another model
             return keras_fit(model, **arguments)
-        if isinstance(arguments["callbacks"], keras.callbacks.CallbackList):
-            arguments = arguments | {"callbacks": arguments["callbacks"].callbacks}
+        arguments = arguments | {
+            "callbacks": flattened(arguments["callbacks"])
+        }  # not a CallbackList, which Keras would use
         fit = self._next_fit(model, arguments)
         self._fit, self._waits = fit, ["calls", "epochs"]
         try:
@@ -110,10 +110,6 @@ class Session:
         if fit is None or "calls" not in self._waits:
             return keras.callbacks.CallbackList(*arguments, **named)
         self._waits.remove("calls")
-        if self.chief and not fit.over:
-            self._warn(
-                fit.faults_of_keras(keras.tree.flatten(named.get("callbacks") or (arguments[0] if arguments else [])))
-            )
         calls = (Done if fit.over else Calls)(
             fit,
             *arguments,
@@ -123,6 +119,8 @@ class Session:
             **named,
         )
         fit.follow(calls)
+        if self.chief and not fit.over:
+            self._warn(fit.faults_of_keras())
         return calls
 
     def epochs(self, *arguments: Any, **named: Any) -> Epochs:
@@ -140,7 +138,8 @@ class Session:
 
     def trains_on(self, batch: Any) -> None:
         """A batch that each worker has read for itself is about to be trained."""
-        self._labels = label_checksum(keras.tree.map_structure(_host, batch), self._labels)
+        if self._start.record.world_size > 1:  # else there is nobody to compare it with
+            self._labels = label_checksum(batch, self._labels)
 
     # --- Fit calls these
 
@@ -174,23 +173,12 @@ class Session:
         if self._config.train.on_nan != "stop" or fit.stops_at_nan:
             self._warn(["the loss is not a finite number; training goes on"])
             return
-        saved = self._saved.step if self._saved is not None else 0
-        good = f"The last checkpoint is that of step {saved}." if saved else "There is no checkpoint before it."
-        raise TaskError(
-            f"the loss is not a finite number at step {fit.step} or before: training has diverged, or the data holds such a "
-            "value",
-            remedy=f"{good} Lower the learning rate, clip gradients, look at the data of that step, or set train.on_nan to "
-            "go-on.",
-        )
+        raise self._saves_of(fit).diverged(f"the loss is not a finite number at step {fit.step} or before")
 
     def turn(self, fit: Fit) -> int:
         turn = self.collective.agree(self._proposal(fit), chief=self.chief)
         if not turn.same_labels:
-            raise ConfigError(
-                f"the script gave model.fit other examples on one worker than on another, up to step {fit.step}: all train on "
-                "the same batches, and each computes its part of them",
-                remedy="Seed the random generators that the script uses, and go through sets and folders in sorted order.",
-            )
+            raise data_differ("the script", f", to model.fit up to step {fit.step}")
         if turn.stop:
             self._stop(fit)
         if turn.save:
@@ -310,19 +298,22 @@ class Session:
 
     def _saves_of(self, fit: Fit) -> Saves:
         """The saves of a call of fit, whose variables are all made."""
-        if self._saves is None or self._of is not fit:
-            state = fit.state
-            if self._memory is not None:
-                self._memory.reserve(state.size_bytes)
+        if self._saves is not None and self._of is fit:
+            return self._saves
+        if self._memory is not None:
+            self._memory.reserve(fit.state.size_bytes)
+        if self._saves is None:
             self._saves = Saves(
                 self._channel,
-                state,
+                fit.state,
                 self._memory,
                 self._config.checkpoint,
-                lambda step: self._about(fit),
+                lambda step: self._about(),
                 restored_step=self._saved.step if self._saved is not None else None,
             )
-            self._of = fit
+        else:  # one of the call before may still be in flight, where an error ended it
+            self._saves.copies(fit.state)
+        self._of = fit
         return self._saves
 
     def _save(self, fit: Fit, why: Any) -> None:
@@ -330,7 +321,9 @@ class Session:
         self._saves_of(fit).save(fit.step, why)
         self._saved = CommitRef(step=fit.step, attempt=self._start.record.number)
 
-    def _about(self, fit: Fit) -> dict[str, Any]:
+    def _about(self) -> dict[str, Any]:
+        fit = self._of
+        assert fit is not None
         ends = {call: ref for call, ref in self._ends.items() if call < fit.call}
         position = replace(fit.position(), ends=ends).written()
         return {
@@ -358,7 +351,3 @@ class Session:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ExitCode.STOPPED)
-
-
-def _host(leaf: Any) -> Any:
-    return leaf.numpy() if isinstance(leaf, tf.Tensor) else leaf

@@ -1,10 +1,12 @@
-"""A script that makes a tf.distribute strategy by itself gets the one of its job: a process can have no second one."""
+"""The job's tf.distribute strategy around a script: what the script makes by itself, and what is to be outside of it."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute import distribute_lib  # what a thread's strategy is has no public name
+from tensorflow.python.ops.resource_variable_ops import default_variable_creator_v2
 
 from trainer.replaced import replaced
 
@@ -17,7 +19,7 @@ _KINDS = (
 
 @contextlib.contextmanager
 def given_for_others(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within it, whoever makes one of these strategies gets `strategy`, whatever the arguments."""
+    """Within it, whoever makes one of these strategies gets `strategy`, whatever the arguments: a process can have no second."""
     with contextlib.ExitStack() as stack:
         for kind in _KINDS:
             stack.enter_context(replaced(kind, "__new__", lambda kind, *arguments, **named: strategy))
@@ -27,3 +29,18 @@ def given_for_others(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 def _nothing(strategy: Any, *arguments: Any, **named: Any) -> None:
     pass
+
+
+@contextlib.contextmanager
+def outside_of_strategy() -> Iterator[None]:
+    """Within it this thread is in no strategy's scope."""
+    if not tf.distribute.has_strategy():
+        yield
+        return
+    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
+    try:
+        # Without those who make variables in the scope: the last one is asked first, and asks no other.
+        with tf.variable_creator_scope(lambda others, **named: default_variable_creator_v2(None, **named)):
+            yield
+    finally:
+        distribute_lib._pop_per_thread_mode()

@@ -73,9 +73,9 @@ class Collective:
 
 
 def data_differ(what: str, where: str) -> ConfigError:
-    """The error of workers that their task's `what` gave different data."""
+    """The error of workers to which `what` gave different data."""
     return ConfigError(
-        f"{what}() gave one worker other examples than another, or in another order{where}: several workers train on the same "
+        f"{what} gave one worker other examples than another, or in another order{where}: several workers train on the same "
         "batches, and each computes its part of them",
         remedy="Let it give the same each time: seed the random generators it uses (numpy.random.default_rng(seed)), and go "
         "through sets and folders in sorted order.",

@@ -125,7 +125,7 @@ class Evaluator:
                 wanted = 1 if every_batch else pace.next_steps(_BATCHES_MAX)
                 turn = self._collective.agree(Decision(stop=stopped(), next_steps=wanted, labels=labels), chief=chief)
                 if not turn.same_labels:
-                    raise data_differ("evaluation_data", f" up to example {examples}")
+                    raise data_differ("evaluation_data()", f" up to example {examples}")
                 if turn.stop:
                     return None
                 began = time.monotonic()

@@ -42,7 +42,7 @@ def mark_of(source: Source) -> DataMark:
     elif source.dense and source.size_bytes <= WHOLE_BYTES_MAX:
         leaves = keras.tree.flatten(source.arrays)
     else:
-        leaves = keras.tree.flatten(source.rows(_rows(source.examples, source.size_bytes)))
+        leaves = keras.tree.flatten(source.rows(some_rows(source.examples, source.size_bytes)))
     arrays = [array_of(leaf) for leaf in leaves]
     known = None if isinstance(source, ArraySource) else source.known
     return DataMark(
@@ -62,7 +62,7 @@ def check_equal(made: MadeWith, train: Source, evaluation: Source | None, replic
     told = [mark.model_dump_json() if mark and isinstance(source, ArraySource) else "" for mark, source in marks]
     row = np.array([zlib.crc32(one.encode()) for one in told], np.int64)
     for column in replicas.differing(row)[:1]:
-        raise data_differ(("train_data", "evaluation_data")[column], "")
+        raise data_differ(("train_data()", "evaluation_data()")[column], "")
 
 
 def optimizer_config(optimizer: Any) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _same(one: float, other: float) -> bool:
     return bool(np.isclose(one, other, rtol=1e-5, atol=0.0))
 
 
-def _rows(length: int, size_bytes: int) -> np.ndarray:
+def some_rows(length: int, size_bytes: int) -> np.ndarray:
     """Rows from all over, of some 16 MB at most."""
     row_bytes = max(1, size_bytes // max(length, 1))
     count = max(2, min(length, ROWS, (16 << 20) // row_bytes))

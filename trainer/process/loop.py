@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from trainer import faults
 from trainer.callbacks.hooks import Hooks
 from trainer.checkpoint.state import TrainingState
-from trainer.errors import TaskError
 from trainer.process.best import Best
 from trainer.process.channel import Channel
 from trainer.process.collective import Collective, Decision, data_differ
@@ -90,7 +89,7 @@ class Loop:
         while True:
             turn = self.collective.agree(self._proposal(), chief=self.chief)
             if not turn.same_labels:
-                raise data_differ("train_data", f" up to step {at.step}")
+                raise data_differ("train_data()", f" up to step {at.step}")
             if turn.finish and at.step < self.plan.total_steps and not at.finished:
                 at.finished = self.hooks.stop_reason or _CHIEFS_CALLBACK
             if turn.evaluate:
@@ -156,15 +155,7 @@ class Loop:
     def _not_finite(self, step: int) -> None:
         """The loss of `step` (from 1) is no finite number."""
         if self.stop_at_nan:
-            saved = self.saves.saved_step
-            good = (
-                f"The last good checkpoint is that of step {saved}." if saved else "There is no checkpoint before it."
-            )
-            raise TaskError(
-                f"the loss of step {step} is not a finite number: training has diverged, or the data holds such a value",
-                remedy=f"{good} Lower the learning rate, clip gradients, look at the data of that step, or set "
-                "train.on_nan to go-on.",
-            )
+            raise self.saves.diverged(f"the loss of step {step} is not a finite number")
         if not self._warned:
             self._warned = True
             log.warning("the loss is not a finite number step=%d; going on, as train.on_nan says", step)

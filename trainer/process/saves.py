@@ -9,7 +9,7 @@ from trainer import faults
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.checkpoint.state import TrainingState
 from trainer.config import CheckpointSection
-from trainer.errors import OrchError, SaveRefused
+from trainer.errors import OrchError, SaveRefused, TaskError
 from trainer.exit_codes import ExitCode
 from trainer.process.channel import Channel
 from trainer.wire.process import Phase, SaveSkipped
@@ -49,6 +49,10 @@ class Saves:
         # Before its first step there is nothing to save.
         self._saved_step = restored_step or 0
         self._last_save = time.monotonic()
+
+    def copies(self, state: TrainingState) -> None:
+        """From now on `state` is what is saved. A save in flight goes on: the next one waits for it, as always."""
+        self._state = state
 
     def due(self, step: int, *, by_steps: bool) -> bool:
         """On the chief: whether to save after `step`. One that is due while another is in flight is skipped, and counted."""
@@ -111,10 +115,18 @@ class Saves:
                 remedy="Check the run directory (space, permissions, network) and start again: it goes on from the last commit.",
             )
 
-    @property
-    def saved_step(self) -> int:
-        """The step of the newest commit that this process knows of; 0 for none."""
-        return self._saved_step
+    def diverged(self, said: str) -> TaskError:
+        """The error that ends a training whose loss is no finite number, as `said`."""
+        good = (
+            f"The last good checkpoint is that of step {self._saved_step}."
+            if self._saved_step
+            else "There is no checkpoint before it."
+        )
+        return TaskError(
+            f"{said}: training has diverged, or the data holds such a value",
+            remedy=f"{good} Lower the learning rate, clip gradients, look at the data of that step, or set train.on_nan to "
+            "go-on.",
+        )
 
     def release_memory(self) -> None:
         """Give the copy's memory back, once the last save is committed: what follows may need room of its own."""
