@@ -299,6 +299,26 @@ def test_a_save_that_an_error_in_fit_left_in_flight_is_waited_for(tmp_path: Path
     assert b'"snapshot"' not in early[0]
 
 
+def test_what_keras_says_of_a_wrong_call_is_what_the_user_reads(tmp_path: Path) -> None:
+    said = []
+    for name, line in (
+        ("uncompiled", "model.fit(x, x)"),
+        ("wide", "model.compile('sgd', 'mse'); model.fit(x, x, verbose=0); model.fit(np.ones((8, 3)), x, verbose=0)"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.py").write_text(
+            "import keras, numpy as np\nx = np.ones((8, 2))\n"
+            f"model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])\n{line}\n"
+        )
+        with run(tmp_path / name, {"script": "train.py"}) as current:
+            assert current.wait() == [ExitCode.TASK_ERROR], current.workers[0].output()
+        failure = current.workers[0].failure
+        assert failure is not None
+        said.append(failure.message)
+    assert said[0] == "You must call `compile()` before using the model."
+    assert said[1].startswith("Matrix size-incompatible: In[0]: [8,3], In[1]: [2,2]")
+
+
 @pytest.mark.soak
 def test_two_workers_make_the_choices_that_a_script_leaves_unseeded_alike(tmp_path: Path) -> None:
     arguments = ("--data", "arrays", "--unseeded", "--die", "17")

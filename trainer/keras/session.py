@@ -88,7 +88,7 @@ class Session:
 
     def fit(self, keras_fit: Callable[..., Any], model: keras.Model, arguments: dict[str, Any]) -> Any:
         """One call of model.fit, with all its arguments by name."""
-        if self._fit is not None:  # a callback trains another model
+        if self._fit is not None or not model.compiled:  # a callback trains another model; Keras says what is missing
             return keras_fit(model, **arguments)
         arguments = arguments | {
             "callbacks": flattened(arguments["callbacks"])

@@ -67,7 +67,7 @@ def shortened(text: str) -> str:
     text = _CALLED.sub(lambda match: f"in {match[1]}: ", _ARGUMENTS.sub("", text))
     if text.startswith(("Graph execution error:", "Detected at node")):
         text = _without_graph_stack(text)
-    text = _NUMBERS.sub(r"\1...", _NODE.sub("", text))
+    text = _NUMBERS.sub(r"\1...", _NODE.sub("", text)).replace("<stack traces unavailable>", "")
     return _cut([line.rstrip() for line in text.strip().splitlines() if line.strip()], LINES_MAX)
 
 
