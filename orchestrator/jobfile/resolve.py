@@ -1,5 +1,7 @@
 """A JobSpec -> the TrainConfig that workers get, on this machine and on a cluster. Pure."""
 
+from typing import Any
+
 from orchestrator.jobfile.fields import memory_bytes
 from orchestrator.jobfile.load import LoadedJob
 from orchestrator.jobfile.rules import batch_problem
@@ -25,15 +27,10 @@ def resolve_for_cluster(spec: JobSpec) -> TrainConfig:
         )
     resources = spec.resources
     hardware = resources.hardware()
-    return TrainConfig(
-        name=spec.name,
-        train=spec.train,
-        checkpoint=spec.checkpoint,
-        export=spec.export,
-        restarts=spec.restarts,
+    return _resolved(
+        spec,
         run_directory=spec.run.directory,
         workers=resources.worker_count(),
-        grace_s=grace_s(spec),
         memory_limit_bytes=memory_bytes(resources.memory) if resources.memory else None,
         cpu_limit=resources.cpu,
         log_all_workers=False,
@@ -54,17 +51,25 @@ def resolve_for_local(job: LoadedJob, *, directory: str, workers: int = 1) -> Tr
             f"{job.where('train.global_batch_size')}: train.global_batch_size: {problem}",
             remedy="Choose another number of --workers, or --set train.global_batch_size=...",
         )
+    return _resolved(
+        spec,
+        run_directory=directory,
+        workers=workers,
+        log_all_workers=True,
+        task_root=str(job.folder.resolve()),
+    )
+
+
+def _resolved(spec: JobSpec, **own: Any) -> TrainConfig:
+    """What the job file says for workers anywhere, and what is `own` to a place."""
     return TrainConfig(
         name=spec.name,
         train=spec.train,
         checkpoint=spec.checkpoint,
         export=spec.export,
         restarts=spec.restarts,
-        run_directory=directory,
-        workers=workers,
         grace_s=grace_s(spec),
-        log_all_workers=True,
-        task_root=str(job.folder.resolve()),
+        **own,
     )
 
 

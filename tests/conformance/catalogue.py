@@ -23,6 +23,11 @@ MODES = ("one", "xla", "killed", "four", "two", "script")
 stopped hard and gone on from a commit in the middle. four: MirroredStrategy over four logical CPUs. two: two worker processes.
 script: two worker processes too, in which the oracle itself, with its model.fit, is run as train.script runs a script."""
 
+RUNS = ("oracle", "oracle-xla", *MODES)
+"""What is run: the modes, and what they are compared with."""
+OF_SEVERAL = {"four": ("four",), "two": ("two", "script")}
+"""The modes with several replicas, by the kind of processes that run them."""
+
 Part = Literal["fast", "ci", "whole"]
 _Class = TypeVar("_Class", bound=type)
 

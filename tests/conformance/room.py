@@ -61,26 +61,13 @@ def model_of(training: Any) -> Any:
 
 
 @contextlib.contextmanager
-def attempt(
-    folder: Path,
-    train: dict[str, Any],
-    strategy: Any,
-    *,
-    number: int = 1,
-    index: int = 0,
-    workers: int = 1,
-    every: int = 100_000,
-    kill_at: int | None = None,
-    export: dict[str, Any] | None = None,
-) -> Iterator[tuple[Any, RoomChannel]]:
-    """A prepared training and its channel. Attempts after the first go on from the newest commit."""
+def attempt(folder: Path, train: dict[str, Any], strategy: Any, **agent: Any) -> Iterator[tuple[Any, RoomChannel]]:
+    """A prepared training and its channel. Attempts after the first go on from the newest commit. `agent`: as of `_agent`."""
     from trainer.process.setup import prepare
 
     before = set(threading.enumerate())
     training = None
-    with _agent(
-        folder, train, number=number, index=index, workers=workers, every=every, kill_at=kill_at, export=export
-    ) as (channel, start, config):
+    with _agent(folder, train, **agent) as (channel, start, config):
         try:
             training = prepare(channel, start, config, strategy)
             yield training, channel

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.conformance.catalogue import RUNS
 from tests.conformance.outcome import Outcome
 from trainer.agent.ports import free_port
 from trainer.cluster import tf_config
@@ -91,7 +92,7 @@ class _Workers:
                     until = min(until, time.monotonic() + PEER_S)
         return [lines[index] for index in sorted(lines)]
 
-    fine = ("ready", " oracle", " oracle-xla", " one", " xla", " killed", " four", " two", " script")
+    fine = ("ready", *(f" {mode}" for mode in RUNS))
 
     def kill(self) -> None:
         """Stacks into the log, then the end."""
@@ -162,7 +163,5 @@ def run_lanes(lanes: Sequence[Sequence[tuple[str, Sequence[Job]]]], out: Path, p
 
 
 def _said(answers: Sequence[str]) -> str:
-    odd = [answer.split()[-1] if answer.startswith("done") else answer for answer in answers]
-    return "; ".join(
-        sorted({one for one in odd if one not in ("oracle", "oracle-xla", "one", "xla", "killed", "four", "two")})
-    )
+    odd = {answer.split()[-1] if answer.startswith("done") else answer for answer in answers}
+    return "; ".join(sorted(odd.difference(RUNS)))

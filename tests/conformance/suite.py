@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tests.conformance.catalogue import Entry, Part, load, of_part
+from tests.conformance.catalogue import OF_SEVERAL, Entry, Part, load, of_part
 from tests.conformance.runner import Job, has, run_lanes
 from tests.conformance.verdict import Verdict, judge
 
@@ -79,12 +79,9 @@ def _lanes(chosen: Sequence[tuple[Entry, str]]) -> list[list[tuple[str, list[Job
             "xla": ["oracle", *(["oracle-xla"] if one.normal else []), "xla"],
         }
         for job in ((one.id, each) for each in needed.get(mode, ["oracle", mode])):
-            if job not in single and job[1] not in ("four", "two", "script"):
+            if job not in single and not any(job[1] in modes for modes in OF_SEVERAL.values()):
                 single.append(job)
-    several = [
-        (kind, [(one.id, mode) for one, mode in chosen if mode in modes])
-        for kind, modes in (("four", ("four",)), ("two", ("two", "script")))
-    ]
+    several = [(kind, [(one.id, mode) for one, mode in chosen if mode in modes]) for kind, modes in OF_SEVERAL.items()]
     rest: list[Job] = []
     behind = _length(single) - sum(_length(jobs) for _, jobs in several)
     while single and behind > 0:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conformance.catalogue import Entry
+from tests.conformance.catalogue import OF_SEVERAL, Entry
 from tests.conformance.outcome import Outcome, distance, largest, of_logs
 
 ROUNDING = {"one": 1e-6, "xla": 1e-5, "four": 1e-5, "two": 1e-5, "script": 1e-5}
@@ -53,7 +53,7 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
         return _ended(entry, mode, ours, theirs)
     if ours.error:
         return Verdict(entry, mode, "failed", faults=[ours.error])
-    drawn = entry.random == "layer" and mode in ("four", "two", "script")
+    drawn = entry.random == "layer" and any(mode in modes for modes in OF_SEVERAL.values())
     floor = max(_FLOORS["weights"], largest(theirs.weights) if drawn else 0.0)
     figure = distance(ours.weights, theirs.weights, floor)
     if mode == "killed":
@@ -62,7 +62,7 @@ def judge(entry: Entry, mode: str, out: Path) -> Verdict:
     allowed = entry.allows(mode)
     limit = _DRAWN if drawn else ROUNDING[mode] if allowed is None else allowed
     faults = _faults(entry, ours, theirs, limit, limit * (1.0 if drawn else _LOGS), floor)
-    if mode in ("two", "script"):
+    if mode in OF_SEVERAL["two"]:
         other = Outcome.load(out / entry.id / f"{mode}.worker-1")
         for name in ("weights", "optimizer"):
             if distance(getattr(other, name), getattr(ours, name)):

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from support_one_job import OneJob
 
 from orchestrator.cli import watch
 from orchestrator.cli.main import run
@@ -14,27 +15,8 @@ from trainer.rundir.open import open_store
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class OneJob:
-    """A cluster that holds one Job, suspended, and no pods."""
-
-    def __init__(self, directory: str) -> None:
-        self.job: dict[str, Any] = {
-            "kind": "Job",
-            "metadata": {
-                "name": "digits",
-                "uid": "one",
-                "labels": {"app.kubernetes.io/managed-by": "orch"},
-                "annotations": {"orch/run-directory": directory},
-            },
-            "spec": {"parallelism": 1, "suspend": True},
-            "status": {},
-        }
-
-    def find(self, kind: str, name: str) -> dict[str, Any]:
-        return self.job
-
-    def select(self, kind: str, **by: str) -> list[dict[str, Any]]:
-        return []
+def one_job(directory: str) -> OneJob:
+    return OneJob(directory, parallelism=1, suspend=True)
 
 
 @pytest.fixture
@@ -61,7 +43,7 @@ def trained(gcs_url: str) -> str:
 
 
 def test_status_of_a_job_has_the_goodput_of_its_bucket_when_asked_for(trained: str) -> None:
-    cluster: Any = OneJob(trained)
+    cluster: Any = one_job(trained)
     status = status_of(cluster, "digits", with_past=True)
     assert (status.state, status.goodput, status.steps_lost) == ("stopped", 0.0, 300)
     assert status_of(cluster, "digits").goodput is None
@@ -70,7 +52,7 @@ def test_status_of_a_job_has_the_goodput_of_its_bucket_when_asked_for(trained: s
 def test_goodput_of_a_job_reads_its_bucket(
     trained: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "connect", lambda *_: OneJob(trained))
+    monkeypatch.setattr(watch, "connect", lambda *_: one_job(trained))
     assert run(["goodput", "digits", "-n", "research"]) == 0
     shown = capsys.readouterr()
     assert f"run directory {trained}" in shown.err
@@ -80,7 +62,7 @@ def test_goodput_of_a_job_reads_its_bucket(
 def test_goodput_of_a_job_on_a_volume_says_why_it_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "connect", lambda *_: OneJob("/mnt/runs/digits"))
+    monkeypatch.setattr(watch, "connect", lambda *_: one_job("/mnt/runs/digits"))
     assert run(["goodput", "digits", "-n", "research"]) == 78
     shown = capsys.readouterr().err
     assert "/mnt/runs/digits lies on a volume of the cluster" in shown

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support_one_job import OneJob
 
 from orchestrator.cli import watch
 from orchestrator.cli.main import run
@@ -30,31 +31,8 @@ train: {task: "trainer.tasks.digits:Digits", steps: 500}
 """
 
 
-class OneJob:
-    """A cluster that holds one Job, whose pods are gone."""
-
-    def __init__(self, directory: str) -> None:
-        self.job: dict[str, Any] = {
-            "kind": "Job",
-            "metadata": {
-                "name": "digits",
-                "uid": "own",
-                "labels": {"app.kubernetes.io/managed-by": "orch"},
-                "annotations": {"orch/run-directory": directory},
-            },
-            "spec": {
-                "parallelism": 2,
-                "suspend": False,
-                "template": {"spec": {"containers": [{"name": "trainer"}]}},
-            },
-            "status": {},
-        }
-
-    def find(self, kind: str, name: str) -> dict[str, Any]:
-        return self.job
-
-    def select(self, kind: str, **by: str) -> list[dict[str, Any]]:
-        return []
+def one_job(directory: str) -> OneJob:
+    return OneJob(directory, parallelism=2, suspend=False, template={"spec": {"containers": [{"name": "trainer"}]}})
 
 
 def ended(attempt: int, code: int, reason: str, **facts: Any) -> AttemptEnd:
@@ -168,7 +146,7 @@ def url(gcs_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return result_of(view, config, launch="own", stop_signal=None, gave_up="", codes=[view.end.code] * 2, last=None)
 
     monkeypatch.setattr(LocalRun, "run", as_it_ended)
-    monkeypatch.setattr(watch, "connect", lambda *_: OneJob(url))
+    monkeypatch.setattr(watch, "connect", lambda *_: one_job(url))
     return url
 
 
