@@ -4,7 +4,7 @@
 
 Keras' best is the fastest epoch of fit with steps_per_execution=64, over arrays, with and without jit_compile. `orch run` is a
 real run with metrics, checkpoints every 2 s and TensorBoard; its rate is that of the steps between the blocks around them: once
-for its first ten seconds of training, while the spare process imports TensorFlow, once for what comes after. The contenders take
+for its first ten seconds of training, once for what comes after. The contenders take
 turns, each in a process of its own; medians and their ratios are shown.
 """
 

@@ -7,7 +7,7 @@ steps that were done before the signal and had to be done again. The peer is the
 BackupAndRestore(save_freq=100), in a loop that starts the process again when it ends; orch saves every 100 steps, too. It has
 one process, since fit of Keras 3.15 fails under MultiWorkerMirroredStrategy (it cannot reduce its own logs); orch is shown with
 one worker and with two. A frozen process is never noticed by a plain loop: that is shown after a minute. Signals come 10 to 25 s
-after training has gone on; also shown are those that come within 4 s, before orch's spare process has imported TensorFlow.
+after training has gone on; also shown are those that come within 4 s.
 """
 
 import argparse

@@ -91,13 +91,8 @@ class OrchRun:
         return self._find(lambda: self.look("trainer", index))
 
     def spare(self, index: int) -> int:
-        """Process id of the spare process of a worker; waits until it has imported TensorFlow."""
-
-        def ready() -> int | None:
-            pid = self.look("spare", index)
-            return pid if pid is not None and name_of(pid) == SPARE else None
-
-        return self._find(ready)
+        """Process id of the spare process of a worker; waits for it."""
+        return self._find(lambda: self.look("spare", index))
 
     def writer(self) -> int:
         """Process id of the chief's writer; waits for it."""
@@ -281,7 +276,7 @@ def children_of(parent: int, module: str, index: int | None, *, spare: bool = Fa
         if its_parent == parent
         and command_of(pid).rstrip().endswith(module)
         and (index is None or environment_of(pid).get("ORCH_INDEX") == str(index))
-        and name_of(pid).startswith(SPARE) == spare
+        and (name_of(pid) == SPARE) == spare
     ]
     # A process that was just started has no name yet, and may be a spare.
     return min(found, key=lambda pid: name_of(pid) != "orch-train", default=None)

@@ -161,8 +161,8 @@ class Run:
         worker = Worker(index, process, ours, log)
         cluster = tf_config(record.members, index)
         memory_fd = self.memory if index == 0 else None
-        worker.send(Prepare(config=str(config)))
-        worker.send(Start(tf_config=cluster, record=record, index=index, memory_fd=memory_fd))
+        worker.send(Prepare(config=str(config), memory_fd=memory_fd))
+        worker.send(Start(tf_config=cluster, record=record, index=index))
         return worker
 
     def wait(self, until: Callable[["Run"], bool] | None = None, deadline_s: float = DEADLINE_S) -> list[int]:

@@ -19,8 +19,13 @@ def die_with_parent() -> None:
     if sys.platform != "linux" or PARENT_VARIABLE not in os.environ:
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(os.environ[PARENT_VARIABLE]):
+    if not has_its_parent():
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def has_its_parent() -> bool:
+    """Whether this process is the child of the one that its environment names."""
+    return os.getppid() == int(os.environ[PARENT_VARIABLE])
 
 
 def adopt_orphans() -> None:

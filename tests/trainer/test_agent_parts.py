@@ -248,7 +248,7 @@ def test_child_gets_messages_larger_than_its_socket_takes() -> None:
         "import os, socket; s = socket.socket(fileno=int(os.environ['ORCH_CHANNEL_FD'])); f = s.makefile('rb');"
         "line = f.readline(); s.sendall(b'%d\\n' % len(line))"
     )
-    child = Child([sys.executable, "-c", program], dict(os.environ), inherit=(), channel=True)
+    child = Child.start([sys.executable, "-c", program], dict(os.environ), inherit=(), channel=True)
     large = REPORT.model_copy(update={"node": "n" * 3_000_000})
     child.signal(signal.SIGSTOP)  # so that it takes nothing yet
     child.send(large)

@@ -1,6 +1,7 @@
-"""The process that imports TensorFlow before it is needed: when there is one, and when it has to go."""
+"""The process that has imported TensorFlow before it is needed: when there is one, what it is, and when it has to go."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -9,12 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from trainer.agent.spare import AFTER_S, Prepared, Spare
+from trainer.agent.spare import Prepared, Spare
 from trainer.agent.stopped import STOPPED_S
 from trainer.config import TrainConfig
+from trainer.lifeline import adopt_orphans
 
 GIB = 1 << 30
 TRAINS = {"task": "trainer.tasks.digits:Digits", "steps": 10, "global_batch_size": 8}
+DEADLINE_S = 120
+
+
+@pytest.fixture(autouse=True)
+def agent() -> Iterator[None]:
+    """This process takes copies as children, as an agent does."""
+    adopt_orphans()
+    yield
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -33,137 +44,146 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Spare]]:
     yield make_one
     for spare in made:
         spare.close()
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
-def train(spare: Spare, attempt: int = 1, *, now_bytes: int = GIB) -> None:
-    """Let the attempt go on for longer than AFTER_S."""
-    for now in (0.0, AFTER_S + 0.1):
-        spare.tick(attempt, training=True, peak_bytes=GIB, now_bytes=now_bytes, now=now)
+def tick(spare: Spare, now_bytes: int = GIB, now: float = 0.0) -> None:
+    spare.tick(peak_bytes=now_bytes, now_bytes=now_bytes, now=now)
 
 
-def end(process: Prepared) -> None:
-    process.close()
-    os.waitpid(process.child.pid, 0)
-
-
-def test_a_spare_is_started_while_an_attempt_trains_and_taken_once(make: Callable[..., Spare]) -> None:
-    spare = make()
-    spare.tick(1, training=False, peak_bytes=GIB, now_bytes=GIB, now=0.0)
-    spare.tick(1, training=False, peak_bytes=GIB, now_bytes=GIB, now=100.0)
-    assert spare.take() is None, "before the first block"
-    train(spare)
-    taken = spare.take()
-    assert taken is not None
-    assert taken.memory_fd is not None, "the chief's"
-    assert spare.take() is None
-    scratch = Path(taken.scratch.name)
-    assert scratch.is_dir()
-    end(taken)
-    assert not scratch.exists()
-
-
-def policies(pid: int) -> list[int]:
-    """Of every thread."""
-    found = []
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(ProcessLookupError):
-            found.append(os.sched_getscheduler(int(thread)))
-    return found
-
-
-def policies_until_imported(process: Prepared) -> list[int]:
-    seen, deadline = [], time.monotonic() + 120
-    name = Path(f"/proc/{process.child.pid}/comm")
-    while name.read_text().strip() != "orch-spare":
+def wait_for(spare: Spare) -> Prepared:
+    """Until the copy is there."""
+    deadline = time.monotonic() + DEADLINE_S
+    while spare._process is None:
         assert time.monotonic() < deadline
-        seen += policies(process.child.pid)
+        assert spare._ordered is not None
+        tick(spare)
         time.sleep(0.05)
-    return seen
+    return spare._process
 
 
-def test_one_that_still_imports_gives_way_to_one_at_full_speed(make: Callable[..., Spare]) -> None:
+def end(process: Prepared) -> int:
+    process.close()
+    return os.waitpid(process.child.pid, 0)[1]
+
+
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def test_a_process_leaves_a_copy_that_is_taken_once_and_leaves_one_itself(make: Callable[..., Spare]) -> None:
     spare = make()
-    train(spare)
-    slow = spare._process
-    assert slow is not None
-    spare.needed()
-    os.waitpid(slow.child.pid, 0)
-    fast = spare.take()
-    assert fast is not None
-    assert fast is not slow
-    assert os.SCHED_IDLE not in policies_until_imported(fast)
-    end(fast)
-
-
-def test_one_that_has_imported_is_taken_as_it_is(make: Callable[..., Spare]) -> None:
-    spare = make()
-    train(spare)
-    process = spare._process
-    assert process is not None
-    policies_until_imported(process)
-    spare.needed()
-    assert spare.take() is process
-    end(process)
-
-
-def test_it_waits_with_tensorflow_imported_and_under_a_name_of_its_own(make: Callable[..., Spare]) -> None:
-    spare = make(index=1)
-    train(spare)
-    taken = spare.take()
-    assert taken is not None
-    assert taken.memory_fd is None
-    assert taken.imports_beside_training()
-    give_way = [thread for thread in policies_until_imported(taken) if thread == os.SCHED_IDLE]
-    assert give_way, "it imports where nothing else wants the core"
-    assert not taken.imports_beside_training()
-    pid = taken.child.pid
+    first = spare.prepared()
+    copy = wait_for(spare)
+    pid, scratch = copy.child.pid, Path(copy.belongings.scratch.name)
     assert "libtensorflow" in Path(f"/proc/{pid}/maps").read_text()
-    assert os.SCHED_IDLE not in policies(pid), "what it does as a training process it does at the usual priority"
-    end(taken)
+    assert (name_of(first.child.pid), name_of(pid)) == ("orch-train", "orch-spare")
+    assert os.getsid(pid) == pid
+    assert int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]) == os.getpid(), (
+        "a child of the agent's"
+    )
+    assert copy.belongings.memory_fd is not None, "the chief's"
+    assert scratch.is_dir()
+    end(first)
+    assert spare.prepared() is copy
+    second = wait_for(spare)
+    assert second.child.pid != pid
+    end(copy)
+    assert not scratch.exists()
+    assert spare.take() is second
+    assert spare.take() is None
+    end(second)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"limit_bytes": 2 * GIB - (100 << 20)}, {"tpu": True}, {"train": {"command": ["true"]}}]
-)
+def test_a_copy_has_files_of_its_own(make: Callable[..., Spare]) -> None:
+    spare = make()
+    first = spare.prepared()
+    copy = wait_for(spare)
+    end(first)
+    deadline = time.monotonic() + DEADLINE_S
+    while first.child.pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        assert time.monotonic() < deadline
+    files = [os.readlink(file) for file in Path(f"/proc/{copy.child.pid}/fd").iterdir()]
+    assert sum(name.startswith("/memfd:orch-snapshot") for name in files) == 1
+    assert sum(name.startswith("socket:") for name in files) == 1
+    assert len({name for name in files if name.startswith("pipe:")}) == 1, (
+        "stdout and stderr, and not those of the original"
+    )
+    end(copy)
+
+
+def test_a_copy_ends_with_the_agent_that_called_it_off(make: Callable[..., Spare]) -> None:
+    spare = make(index=1)
+    first = spare.prepared()
+    copy = wait_for(spare)
+    assert copy.belongings.memory_fd is None
+    copy.child.close()
+    os.waitpid(copy.child.pid, 0)
+    end(first)
+
+
+@pytest.mark.parametrize("fields", [{"limit_bytes": GIB // 4}, {"tpu": True}, {"train": {"command": ["true"]}}])
 def test_no_spare_where_memory_is_short_where_import_takes_the_tpu_and_for_programs(
     make: Callable[..., Spare], fields: dict[str, object]
 ) -> None:
     spare = make(**fields)
-    train(spare)
+    first = spare.prepared()
+    assert spare._ordered is None
+    end(first)
+    if "limit_bytes" not in fields:
+        spare.needed()
     assert spare.take() is None
 
 
-def test_it_ends_when_memory_gets_short(make: Callable[..., Spare]) -> None:
+def test_it_ends_when_memory_gets_short_and_is_not_left_again(make: Callable[..., Spare]) -> None:
     spare = make()
-    train(spare)
-    spare.tick(1, training=True, peak_bytes=4 * GIB, now_bytes=4 * GIB, now=9.0)
+    first = spare.prepared()
+    copy = wait_for(spare)
+    tick(spare, now_bytes=4 * GIB)
+    assert os.WTERMSIG(os.waitpid(copy.child.pid, 0)[1]) == signal.SIGKILL
     assert spare.take() is None
+    end(first)
+    second = spare.prepared()
+    assert spare._ordered is None
+    end(second)
 
 
 def test_one_that_a_signal_has_stopped_is_of_no_use(make: Callable[..., Spare]) -> None:
     spare = make()
-    train(spare)
-    process = spare._process
-    assert process is not None
-    os.kill(process.child.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, process.child.pid, os.WSTOPPED)
+    first = spare.prepared()
+    copy = wait_for(spare)
+    os.kill(copy.child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, copy.child.pid, os.WSTOPPED)
     for now in (9.0, 9.1 + STOPPED_S):
-        spare.tick(1, training=True, peak_bytes=GIB, now_bytes=GIB, now=now)
+        tick(spare, now=now)
     assert spare.take() is None
-    os.waitpid(process.child.pid, 0)
+    os.waitpid(copy.child.pid, 0)
+    end(first)
 
 
-def test_one_that_died_is_not_replaced_in_the_same_attempt(make: Callable[..., Spare]) -> None:
+def test_one_that_died_is_not_replaced_until_it_is_needed(make: Callable[..., Spare]) -> None:
     spare = make()
-    train(spare)
-    process = spare._process
-    assert process is not None
-    os.kill(process.child.pid, signal.SIGKILL)
-    spare.reaped(*os.waitpid(process.child.pid, 0))
+    first = spare.prepared()
+    copy = wait_for(spare)
+    os.kill(copy.child.pid, signal.SIGKILL)
+    spare.reaped(*os.waitpid(copy.child.pid, 0))
+    tick(spare)
     assert spare.take() is None
-    train(spare)
-    assert spare.take() is None
-    train(spare, attempt=2)
-    taken = spare.take()
-    assert taken is not None
-    end(taken)
+    end(first)
+    spare.needed()
+    another = spare.take()
+    assert another is not None
+    end(another)
+
+
+def test_a_process_that_ends_before_it_left_a_copy_is_followed_by_one_that_imports(make: Callable[..., Spare]) -> None:
+    spare = make()
+    first = spare.prepared()
+    end(first)
+    spare.needed()
+    another = spare.take()
+    assert another is not None
+    assert another.child.pid != first.child.pid
+    end(another)

@@ -17,7 +17,7 @@ from trainer.agent import exits, grace
 from trainer.agent.child import Child
 from trainer.agent.last_error import LINE_BYTES, LINES_MAX, last_error
 from trainer.agent.progress import AttemptProgress
-from trainer.agent.spare import Prepared
+from trainer.agent.spare import Spare
 from trainer.agent.stacks import dump_stacks
 from trainer.agent.stopped import STOPPED_S
 from trainer.agent.watchdog import Watchdog
@@ -64,12 +64,11 @@ class Attempt:
         record: AttemptRecord,
         index: int,
         config: TrainConfig,
-        config_path: str,
         environment: Mapping[str, str],
         now: float,
         *,
         on_record: Callable[[Wire], None],
-        spare: Prepared | None = None,
+        spare: Spare,
     ) -> None:
         """Start the process, or give the spare its assignment. `on_record` gets what the metrics in the run directory hold.
 
@@ -101,36 +100,31 @@ class Attempt:
         self.writing: Writers | None = None
         self._closing = contextlib.ExitStack()
         try:
-            self.process = self._start(config_path, environment, spare)
+            self.process = self._start(environment, spare)
         except (OSError, ConfigError):
             self._closing.close()
             raise
 
-    def _start(self, config_path: str, environment: Mapping[str, str], spare: Prepared | None) -> Child:
+    def _start(self, environment: Mapping[str, str], spare: Spare) -> Child:
         if self._config.train.command is not None:
             return self._start_program(self._config.train.command, environment)
-        prepared = spare or Prepared(self._config, config_path, self._index, environment)
+        prepared = spare.prepared()
         self._closing.callback(prepared.close)
-        if prepared.memory_fd is not None:
+        memory_fd = prepared.belongings.memory_fd
+        if memory_fd is not None:
             start = WriterStart(
                 run_directory=self._config.run_directory,
                 attempt=self.record.number,
                 nonce=self.record.nonce,
                 keep=self._config.checkpoint.keep,
                 shard_size_bytes=self._config.checkpoint.shard_size_mb * 1_000_000,
-                memory_fd=prepared.memory_fd,
+                memory_fd=memory_fd,
                 last_save_timeout_s=self._config.checkpoint.last_save_timeout,
             )
-            self.writing = Writers(start, {**environment, "TMPDIR": prepared.scratch.name})
+            self.writing = Writers(start, {**environment, "TMPDIR": prepared.belongings.scratch.name})
             self._closing.callback(self.writing.close)
-        prepared.child.send(
-            Start(
-                tf_config=tf_config(self.record.members, self._index),
-                record=self.record,
-                index=self._index,
-                memory_fd=prepared.memory_fd,
-            )
-        )
+        cluster = tf_config(self.record.members, self._index)
+        prepared.child.send(Start(tf_config=cluster, record=self.record, index=self._index))
         return prepared.child
 
     def _start_program(self, command: list[str], environment: Mapping[str, str]) -> Child:

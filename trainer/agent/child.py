@@ -1,4 +1,4 @@
-"""One child of the agent: spawned in a session of its own, with its output and its socket as files to select on.
+"""One child of the agent: in a session of its own, with its output and its socket as files to select on.
 
 What the messages mean is not known here: attempt.py reads them.
 """
@@ -43,18 +43,62 @@ class Lines:
         return [last + b"\n"] if last else []
 
 
+class Ends:
+    """Both ends of a child's output and of its socket, until it has its own. Whatever was not taken is closed in the end."""
+
+    def __init__(self, *, channel: bool) -> None:
+        self._output, self.their_output = os.pipe()
+        os.set_blocking(self._output, False)
+        self._socket: socket.socket | None = None
+        self.their_socket: socket.socket | None = None
+        if channel:
+            self._socket, self.their_socket = socket.socketpair()
+            self._socket.setblocking(False)
+        self._taken = False
+
+    def __enter__(self) -> "Ends":
+        return self
+
+    def ours(self) -> tuple[int, socket.socket | None]:
+        """What is read here: the output, and the socket. They are the caller's to close."""
+        self._taken = True
+        return self._output, self._socket
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.their_output)
+        if self.their_socket is not None:
+            self.their_socket.close()
+        if not self._taken:
+            os.close(self._output)
+            if self._socket is not None:
+                self._socket.close()
+
+
 class Child:
     """A running process. Reaping is the agent's: it calls `reaped` with the status that waitpid gave."""
 
-    def __init__(
-        self,
+    def __init__(self, pid: int, output_fd: int, connection: socket.socket | None) -> None:
+        """`output_fd`: the end of its output that is read here; `connection`: our end of its socket, where it has one."""
+        self.pid = pid
+        self.output_fd: int | None = output_fd
+        self.socket = connection
+        self.status: int | None = None
+        """Exit code once reaped, signals as 128 + number."""
+        self._lines = Lines()
+        self._messages = Lines(line_max_bytes=1 << 26)
+        self._unsent = b""
+        self._stopped = Stopped(pid)
+
+    @classmethod
+    def start(
+        cls,
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
         inherit: Sequence[int],
         channel: bool,
         folder: str | None = None,
-    ):
+    ) -> "Child":
         """Start `arguments`. `inherit`: file descriptors the child keeps. `channel`: whether it gets a socket to us. `folder`:
         where it starts; None for this process's own working directory.
 
@@ -64,43 +108,22 @@ class Child:
             OSError: the program cannot be started.
         """
         environment = {**environment, PARENT_VARIABLE: str(os.getpid())}
-        theirs: socket.socket | None = None
-        self.socket: socket.socket | None = None
-        if channel:
-            self.socket, theirs = socket.socketpair()
-            self.socket.setblocking(False)
-            environment["ORCH_CHANNEL_FD"] = str(theirs.fileno())
-            inherit = [*inherit, theirs.fileno()]
-        output, self._output_end = os.pipe()
-        os.set_blocking(output, False)
-        try:
-            self._popen = subprocess.Popen(
+        with Ends(channel=channel) as ends:
+            if ends.their_socket is not None:
+                environment["ORCH_CHANNEL_FD"] = str(ends.their_socket.fileno())
+                inherit = [*inherit, ends.their_socket.fileno()]
+            process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
-                stdout=self._output_end,
-                stderr=self._output_end,
+                stdout=ends.their_output,
+                stderr=ends.their_output,
                 env=environment,
                 cwd=folder,
                 pass_fds=list(inherit),
                 start_new_session=True,
             )
-        except OSError:
-            os.close(output)
-            if self.socket is not None:
-                self.socket.close()
-            raise
-        finally:
-            os.close(self._output_end)
-            if theirs is not None:
-                theirs.close()
-        self.output_fd: int | None = output
-        self.pid = self._popen.pid
-        self.status: int | None = None
-        """Exit code once reaped, signals as 128 + number."""
-        self._lines = Lines()
-        self._messages = Lines(line_max_bytes=1 << 26)
-        self._unsent = b""
-        self._stopped = Stopped(self.pid)
+            process.returncode = 0  # it is reaped here, and Popen need not care
+            return cls(process.pid, *ends.ours())
 
     @classmethod
     def module(
@@ -108,7 +131,7 @@ class Child:
     ) -> "Child":
         """Start a module of ours. -P: the user's folder is not where modules are looked for first."""
         command = [sys.executable, "-P", "-m", name]
-        return cls(command, environment, inherit=inherit, channel=True, folder=folder)
+        return cls.start(command, environment, inherit=inherit, channel=True, folder=folder)
 
     @classmethod
     def program(cls, command: Sequence[str], environment: Mapping[str, str], *, folder: str | None = None) -> "Child":
@@ -125,18 +148,28 @@ class Child:
                 raise FileNotFoundError(errno.ENOENT, "there is no such program that may be run", name)
             command = [sys.executable, *command[1:]]
         shim = [sys.executable, "-P", "-m", "trainer.lifeline"]
-        return cls([*shim, *command], environment, inherit=(), channel=False, folder=folder)
+        return cls.start([*shim, *command], environment, inherit=(), channel=False, folder=folder)
 
     def reaped(self, status: int) -> None:
         """waitpid gave this wait status."""
         code = os.waitstatus_to_exitcode(status)
-        self._popen.returncode = code
         self.status = 128 - code if code < 0 else code
 
     def send(self, message: Wire) -> None:
         """Queue a message; `flush` sends what the socket takes."""
         self._unsent += encode(message)
         self.flush()
+
+    def send_with_files(self, message: Wire, files: Sequence[int]) -> None:
+        """Send a message and copies of file descriptors with it.
+
+        Raises:
+            OSError: the socket takes no more now, or is closed.
+        """
+        if self.socket is None or self._unsent:
+            raise BlockingIOError(errno.EAGAIN, "earlier messages wait for it to read")
+        line = encode(message)
+        self._unsent = line[socket.send_fds(self.socket, [line], files) :]
 
     @property
     def wants_to_write(self) -> bool:

@@ -271,11 +271,10 @@ class Agent:
                 record,
                 self._identity.index,
                 self._config,
-                self._config_path,
                 self._of_processes,
                 now,
                 on_record=self._files.record,
-                spare=self._spare.take(),
+                spare=self._spare,
             )
         except (OrchError, OSError) as error:
             # For want of memory, files or temporary space another attempt may do better; a program that is not there stays away.
@@ -310,13 +309,7 @@ class Agent:
         if self._decisions.leaving is not None:
             self._spare.close()
         elif attempt.process.status is None:
-            self._spare.tick(
-                attempt.record.number,
-                training=progress.blocks,
-                peak_bytes=progress.memory_peak_bytes,
-                now_bytes=progress.memory_bytes,
-                now=now,
-            )
+            self._spare.tick(peak_bytes=progress.memory_peak_bytes, now_bytes=progress.memory_bytes, now=now)
         elif attempt.exit_report().code not in (ExitCode.DONE, *FINAL_CODES):
             self._spare.needed()
 

@@ -1,16 +1,21 @@
-"""What Keras' own `fit` is known to do wrong, where a script meets it: told once, with the remedy. It is left as it is."""
+"""What Keras' own `fit` is known to do wrong, and what of the data no restart repeats, where a script meets it: told once, with
+the remedy. It is left as it is."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
 from trainer.callbacks.stock import averages_of
+from trainer.keras.data_draws import unrepeatable
 from trainer.keras.epochs import Epochs
 
 
 def known_faults(model: keras.Model, epochs: Epochs, callbacks: Sequence[Any]) -> Iterator[str]:
     """For a person, a sentence or two each."""
+    if isinstance(epochs.data_adapter, TFDatasetAdapter):
+        yield from unrepeatable(epochs.data_adapter.get_tf_dataset())
     alone = model.distribute_strategy.num_replicas_in_sync == 1
     traced_alone = model.steps_per_execution == 1 and not model.jit_compile and not model.run_eagerly
     if alone and traced_alone and epochs.num_batches is None:

@@ -4,7 +4,6 @@ TensorFlow is imported between the two, after the agent was told that this begin
 workers TensorFlow's own shutdown may hang or abort.
 """
 
-import contextlib
 import faulthandler
 import importlib
 import io
@@ -12,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,9 +20,9 @@ from trainer.errors import DamagedCheckpoint, OrchError
 from trainer.exit_codes import ExitCode, code_of_exception
 from trainer.lifeline import die_with_parent
 from trainer.process.channel import Channel
+from trainer.process.copies import leave_copy, name_process
 from trainer.process.tracebacks import full_traceback, message_of, origin, user_traceback
-from trainer.process.unhurried import run_beside_training
-from trainer.wire.process import IMPORTING, LOG_ONLY, SPARE, Failure, Phase, Prepare, Start
+from trainer.wire.process import LOG_ONLY, SPARE, Copy, Failure, Phase, Prepare, Start
 
 log = logging.getLogger("trainer.process")
 
@@ -51,9 +49,10 @@ def main() -> None:
     channel = Channel.from_environment()
     try:
         config = import_tensorflow(channel, channel.read_prepare())
-        start = channel.read_start()
+        while isinstance(order := channel.read_order(), Copy):
+            channel = leave_copy(channel, order)
         channel.listen()
-        code = train(channel, start, config)
+        code = train(channel, order, config)
     except BaseException as error:
         code = tell(channel, error)
     sys.stdout.flush()
@@ -63,25 +62,17 @@ def main() -> None:
 
 def import_tensorflow(channel: Channel, prepare: Prepare) -> TrainConfig:
     """All that can be done before an attempt is known, and takes longest."""
-    name_process(IMPORTING if prepare.beside_training else SPARE if prepare.spare else "orch-train")
+    name_process(SPARE if prepare.spare else "orch-train")
     channel.enter(Phase.IMPORT)
     config = TrainConfig.load(prepare.config)
     from trainer.process.strategy import set_deterministic_environment
 
     if config.train.deterministic:
         set_deterministic_environment()
-    if not prepare.beside_training:
-        _import(config)
-        return config
-    run_beside_training(lambda: _import(config))
-    name_process(SPARE)
-    return config
-
-
-def _import(config: TrainConfig) -> None:
     import tensorflow  # noqa: F401  (its import is what this phase is about)
 
     importlib.import_module(_FOR_SCRIPTS if config.train.script is not None else "trainer.process.setup")
+    return config
 
 
 def train(channel: Channel, start: Start, config: TrainConfig) -> ExitCode:
@@ -121,12 +112,6 @@ def train_task(channel: Channel, start: Start, config: TrainConfig, strategy: An
     if not done:
         training.stop()
     return ExitCode.DONE if done else ExitCode.STOPPED
-
-
-def name_process(name: str) -> None:
-    """The name that ps and top show, 15 characters at most. Linux only."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name)
 
 
 def tell(channel: Channel, error: BaseException) -> ExitCode:

@@ -8,28 +8,31 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any
 
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.rundir.attempts import Wire
 from trainer.wire.lines import encode
-from trainer.wire.process import Phase, PhaseBegan, Prepare, Start, Stop, to_process
+from trainer.wire.process import Copy, Phase, PhaseBegan, Prepare, Start, Stop, to_process
 from trainer.wire.writer import Saved, SaveFailed
 
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16
+_FILES_MAX = 3
 SLOW_S = 0.5
 """What is done within a phase and takes longer is announced."""
-_Message = TypeVar("_Message", bound=Wire)
 
 
 class Channel:
-    """Messages to and from the agent. `read_prepare` comes first, then `read_start`, then `listen`."""
+    """Messages to and from the agent. `read_prepare` comes first, then `read_order` up to the Start, then `listen`."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, memory_fd: int | None = None) -> None:
+        """`memory_fd`: the memfd for snapshots, where it is known already."""
         self._socket = connection
+        self._memory_fd = memory_fd
+        self._files: list[int] = []
         self._socket.setblocking(True)
         self._send_lock = threading.Lock()
         self._changed = threading.Condition()
@@ -54,17 +57,41 @@ class Channel:
 
     def read_prepare(self) -> Prepare:
         """The first message. Blocks until it is there."""
-        return self._expect(Prepare)
-
-    def read_start(self) -> Start:
-        """The second message. Blocks until it is there."""
-        return self._expect(Start)
-
-    def _expect(self, kind: type[_Message]) -> _Message:
-        message = to_process.validate_json(self._read_line())
-        if not isinstance(message, kind):
-            raise ConfigError(f"the agent's message is {message.type}, not {kind.__name__.lower()}")
+        message = self._read_first()
+        if not isinstance(message, Prepare):
+            raise ConfigError(f"the agent's message is {message.type}, not prepare")
+        self._memory_fd = message.memory_fd
         return message
+
+    def read_order(self) -> Copy | Start:
+        """What comes after the first message. Blocks until it is there."""
+        message = self._read_first()
+        if isinstance(message, Start):
+            return message.model_copy(update={"memory_fd": self._memory_fd})
+        if not isinstance(message, Copy):
+            raise ConfigError(f"the agent's message is {message.type}, not start")
+        return message
+
+    def take_files(self) -> list[int]:
+        """The file descriptors that came with the last message. They are the caller's to close."""
+        files, self._files = self._files, []
+        return files
+
+    def close(self) -> None:
+        """Give the socket and the memfd back."""
+        self._socket.close()
+        if self._memory_fd is not None:
+            os.close(self._memory_fd)
+
+    def _read_first(self) -> Any:
+        """A message that files may come with, which a read for bytes alone would lose."""
+        while b"\n" not in self._unread:
+            data, files, _, _ = socket.recv_fds(self._socket, _READ_BYTES, _FILES_MAX)
+            self._files += files
+            if not data:
+                raise ConnectionResetError("it closed the connection")
+            self._unread += data
+        return to_process.validate_json(self._read_line())
 
     def listen(self) -> None:
         """Read in a thread of its own from now on. When the agent is gone, the process ends."""

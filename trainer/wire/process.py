@@ -34,8 +34,8 @@ WITHIN = (Phase.DATA, Phase.CALLBACK)
 # --- from the agent to the training process; beside these: Saved and SaveFailed
 
 
-IMPORTING, SPARE = "orch-spare-new", "orch-spare"
-"""What a spare calls itself while it imports beside training, and once it has."""
+SPARE = "orch-spare"
+"""What a process calls itself that no attempt waits for yet."""
 
 
 class Prepare(Wire):
@@ -46,12 +46,21 @@ class Prepare(Wire):
     """Path of the TrainConfig's JSON."""
     spare: bool = False
     """No attempt waits for it yet."""
-    beside_training: bool = False
-    """Training goes on beside it, which its import must not slow down."""
+    memory_fd: int | None = None
+    """The memfd for snapshots, inherited; None on every worker but the chief."""
+
+
+class Copy(Wire):
+    """Before its Start: it leaves a copy of itself for the next attempt. With the line come the copy's files: its socket, its
+    output, and on the chief a memfd."""
+
+    type: Literal["copy"] = "copy"
+    scratch: str
+    """The copy's temporary folder."""
 
 
 class Start(Wire):
-    """The second line: its assignment."""
+    """The last of the first lines: its assignment."""
 
     type: Literal["start"] = "start"
     tf_config: str | None
@@ -59,7 +68,7 @@ class Start(Wire):
     record: AttemptRecord
     index: int
     memory_fd: int | None = None
-    """The memfd for snapshots, inherited; None on every worker but the chief."""
+    """The memfd for snapshots, as the process knows it; None on every worker but the chief."""
 
 
 class Stop(Wire):
@@ -70,6 +79,13 @@ class Stop(Wire):
 
 
 # --- from the training process to its agent; beside these: Snapshot
+
+
+class Copied(Wire):
+    """The first line of a copy: it is there, and waits."""
+
+    type: Literal["copied"] = "copied"
+    pid: int
 
 
 class PhaseBegan(Wire):
@@ -151,13 +167,13 @@ class Failure(Wire):
     bad_commit: str | None = None
 
 
-ToProcess = Annotated[Prepare | Start | Stop | Saved | SaveFailed, Field(discriminator="type")]
+ToProcess = Annotated[Prepare | Copy | Start | Stop | Saved | SaveFailed, Field(discriminator="type")]
 FromProcess = Annotated[
-    PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure,
+    Copied | PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure,
     Field(discriminator="type"),
 ]
 
-to_process: TypeAdapter[Prepare | Start | Stop | Saved | SaveFailed] = TypeAdapter(ToProcess)
-from_process: TypeAdapter[PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure] = TypeAdapter(
-    FromProcess
+to_process: TypeAdapter[Prepare | Copy | Start | Stop | Saved | SaveFailed] = TypeAdapter(ToProcess)
+from_process: TypeAdapter[Copied | PhaseBegan | Block | Evaluated | Snapshot | SaveSkipped | Result | Failure] = (
+    TypeAdapter(FromProcess)
 )
