@@ -102,6 +102,12 @@ def title_of(code: int) -> str:
         return f"signal {code - 128}" if 128 < code < 193 else f"exit code {code}"
 
 
+def workers_part(error: BaseException) -> bool:
+    """Whether the workers' programs met in operations that do not belong together: no peer is lost, and all would do it again."""
+    text = str(error)
+    return "Collective instance" in text and "expected type" in text
+
+
 def code_of_exception(error: BaseException) -> ExitCode:
     """The exit code for an exception that ended a training process: the one table.
 
@@ -113,6 +119,8 @@ def code_of_exception(error: BaseException) -> ExitCode:
         return code
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.STOPPED
+    if workers_part(error):
+        return ExitCode.TASK_ERROR
     names = {cls.__name__ for cls in type(error).__mro__}
     from_tensorflow = any(cls.__module__.startswith("tensorflow") for cls in type(error).__mro__)
     if names & _LOST_PEER_NAMES:

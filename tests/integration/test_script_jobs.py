@@ -123,3 +123,56 @@ def test_the_example_is_killed_and_ends_with_the_weights_and_files_of_an_undistu
     assert found["metrics"] == expected["metrics"]
     for table in ("all.csv", "head.csv"):
         assert (tmp_path / "killed/files" / table).read_text() == (tmp_path / "undisturbed/files" / table).read_text()
+
+
+STRATEGY_OF_ITS_OWN = """
+import sys, keras, numpy as np, tensorflow as tf
+what = sys.argv[1]
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+def build():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    return model
+if what == "outside":
+    build().fit(x, x[:, :1], verbose=0)
+with strategy.scope():
+    model = build()
+model.fit(x, x[:, :1], batch_size=16, verbose=0)
+chief = strategy.cluster_resolver.task_id == 0
+model.save(f"model-{strategy.cluster_resolver.task_id}.keras")
+if what == "evaluate" and chief:
+    model.evaluate(x, x[:, :1], verbose=0)
+loaded = keras.models.load_model("model-0.keras") if chief else None
+with strategy.scope():
+    model = build()
+model.fit(x, x[:, :1], batch_size=16, epochs=2, verbose=0)
+with open(f"evaluated-{strategy.cluster_resolver.task_id}", "w") as file:
+    file.write(repr(model.evaluate(x, x[:, :1], verbose=0)))
+"""
+
+
+def test_a_script_with_a_strategy_of_its_own_has_only_what_is_in_its_scope_on_all_workers(
+    run_script: Callable[..., OrchRun], tmp_path: Path
+) -> None:
+    run = run_script(STRATEGY_OF_ITS_OWN, "--workers", "2", train={"args": ["load"]})
+    result = run.result()
+    assert (result["state"], result["step"], result["restarts"]) == ("succeeded", 12, 0), run.log
+    first, second = ((tmp_path / "job" / f"evaluated-{worker}").read_text() for worker in (0, 1))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "remedy"),
+    [
+        ("evaluate", "the workers do not do the same", "calls fit and evaluate as often"),
+        ("outside", "was made outside of its scope", "with strategy.scope()"),
+    ],
+)
+def test_what_one_worker_does_with_a_model_of_all_ends_the_job_with_the_remedy(
+    run_script: Callable[..., OrchRun], what: str, reason: str, remedy: str
+) -> None:
+    result = run_script(STRATEGY_OF_ITS_OWN, "--workers", "2", train={"args": [what]}).result()
+    assert (result["state"], result["restarts"]) == ("failed", 0)
+    assert reason in result["reason"]
+    assert remedy in result["remedy"] + result.get("traceback", "")

@@ -25,6 +25,11 @@ class Replicas:
         self.local_ids: list[int] = [int(value) for value in strategy.experimental_local_results(ids)]
         """Which of them live in this process, by their global ids."""
 
+    @property
+    def of_one_process(self) -> bool:
+        """Whether all replicas live in this process."""
+        return len(self.local_ids) == self.count
+
     def components(self, variable: Any) -> list[tf.Variable]:
         """The plain variables behind `variable` (Keras' or tf's), one for each replica of this process, in their order.
 
@@ -49,7 +54,7 @@ class Replicas:
 
         A collective, unless all replicas are of this process.
         """
-        if len(self.local_ids) == self.count:
+        if self.of_one_process:
             return np.stack(rows)
         # The id goes along, so that nothing depends on the order in which a collective puts its parts.
         tagged = {

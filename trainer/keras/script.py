@@ -4,13 +4,16 @@ import contextlib
 import logging
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import tensorflow as tf
 
 from trainer import faults
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, TaskError
-from trainer.exit_codes import ExitCode
+from trainer.exit_codes import ExitCode, workers_part
 from trainer.export.exportable import form_of
 from trainer.export.exporter import Exporter, load_line
 from trainer.keras.files import saved_by_one
@@ -35,7 +38,7 @@ def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> E
     session = Session.current = Session(channel, start, config, strategy, store)
     channel.enter(Phase.SCRIPT, session.step)
     several = start.record.world_size > 1
-    with contextlib.ExitStack() as stack:
+    with _workers_part_told(), contextlib.ExitStack() as stack:
         for each in (followed_by(session), whole_batches(session), unseeded_by(config.train.seed)):
             stack.enter_context(each)
         if several:
@@ -43,11 +46,27 @@ def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> E
         stack.enter_context(session.scope())
         run_as_main(_path(config), config.train.args)
     # Outside of the scope, in which a model that is made is made by all workers together.
-    with followed_by(session), whole_batches(session):
+    with _workers_part_told(), followed_by(session), whole_batches(session):
         _report(session, channel, start, config, store)
     session.collective.leave(start.index, start.record.world_size)
     faults.reach("process.left")
     return ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _workers_part_told() -> Iterator[None]:
+    """Within it, an operation of one worker that meets another one of its peer is the script's error, with the remedy."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not workers_part(error):
+            raise
+        raise TaskError(
+            "the workers do not do the same: an operation of all (a step, an evaluation, a new variable) met another one",
+            remedy="Under a strategy every worker makes the same models and variables, and calls fit and evaluate as often; "
+            "print and write on one alone. What one worker does for itself, such as to load a saved model, belongs outside of "
+            "strategy.scope(): make the strategy in the script, and open its scope only around what all workers make.",
+        ) from error
 
 
 def run_as_main(path: Path, arguments: list[str]) -> None:

@@ -23,13 +23,14 @@ from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.snapshot import SnapshotMemory
 from trainer.config import TrainConfig
 from trainer.data.checksum import label_checksum
+from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
 from trainer.keras.calls import Calls, Done
 from trainer.keras.epochs import Epochs
 from trainer.keras.fit import Fit
 from trainer.keras.marks import changed, marks_of
 from trainer.keras.position import KEY, Logs, Position
-from trainer.keras.strategies import given_for_others, outside_of_strategy
+from trainer.keras.strategies import outside_of_strategy, scope_of_script
 from trainer.process.channel import Channel
 from trainer.process.collective import Collective, Decision, data_differ
 from trainer.process.host_state import versions
@@ -93,6 +94,13 @@ class Session:
         arguments = arguments | {
             "callbacks": flattened(arguments["callbacks"])
         }  # not a CallbackList, which Keras would use
+        if model.distribute_strategy is not self.strategy:
+            raise ConfigError(
+                f"the script makes a tf.distribute strategy, and fits {model.name!r}, which was made outside of its scope: each "
+                "worker would train it for itself",
+                remedy="Make and compile the model within `with strategy.scope():`, or leave the strategy out of the script: "
+                "orch gives it the job's.",
+            )
         fit = self._next_fit(model, arguments)
         self._fit, self._waits = fit, ["calls", "epochs"]
         try:
@@ -245,7 +253,7 @@ class Session:
         if self.strategy is tf.distribute.get_strategy():
             yield
             return
-        with given_for_others(self.strategy), self.strategy.scope():
+        with scope_of_script(self.strategy):
             yield
 
     @property

@@ -1,6 +1,7 @@
 """The job's tf.distribute strategy around a script: what the script makes by itself, and what is to be outside of it."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +19,24 @@ _KINDS = (
 
 
 @contextlib.contextmanager
-def given_for_others(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within it, whoever makes one of these strategies gets `strategy`, whatever the arguments: a process can have no second."""
+def scope_of_script(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Within it all is made under `strategy`, until somebody makes a strategy: that opens its own scopes, and is in none else.
+
+    Whoever makes one gets `strategy`, whatever the arguments: a process can have no second.
+    """
+    scope, thread = contextlib.ExitStack(), threading.get_ident()
+
+    def given(kind: Any, *arguments: Any, **named: Any) -> tf.distribute.Strategy:
+        if threading.get_ident() == thread:
+            scope.close()
+        return strategy
+
     with contextlib.ExitStack() as stack:
         for kind in _KINDS:
-            stack.enter_context(replaced(kind, "__new__", lambda kind, *arguments, **named: strategy))
+            stack.enter_context(replaced(kind, "__new__", given))
             stack.enter_context(replaced(kind, "__init__", _nothing))
+        stack.enter_context(scope)
+        scope.enter_context(strategy.scope())
         yield
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.checkpoint.replicas import Replicas
 from trainer.checkpoint.state import TrainingState
 from trainer.keras.epochs import Epochs
 from trainer.model.reach import globals_of, reach
@@ -17,15 +18,24 @@ from trainer.model.reach import globals_of, reach
 def state_of(
     model: keras.Model, callbacks: Sequence[Any], blobs: Callable[[], Mapping[str, np.ndarray]]
 ) -> TrainingState:
-    """Every variable that can be reached from the model, its callbacks, and the globals of the script and its modules."""
+    """Every variable that can be reached from the model, its callbacks, and the globals of the script and its modules.
+
+    With several workers without those that one of them may have made alone, outside of the strategy.
+    """
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
     modules = globals_of(main, Path(file).parent if file else None)
     reached = reach({"model": model, "callbacks": list(callbacks), **modules, "keras": _global_seeds()})
     metrics = [variable for metric in [*model.metrics, *reached.metrics] for variable in metric.variables]
-    return TrainingState(
-        model.distribute_strategy, model, model.optimizer, list(reached.variables.values()), metrics, blobs
-    )
+    others, strategy = list(reached.variables.values()), model.distribute_strategy
+    if not Replicas(strategy).of_one_process:
+        metrics, others = _made_under(strategy, metrics), _made_under(strategy, others)
+    return TrainingState(strategy, model, model.optimizer, others, metrics, blobs)
+
+
+def _made_under(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> list[Any]:
+    raw = {id(each): each if isinstance(each, tf.Variable) else each.value for each in variables}
+    return [each for each in variables if strategy.extended.variable_created_in_scope(raw[id(each)])]
 
 
 def make_all(model: keras.Model, epochs: Epochs | None) -> None:
