@@ -131,7 +131,7 @@ def _as_script(entry: Entry, folder: Path, train: dict[str, Any], strategy: Any,
     task = _task(entry)
     task.by_oracle = True
     replicas = Replicas(strategy)
-    with room.script(folder, train["seed"], strategy, index=index, workers=workers) as channel:
+    with room.script(folder, train, strategy, index=index, workers=workers) as channel:
         try:
             return oracle.fit(task, train, read=lambda variable: np.array(replicas.local_values(variable)[0]))
         finally:

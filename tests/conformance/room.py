@@ -81,11 +81,12 @@ def attempt(folder: Path, train: dict[str, Any], strategy: Any, **agent: Any) ->
 
 
 @contextlib.contextmanager
-def script(folder: Path, seed: int, strategy: Any, *, index: int, workers: int) -> Iterator[RoomChannel]:
+def script(folder: Path, train: dict[str, Any], strategy: Any, *, index: int, workers: int) -> Iterator[RoomChannel]:
     """Within it, model.fit is followed as in a script of a job."""
-    with _agent(folder, {"script": "none.py", "seed": seed}, index=index, workers=workers) as (channel, start, config):
+    section = {"script": "none.py"} | {name: train[name] for name in ("seed", "on_nan") if name in train}
+    with _agent(folder, section, index=index, workers=workers) as (channel, start, config):
         session = Session(channel, start, config, strategy, open_store(config.run_directory))
-        with followed_by(session), whole_batches(session), unseeded_by(seed), session.scope():
+        with followed_by(session), whole_batches(session), unseeded_by(train["seed"]), session.scope():
             yield channel
         session.close()
 
