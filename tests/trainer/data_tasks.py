@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.data import Examples
 from trainer.task import Task
 
 RANDOM, OWN = np.random.default_rng(3), np.random.default_rng()
@@ -42,6 +43,35 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
             np.random.shuffle(self.order)
 
 
+class Items:
+    """As datasets of other libraries are."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, number: int) -> Any:
+        READ.append(number)
+        return X[number], Y[number]
+
+    def __iter__(self) -> Any:
+        raise AssertionError("it is to be read by number")
+
+
+READ: list[int] = []
+"""By this process."""
+
+
+class Looking(keras.Model):  # type: ignore[misc]
+    """Its loss looks at the inputs of the whole batch."""
+
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, *others: Any, **named: Any) -> Any:
+        return super().compute_loss(x, y, y_pred, *others, **named) + 0.01 * keras.ops.max(x)
+
+
+def by_number() -> Examples:
+    return Examples(len(X), lambda number: (tf.gather(X, number), tf.gather(Y, number)))
+
+
 class Forms(Task):
     """The last batch is smaller than the others."""
 
@@ -49,6 +79,13 @@ class Forms(Task):
         self.form = form
 
     def model(self) -> keras.Model:
+        if self.form == "looking":
+            inputs = keras.Input((5,))
+            model = Looking(inputs, network()(inputs))
+            model.compile(
+                keras.optimizers.SGD(0.3, momentum=0.5), "sparse_categorical_crossentropy", metrics=["accuracy"]
+            )
+            return model
         if self.form != "ragged":
             return network()
         layers = keras.layers
@@ -67,6 +104,13 @@ class Forms(Task):
         slices = tf.data.Dataset.from_tensor_slices((X, Y))
         return {
             "arrays": (X, Y),
+            "by number": by_number(),
+            "looking": by_number(),
+            "items": Items(),
+            "mapped": by_number().map(lambda x, y: (x * 2, y)).map(lambda x, y: (x / 2, y)),
+            "augmented": by_number().augment(
+                lambda x, y, seed: (x + tf.random.stateless_normal([5], seed, stddev=0.01), y)
+            ),
             "examples": slices,
             "dataset": slices.batch(BATCH),
             "generator": lambda: iter(BATCHES),

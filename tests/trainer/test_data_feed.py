@@ -20,7 +20,7 @@ MODEL = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 
 def steps_of(feed: Any, first: int, last: int, most: int) -> tuple[list[Any], list[int], list[bool]]:
     """The batches of steps first to last, how many each block had, and where epochs begin."""
-    pick = tf.function(feed.pick)
+    pick = tf.function(lambda arguments, step: feed.pick(arguments, step, lambda part: part))
     batches, blocks, begins = [], [], []
     while first < last:
         arguments, taken = feed.block(first, min(most, last - first))
@@ -65,7 +65,10 @@ def test_arrays_come_in_the_order_of_the_job(
     assert begins == [order.calendar.begins_epoch(step) for step in range(first, 12)]
     if remainder == "keep":  # cut around each epoch's last step
         assert blocks == ([2, 1, 2, 1, 2, 1, 2, 1] if first == 0 else [1, 1, 2, 1, 2, 1])
-    sizes = [keras.tree.flatten(feed.pick(blank, tf.constant(0)))[0].shape[0] for blank in feed.blank_blocks(0)]
+    sizes = [
+        keras.tree.flatten(feed.pick(blank, tf.constant(0), lambda part: part))[0].shape[0]
+        for blank in feed.blank_blocks(0)
+    ]
     assert sizes == ([4, 3] if remainder == "keep" else [4])
 
 
@@ -171,7 +174,7 @@ def test_sparse_and_ragged_arrays_are_streamed() -> None:
     while step < 6:
         arguments, taken = feed.block(step, 6 - step)
         for at in range(taken):
-            x, y = feed.pick(arguments, tf.constant(at))
+            x, y = feed.pick(arguments, tf.constant(at), lambda part: part)
             rows = order.rows(step + at, 1)[0]
             assert y.numpy().tolist() == rows.tolist()
             assert np.array_equal(tf.sparse.to_dense(x["s"]).numpy(), X[rows])

@@ -1,1 +1,5 @@
-"""Where examples come from, and their exact order."""
+"""Where examples come from, and their exact order. For tasks: `Examples`."""
+
+from trainer.data.examples import Examples
+
+__all__ = ["Examples"]

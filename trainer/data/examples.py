@@ -95,8 +95,6 @@ class Examples:
         Raises:
             ConfigError: an example cannot be read; it is named.
         """
-        import keras
-
         under_way: deque[np.ndarray] = deque()
         parts = iter(self._dataset(_in_parts(wanted, size, under_way), size))
         while True:
@@ -110,9 +108,7 @@ class Examples:
             except Exception as error:
                 self._name_the_bad_one(under_way[0], error, what)
                 raise
-            numbers = under_way.popleft()
-            whole = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *pieces) if pieces[1:] else pieces[0]
-            yield standard(keras.tree.map_structure(lambda leaf: leaf[: len(numbers)], whole), what, Level.BATCH)
+            yield standard(_put_together(pieces, len(under_way.popleft())), what, Level.BATCH)
 
     def _dataset(self, parts: Callable[[], Iterator[Numbered]], size: int) -> Any:
         import tensorflow as tf
@@ -139,7 +135,7 @@ class Examples:
         for number in dict.fromkeys(numbers.tolist()):
             one = (np.array([number]), np.zeros((1, 2), np.int64))
             try:
-                for _ in self._dataset(lambda one=one: iter([one]), 1):
+                for _ in self._dataset([one].__iter__, 1):
                     pass
             except Exception as its_own:
                 if isinstance(its_own, ConfigError):
@@ -177,9 +173,7 @@ class _ItemReader:
         return standard(self._sequence[number], type(self._sequence).__name__, Level.EXAMPLE)
 
 
-def _in_parts(
-    wanted: Iterable[Numbered], size: int, under_way: deque[np.ndarray]
-) -> Callable[[], Iterator[Numbered]]:
+def _in_parts(wanted: Iterable[Numbered], size: int, under_way: deque[np.ndarray]) -> Callable[[], Iterator[Numbered]]:
     """Parts of exactly `size`, the last ones of a batch filled up with its first example."""
 
     def parts() -> Iterator[Numbered]:
@@ -197,8 +191,19 @@ def _in_parts(
 def seeds_of(seed: int, epochs: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """The seeds of examples in their epochs: int64 [n, 2]."""
     found, place = np.unique(epochs, return_inverse=True)
-    words = [np.random.SeedSequence([seed, int(epoch)]).generate_state(1, np.uint64)[0] >> np.uint64(1) for epoch in found]
+    words = [
+        np.random.SeedSequence([seed, int(epoch)]).generate_state(1, np.uint64)[0] >> np.uint64(1) for epoch in found
+    ]
     return np.stack([np.array(words, np.int64)[place], numbers], axis=1)
+
+
+def _put_together(pieces: list[Any], count: int) -> Any:
+    """The first `count` rows of some batches."""
+    import keras
+
+    if len(pieces) == 1:
+        return keras.tree.map_structure(lambda leaf: leaf[:count], pieces[0])
+    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves)[:count], *pieces)
 
 
 def _numpy(batch: Any) -> Any:

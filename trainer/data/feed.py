@@ -2,7 +2,7 @@
 
 Small arrays lie on the device; a block gets the numbers of its examples. All else is streamed: a thread assembles batches,
 a block gets them stacked. Either way a block has room for a fixed number of steps, so that one program serves all lengths.
-Every replica gets the whole global batch.
+Every replica gets the whole global batch, but of examples by number, of which each worker reads those of its own replicas.
 """
 
 import itertools
@@ -20,8 +20,8 @@ import numpy as np
 from trainer.data.checksum import label_checksum
 from trainer.data.elements import PyDatasetElements
 from trainer.data.kinds import size_bytes
-from trainer.data.order import Calendar, Order
-from trainer.data.sources import ArraySource, Batch, BatchSource, Source
+from trainer.data.order import Calendar, Order, replica_slice
+from trainer.data.sources import ArraySource, Batch, BatchSource, ExamplesSource, Source, StreamSource
 from trainer.data.stacking import pick_batch, shape_of, stack_batches
 from trainer.errors import ConfigError
 
@@ -34,6 +34,9 @@ _STREAM_BYTES = 16 << 20
 _STEPS_MAX = 8192
 _UNEVEN_STEPS_MAX = 32
 """Of batches that differ in shape, few are of one shape in succession, and a table's room costs time."""
+
+
+Join = Callable[[Batch], Batch]
 
 
 class Feed(Protocol):
@@ -57,8 +60,9 @@ class Feed(Protocol):
     def begins_epoch(self, first_step: int, taken: int) -> np.ndarray:
         """Which steps of a block are the first one of an epoch: bool [capacity]."""
 
-    def pick(self, arguments: Any, step: Any) -> Batch:
-        """Within the program, on a replica: the global batch of the block's `step`-th step (a scalar int32 tensor)."""
+    def pick(self, arguments: Any, step: Any, join: Join) -> Batch:
+        """Within the program, on a replica: the global batch of the block's `step`-th step (a scalar int32 tensor). `join` makes
+        it of a replica's own rows."""
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -93,7 +97,7 @@ class ResidentFeed:
     def begins_epoch(self, first_step: int, taken: int) -> np.ndarray:
         return _begins(self._order.calendar, first_step, taken, self.capacity)
 
-    def pick(self, arguments: Any, step: Any) -> Batch:
+    def pick(self, arguments: Any, step: Any, join: Join) -> Batch:
         import keras
         import tensorflow as tf
 
@@ -128,13 +132,14 @@ class StreamFeed:
         waits for a batch.
 
         Args:
-            order: of arrays.
+            order: of arrays, and of examples by number.
             batch_size: of arrays and examples; a source of batches has its own.
             calendar: of a stream. Default: one endless epoch.
         """
         import keras
 
         self._strategy = strategy
+        self._shares = Shares(strategy, divided=isinstance(source, ExamplesSource))
         self._source = source
         self._order = order
         self._batch_size = batch_size
@@ -159,13 +164,14 @@ class StreamFeed:
     def block(self, first_step: int, steps: int) -> tuple[Any, int]:
         if not steps:
             # A block of no steps still gives its program shapes and dtypes.
-            return self._arguments([self._source.sample(self._batch_size)]), 0
+            return self._blank(self._batch_size), 0
         if first_step != self._next_step:
             raise ValueError(f"a stream is read in order: step {self._next_step} is next, not {first_step}")
         batches = [self._take()]
+        size = self._size_of(self._next_step)
         while len(batches) < min(steps, self.capacity):
             batch = self._take()
-            if shape_of(batch) != shape_of(batches[0]):
+            if shape_of(batch) != shape_of(batches[0]) or self._size_of(self._next_step + len(batches)) != size:
                 self._held = batch
                 break
             batches.append(batch)
@@ -174,28 +180,31 @@ class StreamFeed:
         if self._order is None and self._strategy.num_replicas_in_sync > 1:  # else there is nobody to compare them with
             for batch in batches:
                 self.labels = label_checksum(batch, self.labels)
-        return self._arguments(batches), len(batches)
+        return self._shares.arguments(batches, self.capacity, size), len(batches)
 
     def blank_blocks(self, first_step: int) -> list[Any]:
         if isinstance(self._source, BatchSource):
-            return [self._arguments([batch]) for batch in self._source.samples()]
+            return [self._shares.arguments([batch], self.capacity, 0) for batch in self._source.samples()]
         sizes = self._order.sizes if self._order is not None else [self._batch_size]
-        return [self._arguments([self._source.sample(size)]) for size in sizes]
+        return [self._blank(size) for size in sizes]
 
     def begins_epoch(self, first_step: int, taken: int) -> np.ndarray:
         return _begins(self._calendar, first_step, taken, self.capacity)
 
-    def pick(self, arguments: Any, step: Any) -> Batch:
-        return pick_batch(arguments, step)
+    def pick(self, arguments: Any, step: Any, join: Join) -> Batch:
+        return self._shares.pick(arguments, step, join)
 
     def close(self) -> None:
         self._closed.set()
         with self._asked:
             self._asked.notify_all()
 
-    def _arguments(self, batches: list[Batch]) -> Any:
+    def _blank(self, size: int) -> Any:
+        return self._shares.arguments([self._source.sample(len(self._shares.own(size)))], self.capacity, size)
 
-        return on_replicas(self._strategy, stack_batches(batches, self.capacity))
+    def _size_of(self, step: int) -> int:
+        """The examples of a step's batch, where workers divide it; they cut it by that."""
+        return self._order.size_of(step) if self._order is not None and self._shares.divided else 0
 
     def _take(self) -> Batch:
         if self._held is not None:
@@ -230,6 +239,9 @@ class StreamFeed:
             order = self._order
             assert order is not None
             return (source.rows(order.rows(step, 1)[0]) for step in itertools.count(first_step))
+        if isinstance(source, ExamplesSource):
+            assert self._order is not None
+            return source.batches(self._order, first_step, self._shares.own)
         if isinstance(source, BatchSource):
             batches = source.batches(first_step, self._until_asked)
             read_again = not isinstance(source.elements, PyDatasetElements)
@@ -268,6 +280,74 @@ def _logging_the_way(batches: Iterator[Batch], first_step: int) -> Iterator[Batc
         yield batch
 
 
+class Shares:
+    """Which rows of a global batch this process reads, and how its replicas get them.
+
+    Where they are divided, each replica's part is the same number of consecutive rows; a batch that does not come out even goes
+    to all of them, whole.
+    """
+
+    def __init__(self, strategy: Any, *, divided: bool) -> None:
+        self._strategy = strategy
+        self._replicas: int = strategy.num_replicas_in_sync
+        self.divided = divided and self._replicas > 1
+        """Whether each process reads its own part."""
+        ids = strategy.experimental_distribute_values_from_function(lambda context: context.replica_id_in_sync_group)
+        self._own = [int(value) for value in strategy.experimental_local_results(ids)]
+
+    def own(self, rows: int) -> np.ndarray:
+        """The places in a batch of `rows` that this process reads: int64."""
+        if not self._in_parts(rows):
+            return np.arange(rows)
+        return np.concatenate([np.arange(rows)[replica_slice(replica, self._replicas, rows)] for replica in self._own])
+
+    def arguments(self, batches: list[Batch], capacity: int, rows: int) -> Any:
+        """Batches of `rows` examples, of which this process has its own, as arguments of a program."""
+
+        if not self._in_parts(rows):
+            return on_replicas(self._strategy, stack_batches(batches, capacity))
+        size = rows // self._replicas
+        parts = [slice(at, at + size) for at in range(0, size * len(self._own), size)]
+        tables = [stack_batches([_rows(batch, part) for batch in batches], capacity) for part in parts]
+        return {_PARTS: _each_its_own(self._strategy, tables)}
+
+    def pick(self, arguments: Any, step: Any, join: Join) -> Batch:
+        """Within a program, on a replica: the global batch of a step."""
+        if isinstance(arguments, dict) and _PARTS in arguments:
+            return join(pick_batch(arguments[_PARTS], step))
+        return pick_batch(arguments, step)
+
+    def _in_parts(self, rows: int) -> bool:
+        return self.divided and rows % self._replicas == 0
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    import keras
+
+    return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
+
+
+_PARTS = "parts of replicas"
+"""The one key of arguments of which each replica has its own rows."""
+
+
+def _each_its_own(strategy: Any, tables: list[Any]) -> Any:
+    import keras
+    import tensorflow as tf
+
+    devices = strategy.extended.worker_devices
+
+    def given(*leaves: Any) -> Any:
+        def of_replica(context: Any) -> Any:
+            place = context.replica_id_in_sync_group % len(devices)
+            with tf.device(devices[place]):
+                return tf.identity(leaves[place])
+
+        return strategy.experimental_distribute_values_from_function(of_replica)
+
+    return keras.tree.map_structure(given, *tables)
+
+
 def on_replicas(strategy: Any, structure: Any) -> Any:
     """Arrays and tensors as tensors that every replica of this process gets: the same, and whole."""
     import keras
@@ -299,10 +379,10 @@ def make_feed(
 ) -> Feed:
     """The feed for a source: resident where its arrays are small enough, else streamed, and waited for within `waits`."""
     size = calendar.global_batch_size
-    if not isinstance(source, ArraySource):
+    if isinstance(source, StreamSource | BatchSource):
         return StreamFeed(strategy, source, None, size, first_step, waits, calendar=calendar)
     order = Order(source.examples, size, seed, calendar.remainder)
-    if source.dense and source.size_bytes <= RESIDENT_BYTES_MAX:
+    if isinstance(source, ArraySource) and source.dense and source.size_bytes <= RESIDENT_BYTES_MAX:
         return ResidentFeed(strategy, source, order)
     return StreamFeed(strategy, source, order, size, first_step, waits)
 

@@ -11,7 +11,7 @@ from trainer.config import TrainSection
 from trainer.data.counting import evaluation_limit
 from trainer.data.kinds import Batch, named_leaves
 from trainer.data.order import Calendar
-from trainer.data.sources import ArraySource, BatchSource, Source, StreamSource, source_of
+from trainer.data.sources import ArraySource, BatchSource, ExamplesSource, Source, StreamSource, source_of
 from trainer.data.weights import weighted
 from trainer.errors import ConfigError
 from trainer.task import Task, model_overrides, overrides
@@ -64,7 +64,7 @@ class TaskData:
         """
         source, train = self.source, self._train
         length: int | None
-        if isinstance(source, ArraySource):
+        if isinstance(source, ArraySource | ExamplesSource):
             length = source.examples
             calendar = Calendar(length, train.global_batch_size, train.remainder)
         elif isinstance(source, StreamSource):
@@ -74,7 +74,7 @@ class TaskData:
             length = self._length(source, source.known, 1, callbacks)
             calendar = Calendar(length, 1)
             length = length and length * source.batch_size
-        if self.evaluation is not None and not isinstance(self.evaluation, ArraySource):
+        if isinstance(self.evaluation, StreamSource | BatchSource):
             self.evaluation = replace(self.evaluation, at_most=evaluation_limit(length))
         return calendar
 
@@ -160,6 +160,8 @@ class TaskData:
 def _described(source: Source) -> str:
     if isinstance(source, ArraySource):
         return f"arrays examples={source.examples} size_mb={source.size_bytes / 1e6:.1f}"
+    if isinstance(source, ExamplesSource):
+        return f"read by number examples={source.examples}"
     kind = "single examples" if isinstance(source, StreamSource) else "batches"
     again = "taken by number" if type(source.elements).__name__ == "PyDatasetElements" else "read again after a restart"
     return f"a stream of {kind} in its own order, {again}"

@@ -139,6 +139,19 @@ class Order:
         taken = min(steps, self._epoch_steps - 1 - place)
         return self._row(start, taken, self.global_batch_size, self.examples)
 
+    def size_of(self, step: int) -> int:
+        """The examples of a step's batch."""
+        last = self._last_size and self._epoch_steps and step % self._epoch_steps == self._epoch_steps - 1
+        return self._last_size if last else self.global_batch_size
+
+    def epochs(self, step: int) -> np.ndarray:
+        """The epoch, from 0, that each example of a step belongs to: int64 [batch size]."""
+        if self._last_size:
+            assert self._epoch_steps is not None
+            return np.full(self.size_of(step), step // self._epoch_steps)
+        start = step * self.global_batch_size
+        return np.arange(start, start + self.global_batch_size) // self._used
+
     def prepare(self, first_step: int, steps: int) -> None:
         """Work out the permutations that `rows` will need for these steps."""
         if self._last_size:

@@ -1,12 +1,15 @@
-"""What `train_data` and `evaluation_data` may return, made one of three: arrays, a stream of examples, a stream of batches.
+"""What `train_data` and `evaluation_data` may return, made one of four: arrays, examples by number, a stream of examples, a
+stream of batches.
 
-Arrays (random access) are shuffled by orch. A tf.data.Dataset, a generator or a PyDataset keeps its own order and is repeated
-epoch after epoch; to begin in the middle of a dataset or a generator means to read up to there.
+Arrays and examples by number (random access) are shuffled by orch. A tf.data.Dataset, a generator or a PyDataset keeps its own
+order and is repeated epoch after epoch; to begin in the middle of a dataset or a generator means to read up to there.
 """
 
+import functools
 import inspect
+import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +27,9 @@ from trainer.data.elements import (
     never_wait,
     stack,
 )
+from trainer.data.examples import Examples, Numbered, seeds_of
 from trainer.data.kinds import Level, standard
-from trainer.data.order import Remainder
+from trainer.data.order import Order, Remainder
 from trainer.data.stacking import shape_of
 from trainer.errors import ConfigError
 
@@ -58,6 +62,70 @@ class ArraySource:
     def sample(self, count: int) -> Batch:
         """A batch of `count` examples, to learn shapes and dtypes from."""
         return self.rows(np.arange(count) % self.examples)
+
+
+@dataclass(frozen=True)
+class ExamplesSource:
+    """Examples with random access that are read when they are needed."""
+
+    made: Examples
+    what: str
+    """The method of the task that gave them, for errors."""
+    seed: int
+    """Of what they draw."""
+    weigh: Callable[[Batch], Batch] | None = None
+    """Puts class weights on a training batch."""
+
+    endless = False
+
+    @property
+    def examples(self) -> int:
+        """How many there are."""
+        return len(self.made)
+
+    @property
+    def known(self) -> int:
+        """Elements of one epoch."""
+        return self.examples
+
+    @functools.cached_property
+    def _first(self) -> Batch:
+        return next(self._read([self._numbered(np.zeros(1, np.int64), np.zeros(1, np.int64))], 1))
+
+    def sample(self, count: int) -> Batch:
+        """A batch of `count` examples, the first one again and again, to learn shapes and dtypes from."""
+        import keras
+
+        return keras.tree.map_structure(lambda leaf: np.repeat(leaf, count, axis=0), self._first)
+
+    def batches(self, order: Order, first_step: int, own: Callable[[int], np.ndarray]) -> Iterator[Batch]:
+        """All batches from that of `first_step` on, of each the rows that `own` gives, which is told how many it has."""
+
+        def wanted() -> Iterator[Numbered]:
+            for step in itertools.count(first_step):
+                rows, epochs = order.rows(step, 1)[0], order.epochs(step)
+                places = own(len(rows))
+                yield self._numbered(rows[places], epochs[places])
+
+        return self._read(wanted(), len(own(order.sizes[0])))
+
+    def in_order(self, size: int, own: Callable[[int], np.ndarray]) -> Iterator[Batch]:
+        """Every example once, in batches of `size` and a smaller one at the end; of each the rows that `own` gives."""
+
+        def wanted() -> Iterator[Numbered]:
+            for start in range(0, self.examples, size):
+                numbers = np.arange(start, min(start + size, self.examples))
+                numbers = numbers[own(len(numbers))]
+                yield self._numbered(numbers, np.zeros_like(numbers))
+
+        return self._read(wanted(), len(own(min(size, self.examples))))
+
+    def _numbered(self, numbers: np.ndarray, epochs: np.ndarray) -> Numbered:
+        return numbers, seeds_of(self.seed, epochs, numbers)
+
+    def _read(self, wanted: Iterable[Numbered], size: int) -> Iterator[Batch]:
+        for batch in self.made.read(wanted, size, self.what):
+            yield self.weigh(batch) if self.weigh else batch
 
 
 @dataclass(frozen=True)
@@ -205,7 +273,7 @@ def _size_of(batch: Any) -> int:
     return int((np.shape(leaf) if shape is None else shape)[0])
 
 
-Source = ArraySource | StreamSource | BatchSource
+Source = ArraySource | ExamplesSource | StreamSource | BatchSource
 
 
 def source_of(
@@ -228,6 +296,8 @@ def source_of(
     import tensorflow as tf
 
     elements: Elements
+    if isinstance(data, Examples):
+        return ExamplesSource(data, what, seed)
     if isinstance(data, keras.utils.PyDataset):
         if batched is False:
             raise ConfigError(
@@ -241,6 +311,8 @@ def source_of(
         elements = DatasetElements(data, what, again, seed)
     elif inspect.isgenerator(data) or hasattr(data, "__next__"):
         elements = GeneratorElements(again, what, seed)
+    elif _has_items(data):
+        return ExamplesSource(Examples.of(data), what, seed)
     elif callable(data) and not hasattr(data, "__array__"):
         elements = GeneratorElements(data, what, seed)
     elif _is_iterable(data):
@@ -248,6 +320,17 @@ def source_of(
     else:
         return _from_arrays(data, what)
     return BatchSource(elements) if elements_are_batches(elements, model, batched) else StreamSource(elements)
+
+
+def _has_items(data: Any) -> bool:
+    """An object of its own kind that has a length and items by number, such as a dataset of another library."""
+    return (
+        hasattr(data, "__len__")
+        and hasattr(data, "__getitem__")
+        and not isinstance(data, tuple | list | Mapping | str | bytes)
+        and not hasattr(data, "__array__")
+        and not type(data).__module__.startswith(("tensorflow", "scipy", "pandas"))
+    )
 
 
 def _is_iterable(data: Any) -> bool:

@@ -19,9 +19,8 @@ from trainer.callbacks.hooks import Hooks
 from trainer.checkpoint.replicas import Replicas, put_back
 from trainer.data import kinds
 from trainer.data.checksum import label_checksum
-from trainer.data.feed import may_vary, on_replicas
-from trainer.data.sources import ArraySource, Batch, BatchSource, Source, StreamSource
-from trainer.data.stacking import pick_batch, stack_batches
+from trainer.data.feed import Shares, may_vary, on_replicas
+from trainer.data.sources import ArraySource, Batch, BatchSource, ExamplesSource, Source
 from trainer.errors import ConfigError
 from trainer.model.build import fixed_inputs
 from trainer.process.collective import Collective, Decision, data_differ
@@ -71,9 +70,11 @@ class Evaluator:
         _check(task, model, own_step=self._own_step)
         fixed = fixed_inputs(model)
         self._fixed: int | None = fixed[0].shape[0] if fixed else None
-        if self._fixed is not None and isinstance(source, ArraySource | StreamSource):
+        self._shares = Shares(strategy, divided=isinstance(source, ExamplesSource))
+        self._looks_at_inputs = self._own_step or model_overrides(model, "test_step", "compute_loss", "compute_metrics")
+        if self._fixed is not None and not isinstance(source, BatchSource):
             self._check_size(batch_size)
-            known = source.examples if isinstance(source, ArraySource) else source.elements.known
+            known = source.examples if isinstance(source, ArraySource | ExamplesSource) else source.elements.known
             self._check_size((known or 0) % batch_size or batch_size)
         self._ranges = Ranges(strategy, global_batch, "the evaluation batch")
         self._logs = Logs(strategy, model, metrics)
@@ -163,11 +164,12 @@ class Evaluator:
         return run
 
     def _learn(self) -> None:
-        batch = self._table(self._source.sample(self._batch_size))
+        size = self._batch_size
+        batch = self._shares.arguments([self._source.sample(len(self._shares.own(size)))], 1, size)
 
         def trace(take: Callable[[Any], None]) -> None:
             def step(table: Any) -> None:
-                take(self._outputs(pick_batch(table, 0)))
+                take(self._outputs(self._shares.pick(table, 0, self._join)))
 
             traced = tf.function(lambda: self._strategy.run(step, (batch,)), autograph=self._own_step)
             with self._global_batch.program(), self._ranges.program():
@@ -204,18 +206,25 @@ class Evaluator:
         """Examples and batches that were there, and the checksum of their labels."""
         examples = count = labels = 0
         for batch in itertools.islice(batches, wanted):
-            self._one(self._table(batch), tf.constant(first + count))
-            examples += kinds.examples_of(batch)
+            number = first + count
+            size = self._size_of(number, batch)
+            self._check_size(size)
+            self._one(self._shares.arguments([batch], 1, size), tf.constant(number))
+            examples += size
             count += 1
-            if self._strategy.num_replicas_in_sync > 1:
+            if self._strategy.num_replicas_in_sync > 1 and not self._shares.divided:
                 labels = label_checksum(batch, labels)
         self._scores()
         return examples, count, labels
 
-    def _table(self, batch: Batch) -> Any:
-        """A table of one batch, as blocks of training have it."""
-        self._check_size(kinds.examples_of(batch))
-        return on_replicas(self._strategy, stack_batches([batch], 1))
+    def _size_of(self, number: int, batch: Batch) -> int:
+        """The examples of the number-th batch of all workers together, of which `batch` may be this one's part."""
+        if not isinstance(self._source, ExamplesSource):
+            return kinds.examples_of(batch)
+        return min(self._batch_size, self._source.examples - number * self._batch_size)
+
+    def _join(self, part: Any) -> Any:
+        return self._global_batch.joined(part, inputs=self._looks_at_inputs)
 
     def _check_size(self, examples: int) -> None:
         if self._fixed is not None and examples != self._fixed:
@@ -252,7 +261,7 @@ class Evaluator:
     def _run_one(self, batch: Any, number: Any) -> Any:
         def step(table: Any) -> None:
             self._ranges.at(number)
-            self._step(pick_batch(table, 0))
+            self._step(self._shares.pick(table, 0, self._join))
 
         self._strategy.run(step, (batch,))
         return tf.constant(0)
@@ -267,6 +276,8 @@ class Evaluator:
 
     def _batches(self) -> Iterator[Batch]:
         source, size = self._source, self._batch_size
+        if isinstance(source, ExamplesSource):
+            return source.in_order(size, self._shares.own)
         if not isinstance(source, ArraySource):
             return source.part(0, 1, size)
         starts = range(0, source.examples, size)

@@ -108,6 +108,44 @@ class GlobalBatch:
             anew()
             return trace()
 
+    def joined(self, part: Any, *, inputs: bool) -> Any:
+        """The global batch of which each replica has its own rows alone, on a replica, while the program is traced.
+
+        Args:
+            part: a batch (x, y, sample_weight), or x alone, of the replica's rows.
+            inputs: whether something besides layers looks at x. Else the rows of others in it are no numbers: a layer takes
+                the replica's own, and no x travels.
+
+        Raises:
+            ConfigError: texts would have to travel.
+        """
+        replica = self._replica()
+        if replica is None:
+            return part
+        x, *beside = part if isinstance(part, tuple) else (part,)
+        beside = [keras.tree.map_structure(self._rows_of_all, each) for each in beside]
+        if inputs or self.whole:
+            x = keras.tree.map_structure(self._rows_of_all, x)
+        else:
+            x = keras.tree.map_structure(lambda own: self._known_by_its_slice(replica, own), x)
+        return (x, *beside) if isinstance(part, tuple) else x
+
+    def _rows_of_all(self, own: Any) -> Any:
+        if own.dtype == tf.string:
+            raise ConfigError(
+                "with several replicas, texts of examples that are read by number can be inputs of a model alone",
+                remedy="Make numbers of them in the data's map, or give the model a layer that does, and no train_step or "
+                "compute_loss of its own that looks at them.",
+            )
+        return combine([own], ["rows"], self._replicas)[0]
+
+    def _known_by_its_slice(self, replica: _Replica, own: Any) -> Any:
+        none = {"f": float("nan"), "i": own.dtype.min, "u": own.dtype.max, "b": False}
+        value = "" if own.dtype == tf.string else none.get(own.dtype.as_numpy_dtype(0).dtype.kind, own.dtype.min)
+        whole = tf.fill([own.shape[0] * self._replicas, *own.shape[1:]], tf.constant(value, own.dtype))
+        replica.slices[id(whole)] = (whole, own)
+        return whole
+
     def first_row(self, rows: Any) -> Any:
         """Where in the global batch the first of `rows` rows stands that a layer, or what is around layers, has before it."""
         replica = self._replica() if self._replicas > 1 else None

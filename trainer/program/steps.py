@@ -109,6 +109,9 @@ class CompiledBlock:
         self._ranges = ranges
         self._begins = begins
         self._own_step = overrides(task, "train_step")
+        self._looks_at_inputs = self._own_step or model_overrides(
+            model, "train_step", "compute_loss", "compute_metrics"
+        )
         self._logs = Logs(strategy, model, metrics)
         self.replicas: int = strategy.num_replicas_in_sync
         self.mode: Mode = mode
@@ -239,10 +242,13 @@ class CompiledBlock:
         """One step on one replica: whether its loss is finite."""
         tf.cond(begins[step], self._begin_epoch, lambda: tf.constant(0))
         self._ranges.at(step)
-        batch = self._feed.pick(arguments, step)
+        batch = self._feed.pick(arguments, step, self._join)
         outputs = self._train(batch)
         self._logs.update(outputs, examples_of(batch))
         return _finite(outputs)
+
+    def _join(self, part: Any) -> Any:
+        return self._global_batch.joined(part, inputs=self._looks_at_inputs)
 
     def _begin_epoch(self) -> Any:
         self._logs.reset()
@@ -257,7 +263,7 @@ class CompiledBlock:
         """Trace a step without running it."""
 
         def step(arguments: Any) -> None:
-            take(self._train(self._feed.pick(arguments, tf.constant(0))))
+            take(self._train(self._feed.pick(arguments, tf.constant(0), self._join)))
 
         traced = tf.function(lambda: self._strategy.run(step, (arguments,)), autograph=self._own_step)
         traced.get_concrete_function()
