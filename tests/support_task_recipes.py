@@ -25,6 +25,7 @@ from trainer import exported
 ROOT = Path(__file__).parents[1]
 RECIPES: dict[str, dict[str, Any]] = {
     "arrays:Arrays": {},
+    "by_number:Next": {},
     "dataset:Waves": {},
     "generator:Walks": {},
     "pydataset:Products": {},
@@ -39,7 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "exports:Digits": {"evaluate": {"every": 3}},
     "replicas:Pairs": {},
 }
-KEEP_SOMETHING = ("layers", "two_networks", "callbacks")
+KEEP_SOMETHING = ("by_number", "layers", "two_networks", "callbacks")
 SAVED_EVERY, KILLED_AT = 2, 5
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "writing-a-task.md"
 TASK = ROOT / "trainer" / "task.py"
-FORMS = {"Arrays": "kinds.py", "Batches, or single examples": "batched.py"}
+FORMS = {"Arrays": "kinds.py", "Examples by number": "examples.py", "Batches, or single examples": "batched.py"}
 """Heading -> the module of trainer/data whose docstring says it."""
 RECIPES_FOLDER = ROOT / "examples" / "recipes"
 RECIPES = [
     "arrays",
+    "by_number",
     "dataset",
     "generator",
     "pydataset",

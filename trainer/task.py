@@ -41,6 +41,8 @@ class Task:
         - arrays: (x, y), (x, y, sample_weight), or a dict or an array when there is no y; x and y may be dicts, tuples or
           lists of arrays. Shuffled by orch from train.seed; the first dimension of each counts examples. NumPy arrays,
           tensors, sparse and ragged ones, pandas columns and frames, and texts are taken as Keras' fit takes them.
+        - trainer.data.Examples, read by number when they are needed, or any object with a length and items by number, such
+          as a dataset of Hugging Face or torch. Shuffled by orch as arrays are; each worker reads its own part alone.
         - a tf.data.Dataset in its own order. One that shuffles is made anew by this method for each reading, seeded by
           train.seed, so that its order is that of a fresh dataset on every worker and after a restart.
         - a function that returns a generator, or this method as a generator itself. Called once an epoch; it must yield the
@@ -51,12 +53,12 @@ class Task:
         A dataset or a generator gives single examples, or batches, which are used as they are (see `batched`): then
         train.global_batch_size does not count, and an epoch is one pass.
 
-        After a restart, a dataset or a generator is read from its beginning up to where training was: arrays and PyDatasets
-        have no such cost.
+        After a restart, a dataset or a generator is read from its beginning up to where training was: arrays, Examples and
+        PyDatasets have no such cost.
         """
         raise ConfigError(
             f"{type(self).__name__} has no train_data()",
-            remedy="Return arrays (x, y), a tf.data.Dataset, a keras.utils.PyDataset, or a generator from it.",
+            remedy="Return arrays (x, y), Examples, a tf.data.Dataset, a keras.utils.PyDataset, or a generator from it.",
         )
 
     def evaluation_data(self) -> Any:

@@ -11,6 +11,7 @@ from support_worker import Block, Evaluated, Run, run
 
 from trainer.data import Examples
 from trainer.data.examples import seeds_of
+from trainer.data.order import Order
 from trainer.errors import ConfigError
 from trainer.rundir.attempts import CommitRef
 from trainer.wire.writer import Snapshot
@@ -93,6 +94,24 @@ def test_killed_and_gone_on_with_they_end_as_undisturbed(tmp_path: Path, form: s
     with job(folder, form, attempt=2, restore=kept[-1]) as second:
         as_close(ended(second)[-1:], expected[-1:], 0)
         as_close(ended(second)[:4], expected[:4], 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_worker_reads_the_rows_of_its_own_replicas_alone_in_the_order_of_the_seed(
+    tmp_path: Path, workers: int
+) -> None:
+    environment = {"TEST_READ_BY": str(tmp_path / "read")}
+    train = {"evaluate": {}, "epochs": 2, "params": {"form": "items", "evaluated": False}}
+    with job(tmp_path / "job", "items", workers=workers, environment=environment, train=train) as done:
+        assert done.wait() == [0] * workers, done.workers[-1].output()
+    order = Order(52, 8, 5)
+    steps = order.calendar.end_of(2)
+    assert steps == 13
+    rows = np.concatenate([order.rows(step, 1)[0].reshape(workers, -1) for step in range(steps)], axis=1)
+    read = [[int(line) for line in path.read_text().split()] for path in tmp_path.glob("read-*")]
+    for own in rows.tolist():
+        # At first the first example, for its shape; in the end what was read ahead.
+        assert any(own == one[1 + at : 1 + at + len(own)] for one in read for at in range(3))
 
 
 def test_an_example_that_cannot_be_read_is_named() -> None:
