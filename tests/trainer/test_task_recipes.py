@@ -15,6 +15,7 @@ PROGRAM = ROOT / "tests" / "support_task_recipes.py"
 RECIPES = sorted(path.stem for path in (ROOT / "examples" / "recipes").glob("*.py"))
 GIVES = {
     "callbacks": {"loss", "accuracy", "val_loss", "val_accuracy"},
+    "by_number": {"loss", "val_loss"},
     "dataset": {"loss", "val_loss"},
     "evaluation": {"loss", "val_mse", "val_psnr"},
     "exports": {"loss", "val_loss"},
