@@ -25,7 +25,7 @@ GIVES = {
     "two_networks": {"judge", "forger"},
 }
 EVALUATED = {"callbacks": [3, 6, 9], "evaluation": [3, 6, 8], "exports": [3, 6, 8]}
-KILLED = {"callbacks", "layers", "two_networks"}
+KILLED = {"by_number", "callbacks", "layers", "two_networks"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.tf219]
 
