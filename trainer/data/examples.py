@@ -19,6 +19,12 @@ Numbered = tuple[np.ndarray, np.ndarray]
 _AHEAD = 2
 """Batches that wait until a step takes them."""
 _MESSAGE_CHARS = 300
+_FETCHED_AT_ONCE = 32
+"""Examples that one call of `fetch` gives: enough to share the cost of a call of Python from TensorFlow, which is 0.1 ms or more
+whatever it does; so few that calls for one batch run in parallel where storage is slow."""
+_NODE = "[[{{node "
+"""What TensorFlow puts after the traceback of a Python function."""
+_OWN = f"{ConfigError.__module__}.{ConfigError.__name__}: "
 
 
 class Examples:
@@ -29,6 +35,7 @@ class Examples:
         count: int,
         load: Callable[[Any], Any],
         *,
+        fetch: Callable[[np.ndarray], np.ndarray] | None = None,
         where: Callable[[int], str] | None = None,
         at_once: int | None = None,
     ) -> None:
@@ -37,11 +44,14 @@ class Examples:
             count: how many.
             load: a function of TensorFlow: from a number (int64 scalar) to an example, such as (x, y), of tensors whose shapes
                 are the same for all examples.
+            fetch: what reads in Python, many examples a call and in several threads: from numbers, int64 [n], to bytes objects,
+                object [n]. `load` then gets an example's bytes (string scalar) in the place of its number.
             where: what an example is called in errors, such as its file.
             at_once: how many are read in parallel; default: as many as tf.data finds useful.
         """
         self._count = count
         self._load = load
+        self._fetch = fetch
         self._where = where or (lambda number: f"example {number}")
         self._at_once = at_once
         self._stages: tuple[tuple[Callable[..., Any], bool], ...] = ()
@@ -80,7 +90,7 @@ class Examples:
         return self._with(function, draws=True)
 
     def _with(self, function: Callable[..., Any], *, draws: bool) -> "Examples":
-        made = Examples(self._count, self._load, where=self._where, at_once=self._at_once)
+        made = Examples(self._count, self._load, fetch=self._fetch, where=self._where, at_once=self._at_once)
         made._stages = (*self._stages, (function, draws))
         return made
 
@@ -115,11 +125,22 @@ class Examples:
 
         signature = (tf.TensorSpec([size], tf.int64), tf.TensorSpec([size, 2], tf.int64))
         parallel = tf.data.AUTOTUNE if self._at_once is None else self._at_once
-        one_by_one = tf.data.Dataset.from_generator(parts, output_signature=signature).unbatch()
-        examples = one_by_one.map(self._example, num_parallel_calls=parallel, deterministic=True)
+        wanted = tf.data.Dataset.from_generator(parts, output_signature=signature)
+        if self._fetch:
+            few = wanted.flat_map(lambda *each: tf.data.Dataset.from_tensor_slices(each).batch(_FETCHED_AT_ONCE))
+            wanted = few.map(self._fetched, num_parallel_calls=parallel, deterministic=True)
+        examples = wanted.unbatch().map(self._example, num_parallel_calls=parallel, deterministic=True)
         return examples.batch(size, drop_remainder=True).prefetch(_AHEAD)
 
+    def _fetched(self, numbers: Any, seeds: Any) -> Any:
+        import tensorflow as tf
+
+        found = tf.numpy_function(self._fetch, [numbers], tf.string)
+        found.set_shape(numbers.shape)
+        return found, seeds
+
     def _example(self, number: Any, seed: Any) -> Any:
+        """`number`, or what was fetched for it."""
         import tensorflow as tf
 
         example = self._load(number)
@@ -214,5 +235,7 @@ def _numpy(batch: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     said = str(getattr(error, "message", "") or error)
-    lines = [line for line in said.strip().splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if "Traceback" in said else 0][:_MESSAGE_CHARS]
+    lines = [line for line in said.splitlines() if line.strip() and not line.strip().startswith(_NODE)]
+    if not lines:
+        return type(error).__name__
+    return lines[-1 if "Traceback" in said else 0].removeprefix(_OWN)[:_MESSAGE_CHARS]
