@@ -184,9 +184,7 @@ def test_damaged_data_is_an_error_that_names_the_record(tmp_path: Path) -> None:
     path.write_bytes(content)
     examples = tfrecords(path)
     assert read(examples, [0, 1, 3]) == [b"12345"] * 3
-    with pytest.raises(
-        ConfigError, match=rf"train_data\(\): record 2 of {path} cannot be read: .*wrong checksum of its data"
-    ):
+    with pytest.raises(ConfigError, match=rf"train_data\(\): record 2 of {path} has a wrong checksum of its data"):
         read(examples, range(4))
 
 
@@ -294,7 +292,7 @@ def test_a_damaged_array_record_is_named(tmp_path: Path) -> None:
     content[40_000] ^= 1
     path.write_bytes(content)
     examples = arrayrecords(path)
-    with pytest.raises(ConfigError, match=rf"record \d+ of {path} cannot be read: .* is damaged"):
+    with pytest.raises(ConfigError, match=rf"record \d+ of {path} is damaged"):
         read(examples, range(20))
 
 

@@ -1,5 +1,6 @@
-"""Where examples come from, and their exact order. For tasks: `Examples`."""
+"""Where examples come from, and their exact order. For tasks: `Examples`, and files that are read as such."""
 
 from trainer.data.examples import Examples
+from trainer.data.records import arrayrecords, tfrecords
 
-__all__ = ["Examples"]
+__all__ = ["Examples", "arrayrecords", "tfrecords"]

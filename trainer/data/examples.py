@@ -161,10 +161,9 @@ class Examples:
             except Exception as its_own:
                 if isinstance(its_own, ConfigError):
                     raise
-                raise ConfigError(
-                    f"{what}(): {self._where(number)} cannot be read: {_first_line(its_own)}",
-                    remedy="Repair it, or leave it out.",
-                ) from error
+                name, said = self._where(number), _first_line(its_own)
+                said = said if said.startswith(name) else f"{name} cannot be read: {said}"
+                raise ConfigError(f"{what}(): {said}", remedy="Repair it, or leave it out.") from error
 
 
 class _ItemReader:
@@ -185,10 +184,17 @@ class _ItemReader:
         import keras
         import tensorflow as tf
 
-        leaves = tf.numpy_function(lambda at: keras.tree.flatten(self._item(int(at))), [number], self._dtypes)
+        # The method itself: AutoGraph would take a lambda apart, at several times its cost.
+        leaves = tf.numpy_function(self._leaves, [number], self._dtypes)
         for leaf, shape in zip(leaves, self._shapes, strict=True):
             leaf.set_shape(shape)
         return keras.tree.pack_sequence_as(self._structure, leaves)
+
+    def _leaves(self, number: Any) -> list[Any]:
+        import keras
+
+        leaves: list[Any] = keras.tree.flatten(self._item(int(number)))
+        return leaves
 
     def _item(self, number: int) -> Any:
         return standard(self._sequence[number], type(self._sequence).__name__, Level.EXAMPLE)
