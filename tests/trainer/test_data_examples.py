@@ -61,7 +61,9 @@ def as_close(some: Any, others: Any, tolerance: float) -> None:
             np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("remainder", ["carry", "drop", "keep"])
+@pytest.mark.parametrize(
+    "remainder", [*(pytest.param(each, marks=pytest.mark.soak) for each in ("carry", "drop")), "keep"]
+)
 def test_they_train_what_arrays_of_the_same_examples_train_to_the_bit(tmp_path: Path, remainder: str) -> None:
     train = {"remainder": remainder}
     expected = trained(tmp_path / "arrays", "arrays", train=train)
@@ -69,7 +71,14 @@ def test_they_train_what_arrays_of_the_same_examples_train_to_the_bit(tmp_path: 
         as_close(trained(tmp_path / form, form, train=train), expected, 0)
 
 
-@pytest.mark.parametrize(("workers", "form"), [(2, "by number"), (2, "items"), (2, "looking"), (3, "by number")])
+@pytest.mark.parametrize(
+    ("workers", "form"),
+    [
+        (2, "by number"),
+        (2, "looking"),
+        *(pytest.param(*each, marks=pytest.mark.soak) for each in ((2, "items"), (3, "by number"))),
+    ],
+)
 def test_several_workers_train_what_one_trains(tmp_path: Path, workers: int, form: str) -> None:
     size = 12 if workers == 3 else 8
     train = {"global_batch_size": size, "remainder": "keep"}
@@ -77,7 +86,7 @@ def test_several_workers_train_what_one_trains(tmp_path: Path, workers: int, for
     as_close(trained(tmp_path / "several", form, train=train, workers=workers), expected, 1e-5)
 
 
-@pytest.mark.parametrize("form", ["augmented", "items"])
+@pytest.mark.parametrize("form", ["augmented", pytest.param("items", marks=pytest.mark.soak)])
 def test_killed_and_gone_on_with_they_end_as_undisturbed(tmp_path: Path, form: str) -> None:
     expected = trained(tmp_path / "undisturbed", form)
     folder = tmp_path / "killed"
@@ -96,7 +105,7 @@ def test_killed_and_gone_on_with_they_end_as_undisturbed(tmp_path: Path, form: s
         as_close(ended(second)[:4], expected[:4], 0)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_each_worker_reads_the_rows_of_its_own_replicas_alone_in_the_order_of_the_seed(
     tmp_path: Path, workers: int
 ) -> None:
