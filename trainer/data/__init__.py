@@ -2,5 +2,6 @@
 
 from trainer.data.examples import Examples
 from trainer.data.records import arrayrecords, tfrecords
+from trainer.data.tables import table
 
-__all__ = ["Examples", "arrayrecords", "tfrecords"]
+__all__ = ["Examples", "arrayrecords", "table", "tfrecords"]
