@@ -1,16 +1,16 @@
 """Columns of a CSV file.
 
-`adapt` teaches preprocessing layers what the file holds, in `model`. They are layers of the model, so the export takes raw
-columns; what they learned is part of checkpoints and export. Here `flats.csv` lies beside the task; pandas' columns and
+`table` reads CSV, Parquet and Arrow files, with the package pyarrow; a word among numbers or a number that is missing is an
+error. `adapt` teaches preprocessing layers what the file holds, in `model`. They are layers of the model, so the export takes
+raw columns; what they learned is part of checkpoints and export. Here `flats.csv` lies beside the task; pandas' columns and
 frames are taken as well.
 """
 
-import csv
 from pathlib import Path
 
 import keras
-import numpy as np
 
+from trainer.data import table
 from trainer.task import Task
 
 FILE = Path(__file__).with_name("flats.csv")
@@ -18,13 +18,7 @@ FILE = Path(__file__).with_name("flats.csv")
 
 class Rents(Task):
     def __init__(self) -> None:
-        with FILE.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        self.columns = {
-            "area": np.array([float(row["area"]) for row in rows], "float32"),
-            "district": np.array([row["district"] for row in rows]),
-        }
-        self.rents = np.array([float(row["rent"]) for row in rows], "float32")
+        self.columns = table(FILE, types={"area": float, "rent": float})
 
     def model(self):
         area, district = keras.Input((1,), name="area"), keras.Input((), name="district", dtype="string")
@@ -36,7 +30,7 @@ class Rents(Task):
         return keras.Model([area, district], keras.layers.Dense(1)(features))
 
     def train_data(self):
-        return (self.columns["area"][:, None], self.columns["district"]), self.rents
+        return (self.columns["area"][:, None], self.columns["district"]), self.columns["rent"]
 
     def loss(self):
         return "mae"

@@ -25,7 +25,7 @@ def table(
     missing: Mapping[str, float | str] | None = None,
 ) -> Columns:
     """The columns of one or several files, by name, each an array of one value for every record: numbers float64, whole numbers
-    int64, texts as bytes objects, true and false as bool. Records are those of the first file, then those of the next.
+    int64, texts as str objects, true and false as bool. Records are those of the first file, then those of the next.
 
     Args:
         paths: files, or a folder, whose files are taken by name: .csv and .csv.gz (with a line of names; a comma, quotes as in
@@ -177,7 +177,7 @@ def _joined(name: str, parts: list[tuple[Path, Any]], missing: Mapping[str, floa
         empty = str(missing.get(name, ""))
         values = [empty if value is None else value for _, part in parts for value in part.to_pylist()]
         array = np.empty(len(values), object)
-        array[:] = [value.encode() for value in values]
+        array[:] = values
         return array
     filled = any(part.null_count for _, part in parts)
     if filled and name not in missing:
