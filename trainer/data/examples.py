@@ -5,6 +5,8 @@ global batch size); a restart reads nothing again; and each worker reads only wh
 work, in parallel and ahead of training, with the order kept.
 """
 
+import copy
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -22,7 +24,7 @@ _MESSAGE_CHARS = 300
 _FETCHED_AT_ONCE = 32
 """Examples that one call of `fetch` gives: enough to share the cost of a call of Python from TensorFlow, which is 0.1 ms or more
 whatever it does; so few that calls for one batch run in parallel where storage is slow."""
-_NODE = "[[{{node "
+_NODE = "[[{{"
 """What TensorFlow puts after the traceback of a Python function."""
 _OWN = f"{ConfigError.__module__}.{ConfigError.__name__}: "
 
@@ -90,7 +92,7 @@ class Examples:
         return self._with(function, draws=True)
 
     def _with(self, function: Callable[..., Any], *, draws: bool) -> "Examples":
-        made = Examples(self._count, self._load, fetch=self._fetch, where=self._where, at_once=self._at_once)
+        made = copy.copy(self)
         made._stages = (*self._stages, (function, draws))
         return made
 
@@ -162,7 +164,8 @@ class Examples:
                 if isinstance(its_own, ConfigError):
                     raise
                 name, said = self._where(number), _first_line(its_own)
-                said = said if said.startswith(name) else f"{name} cannot be read: {said}"
+                if not said.startswith(f"{name} "):
+                    said = f"{name} cannot be read: {said.removeprefix(name).lstrip(';: ')}"
                 raise ConfigError(f"{what}(): {said}", remedy="Repair it, or leave it out.") from error
 
 
@@ -241,7 +244,11 @@ def _numpy(batch: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     said = str(getattr(error, "message", "") or error)
+    # Around what a person can use, TensorFlow names its own nodes and iterators, and Python the class.
     lines = [line for line in said.splitlines() if line.strip() and not line.strip().startswith(_NODE)]
-    if not lines:
-        return type(error).__name__
-    return lines[-1 if "Traceback" in said else 0].removeprefix(_OWN)[:_MESSAGE_CHARS]
+    line = (lines or [type(error).__name__])[-1 if "Traceback" in said else 0]
+    line = re.sub(
+        r"\{\{function_node [^}]*\}\} |Error in user-defined function passed to \S+ transformation [^ ]* ?", "", line
+    )
+    line = re.sub(r"^(with )?iterator: Iterator::\S+: |^ValueError: ", "", line.strip())
+    return line.removeprefix(_OWN)[:_MESSAGE_CHARS]
