@@ -13,7 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "writing-a-task.md"
 TASK = ROOT / "trainer" / "task.py"
-FORMS = {"Arrays": "kinds.py", "Examples by number": "examples.py", "Batches, or single examples": "batched.py"}
+FORMS = {
+    "Arrays": "kinds.py",
+    "Examples by number": "examples.py",
+    "Images of files": "images.py",
+    "Records of files": "records.py",
+    "Tables of files": "tables.py",
+    "Batches, or single examples": "batched.py",
+}
 """Heading -> the module of trainer/data whose docstring says it."""
 RECIPES_FOLDER = ROOT / "examples" / "recipes"
 RECIPES = [

@@ -26,6 +26,10 @@ _FETCHED_AT_ONCE = 32
 whatever it does; so few that calls for one batch run in parallel where storage is slow."""
 _NODE = "[[{{"
 """What TensorFlow puts after the traceback of a Python function."""
+_OPERATION = re.compile(
+    r"^\{\{function_node [^}]*\}\} |Error in user-defined function passed to \S+ transformation with iterator: Iterator::\S+: "
+)
+"""What it puts before the words of one of its own operations."""
 _OWN = f"{ConfigError.__module__}.{ConfigError.__name__}: "
 
 
@@ -244,11 +248,8 @@ def _numpy(batch: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     said = str(getattr(error, "message", "") or error)
-    # Around what a person can use, TensorFlow names its own nodes and iterators, and Python the class.
     lines = [line for line in said.splitlines() if line.strip() and not line.strip().startswith(_NODE)]
-    line = (lines or [type(error).__name__])[-1 if "Traceback" in said else 0]
-    line = re.sub(
-        r"\{\{function_node [^}]*\}\} |Error in user-defined function passed to \S+ transformation [^ ]* ?", "", line
-    )
-    line = re.sub(r"^(with )?iterator: Iterator::\S+: |^ValueError: ", "", line.strip())
-    return line.removeprefix(_OWN)[:_MESSAGE_CHARS]
+    if not lines:
+        return type(error).__name__
+    line = _OPERATION.sub("", lines[-1 if "Traceback" in said else 0]).strip()
+    return line.removeprefix(_OWN).removeprefix("ValueError: ")[:_MESSAGE_CHARS]
