@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data.feed import Feed, ResidentFeed, StreamFeed, on_replicas
+from trainer.data.feed import Feed, ResidentFeed, StreamFeed
 from trainer.data.order import Order
+from trainer.data.shares import on_replicas
 from trainer.data.sources import ArraySource, source_of
 from trainer.errors import ConfigError, TaskError
 from trainer.model.build import build_model

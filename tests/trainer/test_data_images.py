@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.data import Examples, images
-from trainer.data.image_headers import Form, form_of
+from trainer.data.image_headers import ImageForm, form_of
 from trainer.data.images import Images
 from trainer.errors import ConfigError
 
@@ -188,9 +188,9 @@ def test_animations_are_refused_before_a_decoder_sees_them(tmp_path: Path, kind:
 
 
 def test_what_has_one_frame_is_no_animation() -> None:
-    assert form_of(GIF + FRAME + b";") == form_of(GIF + FRAME) == Form.GIF
-    assert form_of(riff((b"VP8X", b"\x10" + bytes(9)), (b"VP8 ", b"x"))) == Form.WEBP
-    assert form_of(PNG + chunk(b"IDAT", b"acTL")) == Form.PNG
+    assert form_of(GIF + FRAME + b";") == form_of(GIF + FRAME) == ImageForm.GIF
+    assert form_of(riff((b"VP8X", b"\x10" + bytes(9)), (b"VP8 ", b"x"))) == ImageForm.WEBP
+    assert form_of(PNG + chunk(b"IDAT", b"acTL")) == ImageForm.PNG
 
 
 @pytest.mark.parametrize("whole", list(MOVING.values()))
@@ -228,7 +228,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, contents: bytes, said: str) -
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gone\.jpg cannot be read: .*No such file"):
+    with pytest.raises(ConfigError, match=r"gone\.jpg.* No such file"):
         one(tmp_path / "gone.jpg")
 
 

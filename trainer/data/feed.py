@@ -20,9 +20,10 @@ import numpy as np
 from trainer.data.checksum import label_checksum
 from trainer.data.elements import PyDatasetElements
 from trainer.data.kinds import size_bytes
-from trainer.data.order import Calendar, Order, replica_slice
+from trainer.data.order import Calendar, Order
+from trainer.data.shares import Join, Shares, on_replicas
 from trainer.data.sources import ArraySource, Batch, BatchSource, ExamplesSource, Source, StreamSource
-from trainer.data.stacking import pick_batch, shape_of, stack_batches
+from trainer.data.stacking import shape_of
 from trainer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,6 @@ _STREAM_BYTES = 16 << 20
 _STEPS_MAX = 8192
 _UNEVEN_STEPS_MAX = 32
 """Of batches that differ in shape, few are of one shape in succession, and a table's room costs time."""
-
-
-Join = Callable[[Batch], Batch]
 
 
 class Feed(Protocol):
@@ -278,94 +276,6 @@ def _logging_the_way(batches: Iterator[Batch], first_step: int) -> Iterator[Batc
         if number == 0:
             log.info("read up to where training was steps=%d seconds=%.1f", first_step, time.monotonic() - started)
         yield batch
-
-
-class Shares:
-    """Which rows of a global batch this process reads, and how its replicas get them.
-
-    Where they are divided, each replica's part is the same number of consecutive rows; a batch that does not come out even goes
-    to all of them, whole.
-    """
-
-    def __init__(self, strategy: Any, *, divided: bool) -> None:
-        self._strategy = strategy
-        self._replicas: int = strategy.num_replicas_in_sync
-        self.divided = divided and self._replicas > 1
-        """Whether each process reads its own part."""
-        ids = strategy.experimental_distribute_values_from_function(lambda context: context.replica_id_in_sync_group)
-        self._own = [int(value) for value in strategy.experimental_local_results(ids)]
-
-    def own(self, rows: int) -> np.ndarray:
-        """The places in a batch of `rows` that this process reads: int64."""
-        if not self._in_parts(rows):
-            return np.arange(rows)
-        return np.concatenate([np.arange(rows)[replica_slice(replica, self._replicas, rows)] for replica in self._own])
-
-    def arguments(self, batches: list[Batch], capacity: int, rows: int) -> Any:
-        """Batches of `rows` examples, of which this process has its own, as arguments of a program."""
-
-        if not self._in_parts(rows):
-            return on_replicas(self._strategy, stack_batches(batches, capacity))
-        size = rows // self._replicas
-        parts = [slice(at, at + size) for at in range(0, size * len(self._own), size)]
-        tables = [stack_batches([_rows(batch, part) for batch in batches], capacity) for part in parts]
-        return {_PARTS: _each_its_own(self._strategy, tables)}
-
-    def pick(self, arguments: Any, step: Any, join: Join) -> Batch:
-        """Within a program, on a replica: the global batch of a step."""
-        if isinstance(arguments, dict) and _PARTS in arguments:
-            return join(pick_batch(arguments[_PARTS], step))
-        return pick_batch(arguments, step)
-
-    def _in_parts(self, rows: int) -> bool:
-        return self.divided and rows % self._replicas == 0
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    import keras
-
-    return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
-
-
-_PARTS = "parts of replicas"
-"""The one key of arguments of which each replica has its own rows."""
-
-
-def _each_its_own(strategy: Any, tables: list[Any]) -> Any:
-    import keras
-    import tensorflow as tf
-
-    devices = strategy.extended.worker_devices
-
-    def given(*leaves: Any) -> Any:
-        def of_replica(context: Any) -> Any:
-            place = context.replica_id_in_sync_group % len(devices)
-            with tf.device(devices[place]):
-                return tf.identity(leaves[place])
-
-        return strategy.experimental_distribute_values_from_function(of_replica)
-
-    return keras.tree.map_structure(given, *tables)
-
-
-def on_replicas(strategy: Any, structure: Any) -> Any:
-    """Arrays and tensors as tensors that every replica of this process gets: the same, and whole."""
-    import keras
-    import tensorflow as tf
-
-    def given(leaf: Any) -> Any:
-        tensor = tf.constant(leaf) if isinstance(leaf, np.ndarray) else leaf
-        if strategy.num_replicas_in_sync == 1:
-            return tensor
-        devices = strategy.extended.worker_devices
-
-        def on_its_device(context: Any) -> Any:
-            with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
-                return tf.identity(tensor)
-
-        return strategy.experimental_distribute_values_from_function(on_its_device)
-
-    return keras.tree.map_structure(given, structure)
 
 
 def make_feed(

@@ -14,7 +14,7 @@ _STILL = "Give its first frame alone, or leave it out."
 _CUT = "the file is cut off"
 
 
-class Form(IntEnum):
+class ImageForm(IntEnum):
     """What a file holds, as far as decoding differs."""
 
     PNG = 0
@@ -23,7 +23,7 @@ class Form(IntEnum):
     WEBP = 3
 
 
-def form_of(contents: bytes) -> Form:
+def form_of(contents: bytes) -> ImageForm:
     """The form of a file that is no JPEG.
 
     Raises:
@@ -34,16 +34,16 @@ def form_of(contents: bytes) -> Form:
         raise ValueError("the file is empty")
     if contents.startswith(PNG):
         _still_png(contents)
-        return Form.PNG
+        return ImageForm.PNG
     if contents.startswith(GIF):
         _still_gif(contents)
-        return Form.GIF
+        return ImageForm.GIF
     if contents.startswith(b"RIFF") and contents[8:12] == b"WEBP":
         _still_webp(contents)
-        return Form.WEBP
+        return ImageForm.WEBP
     if contents.startswith(BMP):
         _true_colour_bmp(contents)
-        return Form.BMP
+        return ImageForm.BMP
     raise ValueError("what it holds is no JPEG, PNG, GIF, BMP or WebP image, whatever its name says")
 
 

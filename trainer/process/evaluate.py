@@ -19,7 +19,8 @@ from trainer.callbacks.hooks import Hooks
 from trainer.checkpoint.replicas import Replicas, put_back
 from trainer.data import kinds
 from trainer.data.checksum import label_checksum
-from trainer.data.feed import Shares, may_vary, on_replicas
+from trainer.data.feed import may_vary
+from trainer.data.shares import Shares, on_replicas
 from trainer.data.sources import ArraySource, Batch, BatchSource, ExamplesSource, Source
 from trainer.errors import ConfigError
 from trainer.model.build import fixed_inputs
