@@ -42,7 +42,8 @@ class Task:
           lists of arrays. Shuffled by orch from train.seed; the first dimension of each counts examples. NumPy arrays,
           tensors, sparse and ragged ones, pandas columns and frames, and texts are taken as Keras' fit takes them.
         - trainer.data.Examples, read by number when they are needed, or any object with a length and items by number, such
-          as a dataset of Hugging Face or torch. Shuffled by orch as arrays are; each worker reads its own part alone.
+          as a dataset of Hugging Face or torch. Shuffled by orch as arrays are; each worker reads its own part alone. An
+          object whose items are batches is read in its own order, as a generator of batches.
         - a tf.data.Dataset in its own order. One that shuffles is made anew by this method for each reading, seeded by
           train.seed, so that its order is that of a fresh dataset on every worker and after a restart.
         - a function that returns a generator, or this method as a generator itself. Called once an epoch; it must yield the

@@ -15,6 +15,7 @@ RANDOM, OWN = np.random.default_rng(3), np.random.default_rng()
 X = np.maximum(RANDOM.normal(size=(52, 5)).astype("float32"), 0)
 Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
 WORDS = [RANDOM.integers(0, 5, 1 + number % 4).tolist() for number in range(52)]
+TEXTS = [[f"w{word % 7} w{word % 3}"] for word in range(52)]
 BATCH = 8
 BATCHES = [(X[at : at + BATCH], Y[at : at + BATCH]) for at in range(0, len(X), BATCH)]
 
@@ -71,6 +72,19 @@ class Looking(keras.Model):  # type: ignore[misc]
         return super().compute_loss(x, y, y_pred, *others, **named) + 0.01 * keras.ops.max(x)
 
 
+class ItemsOfBatches(Items):
+    """The same whose items are batches, as those of a PyDataset are."""
+
+    def __len__(self) -> int:
+        return len(BATCHES)
+
+    def __getitem__(self, number: int) -> Any:
+        return BATCHES[number]
+
+    def __iter__(self) -> Any:
+        return iter(BATCHES)
+
+
 def by_number() -> Examples:
     return Examples(len(X), lambda number: (tf.gather(X, number), tf.gather(Y, number)))
 
@@ -88,6 +102,14 @@ class Forms(Task):
             model.compile(
                 keras.optimizers.SGD(0.3, momentum=0.5), "sparse_categorical_crossentropy", metrics=["accuracy"]
             )
+            return model
+        if self.form == "texts":
+            words = keras.layers.TextVectorization(
+                output_sequence_length=2, vocabulary=[f"w{word}" for word in range(7)]
+            )
+            layers = [keras.layers.Embedding(9, 4), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+            model = keras.Sequential([keras.Input((1,), dtype="string"), words, *layers])
+            model.compile(keras.optimizers.SGD(0.3), "sparse_categorical_crossentropy", metrics=["accuracy"])
             return model
         if self.form != "ragged":
             return network()
@@ -110,6 +132,8 @@ class Forms(Task):
             "by number": by_number(),
             "looking": by_number(),
             "items": Items(),
+            "items of batches": ItemsOfBatches(),
+            "texts": Examples(len(X), lambda number: (tf.gather(TEXTS, number), tf.gather(Y, number))),
             "mapped": by_number().map(lambda x, y: (x * 2, y)).map(lambda x, y: (x / 2, y)),
             "augmented": by_number().augment(
                 lambda x, y, seed: (x + tf.random.stateless_normal([5], seed, stddev=0.01), y)

@@ -71,11 +71,16 @@ def test_they_train_what_arrays_of_the_same_examples_train_to_the_bit(tmp_path: 
         as_close(trained(tmp_path / form, form, train=train), expected, 0)
 
 
+def test_items_that_are_batches_are_taken_as_batches(tmp_path: Path) -> None:
+    as_close(trained(tmp_path / "items", "items of batches"), trained(tmp_path / "generator", "generator"), 0)
+
+
 @pytest.mark.parametrize(
     ("workers", "form"),
     [
         (2, "by number"),
         (2, "looking"),
+        (2, "texts"),
         *(pytest.param(*each, marks=pytest.mark.soak) for each in ((2, "items"), (3, "by number"))),
     ],
 )

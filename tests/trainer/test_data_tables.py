@@ -75,6 +75,7 @@ def test_types_say_what_values_do_not(tmp_path: Path) -> None:
         ("a,b\n1,2\nx,4\n", {}, r"column 'a' of .*: record 2 holds 'x', which is no number"),
         ("a,b\n1,2\nx,4\n", {"types": {"a": float}}, r"record 2 holds 'x'"),
         ("a,b\nu,2\nx,4\n", {"types": {"a": float}}, r"record 1 holds 'u'"),
+        ("a,b\n1,2\n3.5,4\n", {"types": {"a": int}}, r"column 'a' of .*: record 2 holds 3.5, which is no whole number"),
         ("a,b\n1,2\n3,\n", {}, r"column 'b' of .*: record 2 has no value \(1 have none\)"),
         ("a,a\n1,2\n", {}, r"two columns named 'a'"),
         ("a,b\n", {}, r"has no record"),

@@ -297,6 +297,11 @@ def source_of(
 
     elements: Elements
     if isinstance(data, Examples):
+        if batched:
+            raise ConfigError(
+                f"{what}() returned Examples, and the task says that it gives batches",
+                remedy="Take `batched = True` out of the task, and let each of the Examples be a single one.",
+            )
         return ExamplesSource(data, what, seed)
     if isinstance(data, keras.utils.PyDataset):
         if batched is False:
@@ -312,7 +317,10 @@ def source_of(
     elif inspect.isgenerator(data) or hasattr(data, "__next__"):
         elements = GeneratorElements(again, what, seed)
     elif _has_items(data):
-        return ExamplesSource(Examples.of(data), what, seed)
+        elements = GeneratorElements(lambda: (data[number] for number in range(len(data))), what, seed)
+        if not elements_are_batches(elements, model, batched):
+            return ExamplesSource(Examples.of(data), what, seed)
+        return BatchSource(elements)
     elif callable(data) and not hasattr(data, "__array__"):
         elements = GeneratorElements(data, what, seed)
     elif _is_iterable(data):

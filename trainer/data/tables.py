@@ -144,7 +144,24 @@ def _plain(arrow: Any, file: Path, name: str, column: Any, wanted: type | None) 
         )
     if wanted is str:
         return column.cast(arrow.string())
-    return column.cast(arrow.float64()) if wanted is float else column
+    if wanted is float:
+        return column.cast(arrow.float64())
+    return _whole(arrow, file, name, column) if wanted is int and kinds.is_floating(column.type) else column
+
+
+def _whole(arrow: Any, file: Path, name: str, column: Any) -> Any:
+    try:
+        return column.cast(arrow.int64())
+    except arrow.ArrowInvalid:
+        values = enumerate(column.to_pylist())
+        wrong = (
+            (at, each) for at, each in values if each is not None and not (each.is_integer() and abs(each) < 2**63)
+        )
+        at, value = next(wrong)
+        raise ConfigError(
+            f"column {name!r} of {file}: record {at + 1} holds {value}, which is no whole number",
+            remedy=f"Say that it holds fractions: types={{{name!r}: float}}.",
+        ) from None
 
 
 def _told_from_numbers(arrow: Any, file: Path, name: str, column: Any, wanted: type | None) -> Any:

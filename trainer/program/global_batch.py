@@ -140,9 +140,7 @@ class GlobalBatch:
         return combine([own], ["rows"], self._replicas)[0]
 
     def _known_by_its_slice(self, replica: _Replica, own: Any) -> Any:
-        none = {"f": float("nan"), "i": own.dtype.min, "u": own.dtype.max, "b": False}
-        value = "" if own.dtype == tf.string else none.get(own.dtype.as_numpy_dtype(0).dtype.kind, own.dtype.min)
-        whole = tf.fill([own.shape[0] * self._replicas, *own.shape[1:]], tf.constant(value, own.dtype))
+        whole = tf.fill([own.shape[0] * self._replicas, *own.shape[1:]], _no_value(own.dtype))
         replica.slices[id(whole)] = (whole, own)
         return whole
 
@@ -339,6 +337,13 @@ class GlobalBatch:
         # The generator's state stays the same on all replicas, so that a checkpoint fits any number of them.
         shift = tf.cast(tf.cast(replica_id(), tf.int64) * _SEED_STEP % (1 << 31), seed.dtype)
         return seed + tf.stack([shift, tf.zeros_like(shift)])
+
+
+def _no_value(dtype: tf.DType) -> Any:
+    """What shows where somebody computes with it: not a number, or the largest one. Texts and booleans have none such."""
+    if dtype.is_floating or dtype.is_complex:
+        return tf.constant(float("nan"), dtype)
+    return tf.constant(dtype.max, dtype) if dtype.is_integer else tf.zeros([], dtype)
 
 
 _BY_ONE_DEVICE = (
