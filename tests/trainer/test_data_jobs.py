@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support_worker import Block, Evaluated, Run, run
+from support_data_jobs import job
+from support_worker import Block, Evaluated, Run
 
 from trainer.data.order import permutation
 from trainer.rundir.attempts import CommitRef
@@ -13,23 +14,9 @@ from trainer.wire.writer import Snapshot
 
 data_tasks = pytest.importorskip("data_tasks")
 keras = pytest.importorskip("keras")
-HERE = Path(__file__).parent
 CLASS_WEIGHT = {0: 0.5, 2: 3.0}
 
 pytestmark = pytest.mark.slow
-
-
-def job(folder: Path, form: str, **options: Any) -> Any:
-    train = {
-        "task": "data_tasks.py:Forms",
-        "params": {"form": form},
-        "epochs": 4,
-        "global_batch_size": 8,
-        "seed": 5,
-        "compile": "graph",
-        **options.pop("train", {}),
-    }
-    return run(folder, train, **{"task_root": HERE, **options})
 
 
 def fitted(epochs: list[np.ndarray], **options: Any) -> tuple[list[np.ndarray], dict[str, float]]:

@@ -14,6 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 
+def raw(variable: Any) -> Any:
+    """TensorFlow's variable behind Keras', or itself."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
 class Replicas:
     """The replicas of a strategy, those of this process and all."""
 
@@ -35,8 +40,7 @@ class Replicas:
 
         A variable that was made outside the strategy's scope is one for all of them, and is listed once.
         """
-        raw = variable if isinstance(variable, tf.Variable) else variable.value
-        return list(self._strategy.experimental_local_results(raw))
+        return list(self._strategy.experimental_local_results(raw(variable)))
 
     def local_values(self, variable: Any) -> list[np.ndarray]:
         """The value of each replica of this process: views where the device is the CPU. Use them before the next step."""

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.checkpoint.replicas import Replicas, flat_bytes, value_of
+from trainer.checkpoint.replicas import Replicas, flat_bytes, raw, value_of
 from trainer.checkpoint.restore import Restored
 from trainer.checkpoint.snapshot import ALIGNMENT_BYTES, Item, SnapshotMemory, plan
 from trainer.errors import ConfigError, OrchError
@@ -335,9 +335,8 @@ def _once(variables: Sequence[Any], known: set[int]) -> list[Any]:
     """Those that are not known yet; they are from then on."""
     fresh = []
     for variable in variables:
-        raw = variable if isinstance(variable, tf.Variable) else variable.value
-        if id(raw) not in known:
-            known.add(id(raw))
+        if id(raw(variable)) not in known:
+            known.add(id(raw(variable)))
             fresh.append(variable)
     return fresh
 
@@ -356,10 +355,9 @@ def _slot(key: str, variable: Any, *, may_differ: bool) -> _Slot:
 def _may_differ(variable: Any, part: str, trainable: set[int]) -> bool:
     # By synchronisation and aggregation alone nothing can be told: Keras 3 makes weights, Adam's moments and moving
     # statistics all with ON_WRITE and NONE. What the optimizer updates is equal, since gradients are combined before.
-    raw = variable if isinstance(variable, tf.Variable) else variable.value
     if part == "metrics":
         return False  # every replica counts the global batch
-    if getattr(raw, "synchronization", None) == tf.VariableSynchronization.ON_READ:
+    if getattr(raw(variable), "synchronization", None) == tf.VariableSynchronization.ON_READ:
         return True
     return part == "model" and id(variable) not in trainable
 

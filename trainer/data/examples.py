@@ -9,6 +9,7 @@ import copy
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -159,14 +160,13 @@ class Examples:
         return tuple(example) if isinstance(example, list) else example
 
     def _name_the_bad_one(self, numbers: np.ndarray, error: Exception, what: str) -> None:
-        for number in dict.fromkeys(numbers.tolist()):
-            one = (np.array([number]), np.zeros((1, 2), np.int64))
+        """Read them one after the other, up to the one that is at fault."""
+        each = [(numbers[at : at + 1], np.zeros((1, 2), np.int64)) for at in range(len(numbers))]
+        alone = iter(self._dataset(each.__iter__, 1))
+        for number in numbers.tolist():
             try:
-                for _ in self._dataset([one].__iter__, 1):
-                    pass
+                next(alone)
             except Exception as its_own:
-                if isinstance(its_own, ConfigError):
-                    raise
                 name, said = self._where(number), _first_line(its_own)
                 if not said.startswith(f"{name} "):
                     said = f"{name} cannot be read: {said.removeprefix(name).lstrip(';: ')}"
@@ -225,10 +225,13 @@ def _in_parts(wanted: Iterable[Numbered], size: int, under_way: deque[np.ndarray
 def seeds_of(seed: int, epochs: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """The seeds of examples in their epochs: int64 [n, 2]."""
     found, place = np.unique(epochs, return_inverse=True)
-    words = [
-        np.random.SeedSequence([seed, int(epoch)]).generate_state(1, np.uint64)[0] >> np.uint64(1) for epoch in found
-    ]
-    return np.stack([np.array(words, np.int64)[place], numbers], axis=1)
+    words = np.array([_word_of(seed, int(epoch)) for epoch in found], np.int64)
+    return np.stack([words[place], numbers], axis=1)
+
+
+@lru_cache(4)
+def _word_of(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _put_together(pieces: list[Any], count: int) -> Any:

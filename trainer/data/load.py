@@ -11,7 +11,7 @@ from trainer.config import TrainSection
 from trainer.data.counting import evaluation_limit
 from trainer.data.kinds import Batch, named_leaves
 from trainer.data.order import Calendar
-from trainer.data.sources import ArraySource, BatchSource, ExamplesSource, Source, StreamSource, source_of
+from trainer.data.sources import ArraySource, BatchSource, ByNumber, ExamplesSource, Source, StreamSource, source_of
 from trainer.data.weights import weighted
 from trainer.errors import ConfigError
 from trainer.task import Task, model_overrides, overrides
@@ -46,7 +46,7 @@ class TaskData:
         self.evaluation = None
         if self._evaluation_data is not None:
             self.evaluation = self._source(self._evaluation_data, "evaluation_data", model)
-            if not isinstance(self.evaluation, ArraySource) and self.evaluation.endless:
+            if not isinstance(self.evaluation, ByNumber) and self.evaluation.endless:
                 raise ConfigError(
                     "the data of evaluation_data() never ends, and an evaluation reads all of it",
                     remedy="Leave out its repeat(), or take(n).",
@@ -64,7 +64,7 @@ class TaskData:
         """
         source, train = self.source, self._train
         length: int | None
-        if isinstance(source, ArraySource | ExamplesSource):
+        if isinstance(source, ByNumber):
             length = source.examples
             calendar = Calendar(length, train.global_batch_size, train.remainder)
         elif isinstance(source, StreamSource):

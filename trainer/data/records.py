@@ -19,6 +19,7 @@ import numpy as np
 
 from trainer.data import tfrecord_file
 from trainer.data.examples import Examples
+from trainer.data.packages import needed
 from trainer.errors import ConfigError
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -174,14 +175,7 @@ class _ArrayRecordReader:
 
 
 def _array_record_reader(path: str) -> Any:
-    try:
-        from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError as error:
-        raise ConfigError(
-            f"reading {path} takes the package array_record, which is not installed",
-            remedy="pip install array_record, here and in the image.",
-        ) from error
-    return ArrayRecordReader(path, options=_ONE_BY_ONE)
+    return needed("array_record.python.array_record_module", path).ArrayRecordReader(path, options=_ONE_BY_ONE)
 
 
 def _array_record_count(path: str) -> int:

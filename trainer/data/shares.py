@@ -37,13 +37,12 @@ class Shares:
 
     def arguments(self, batches: list[Batch], capacity: int, rows: int) -> Any:
         """Batches of `rows` examples, of which this process has its own, as arguments of a program."""
-
         if not self._in_parts(rows):
             return on_replicas(self._strategy, stack_batches(batches, capacity))
         size = rows // self._replicas
         parts = [slice(at, at + size) for at in range(0, size * len(self._own), size)]
         tables = [stack_batches([_rows(batch, part) for batch in batches], capacity) for part in parts]
-        return {_PARTS: _each_its_own(self._strategy, tables)}
+        return {_PARTS: on_replicas(self._strategy, *tables)}
 
     def pick(self, arguments: Any, step: Any, join: Join) -> Batch:
         """Within a program, on a replica: the global batch of a step."""
@@ -61,38 +60,24 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
 
 
-def _each_its_own(strategy: Any, tables: list[Any]) -> Any:
+def on_replicas(strategy: Any, *structures: Any) -> Any:
+    """Arrays and tensors as tensors that every replica of this process gets: of one structure the same, and whole; of as many as
+    there are replicas each its own."""
     import keras
     import tensorflow as tf
 
-    devices = strategy.extended.worker_devices
+    devices = strategy.extended.worker_devices if strategy.num_replicas_in_sync > 1 else ()
 
     def given(*leaves: Any) -> Any:
-        def of_replica(context: Any) -> Any:
-            place = context.replica_id_in_sync_group % len(devices)
-            with tf.device(devices[place]):
-                return tf.identity(leaves[place])
-
-        return strategy.experimental_distribute_values_from_function(of_replica)
-
-    return keras.tree.map_structure(given, *tables)
-
-
-def on_replicas(strategy: Any, structure: Any) -> Any:
-    """Arrays and tensors as tensors that every replica of this process gets: the same, and whole."""
-    import keras
-    import tensorflow as tf
-
-    def given(leaf: Any) -> Any:
-        tensor = tf.constant(leaf) if isinstance(leaf, np.ndarray) else leaf
-        if strategy.num_replicas_in_sync == 1:
-            return tensor
-        devices = strategy.extended.worker_devices
+        tensors = [tf.constant(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        if not devices:
+            return tensors[0]
 
         def on_its_device(context: Any) -> Any:
-            with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
-                return tf.identity(tensor)
+            place = context.replica_id_in_sync_group % len(devices)
+            with tf.device(devices[place]):
+                return tf.identity(tensors[place % len(tensors)])
 
         return strategy.experimental_distribute_values_from_function(on_its_device)
 
-    return keras.tree.map_structure(given, structure)
+    return keras.tree.map_structure(given, *structures)

@@ -76,17 +76,10 @@ class ExamplesSource:
     weigh: Callable[[Batch], Batch] | None = None
     """Puts class weights on a training batch."""
 
-    endless = False
-
     @property
     def examples(self) -> int:
         """How many there are."""
         return len(self.made)
-
-    @property
-    def known(self) -> int:
-        """Elements of one epoch."""
-        return self.examples
 
     @functools.cached_property
     def _first(self) -> Batch:
@@ -273,7 +266,9 @@ def _size_of(batch: Any) -> int:
     return int((np.shape(leaf) if shape is None else shape)[0])
 
 
-Source = ArraySource | ExamplesSource | StreamSource | BatchSource
+ByNumber = ArraySource | ExamplesSource
+"""Sources with random access: how many examples there are is known, and any of them can be taken alone."""
+Source = ByNumber | StreamSource | BatchSource
 
 
 def source_of(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.packages import needed
 from trainer.errors import ConfigError
 
 Columns = dict[str, np.ndarray]
@@ -61,18 +62,15 @@ def table(
 
 
 def _files(paths: Any) -> list[Path]:
-    if isinstance(paths, str | os.PathLike):
-        path = Path(paths)
-        found = sorted(each for each in path.iterdir() if not each.name.startswith(".")) if path.is_dir() else [path]
-    else:
-        found = [Path(each) for each in paths]
+    alone = isinstance(paths, str | os.PathLike)
+    found = [_local(paths)] if alone else [_local(each) for each in paths]
+    if alone and found[0].is_dir():
+        found = sorted(each for each in found[0].iterdir() if not each.name.startswith("."))
     if not found:
         raise ConfigError(
             f"no file of a table in {paths}", remedy="Name a CSV, Parquet or Arrow file, or a folder of them."
         )
     for file in found:
-        if str(file).startswith("gs:/"):
-            raise ConfigError(f"{file} is not on a local disk", remedy="Mount the bucket, or copy the file.")
         if not file.is_file():
             raise ConfigError(
                 f"there is no file {file}", remedy="Correct the path; it is relative to the working directory."
@@ -80,9 +78,15 @@ def _files(paths: Any) -> list[Path]:
     return found
 
 
+def _local(path: str | os.PathLike[str]) -> Path:
+    if "://" in os.fspath(path):
+        raise ConfigError(f"{os.fspath(path)} is not on a local disk", remedy="Mount the bucket, or copy the file.")
+    return Path(path)
+
+
 def _columns(file: Path, types: Mapping[str, type]) -> dict[str, Any]:
     """pyarrow's arrays by name, numbers, texts and booleans."""
-    arrow = _arrow(file)
+    arrow = needed("pyarrow", file)
     try:
         if file.suffix == ".parquet":
             import pyarrow.parquet
@@ -223,14 +227,3 @@ def _is_utf8(value: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _arrow(file: Path) -> Any:
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise ConfigError(
-            f"reading {file} takes the package pyarrow, which is not installed",
-            remedy="pip install pyarrow, here and in the image.",
-        ) from error
-    return pyarrow

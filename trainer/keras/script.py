@@ -31,28 +31,6 @@ _OF_OUR_OWN = ("triggered tf.function retracing", "eagerly has significant overh
 """TensorFlow warns so of what orch does between steps."""
 
 
-def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> ExitCode:
-    """Run the script, follow its calls of fit, and report. Raises what the script raises."""
-    logging.getLogger("tensorflow").addFilter(lambda record: not any(one in str(record.msg) for one in _OF_OUR_OWN))
-    store = open_store(config.run_directory)
-    session = Session.current = Session(channel, start, config, strategy, store)
-    channel.enter(Phase.SCRIPT, session.step)
-    several = start.record.world_size > 1
-    with _workers_part_told(), contextlib.ExitStack() as stack:
-        for each in (followed_by(session), whole_batches(session), unseeded_by(config.train.seed)):
-            stack.enter_context(each)
-        if several:
-            stack.enter_context(saved_by_one(chief=start.index == 0))
-        stack.enter_context(session.scope())
-        run_as_main(_path(config), config.train.args)
-    # Outside of the scope, in which a model that is made is made by all workers together.
-    with _workers_part_told(), followed_by(session), whole_batches(session):
-        _report(session, channel, start, config, store)
-    session.collective.leave(start.index, start.record.world_size)
-    faults.reach("process.left")
-    return ExitCode.DONE
-
-
 @contextlib.contextmanager
 def _workers_part_told() -> Iterator[None]:
     """Within it, an operation of one worker that meets another one of its peer is the script's error, with the remedy."""
@@ -67,6 +45,29 @@ def _workers_part_told() -> Iterator[None]:
             "print and write on one alone. What one worker does for itself, such as to load a saved model, belongs outside of "
             "strategy.scope(): make the strategy in the script, and open its scope only around what all workers make.",
         ) from error
+
+
+@_workers_part_told()
+def run(channel: Channel, start: Start, config: TrainConfig, strategy: Any) -> ExitCode:
+    """Run the script, follow its calls of fit, and report. Raises what the script raises."""
+    logging.getLogger("tensorflow").addFilter(lambda record: not any(one in str(record.msg) for one in _OF_OUR_OWN))
+    store = open_store(config.run_directory)
+    session = Session.current = Session(channel, start, config, strategy, store)
+    channel.enter(Phase.SCRIPT, session.step)
+    several = start.record.world_size > 1
+    with contextlib.ExitStack() as stack:
+        for each in (followed_by(session), whole_batches(session), unseeded_by(config.train.seed)):
+            stack.enter_context(each)
+        if several:
+            stack.enter_context(saved_by_one(chief=start.index == 0))
+        stack.enter_context(session.scope())
+        run_as_main(_path(config), config.train.args)
+    # Outside of the scope, in which a model that is made is made by all workers together.
+    with followed_by(session), whole_batches(session):
+        _report(session, channel, start, config, store)
+    session.collective.leave(start.index, start.record.world_size)
+    faults.reach("process.left")
+    return ExitCode.DONE
 
 
 def run_as_main(path: Path, arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.checkpoint.replicas import Replicas
+from trainer.checkpoint.replicas import Replicas, raw
 from trainer.checkpoint.state import TrainingState
 from trainer.keras.epochs import Epochs
 from trainer.model.reach import globals_of, reach
@@ -34,8 +34,7 @@ def state_of(
 
 
 def _made_under(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> list[Any]:
-    raw = {id(each): each if isinstance(each, tf.Variable) else each.value for each in variables}
-    return [each for each in variables if strategy.extended.variable_created_in_scope(raw[id(each)])]
+    return [each for each in variables if strategy.extended.variable_created_in_scope(raw(each))]
 
 
 def make_all(model: keras.Model, epochs: Epochs | None) -> None:

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from trainer.errors import ConfigError
 from trainer.exit_codes import ExitCode
@@ -57,7 +56,7 @@ class Channel:
 
     def read_prepare(self) -> Prepare:
         """The first message. Blocks until it is there."""
-        message = self._read_first()
+        message = to_process.validate_json(self._read_line())
         if not isinstance(message, Prepare):
             raise ConfigError(f"the agent's message is {message.type}, not prepare")
         self._memory_fd = message.memory_fd
@@ -65,7 +64,7 @@ class Channel:
 
     def read_order(self) -> Copy | Start:
         """What comes after the first message. Blocks until it is there."""
-        message = self._read_first()
+        message = to_process.validate_json(self._read_line())
         if isinstance(message, Start):
             return message.model_copy(update={"memory_fd": self._memory_fd})
         if not isinstance(message, Copy):
@@ -82,16 +81,6 @@ class Channel:
         self._socket.close()
         if self._memory_fd is not None:
             os.close(self._memory_fd)
-
-    def _read_first(self) -> Any:
-        """A message that files may come with, which a read for bytes alone would lose."""
-        while b"\n" not in self._unread:
-            data, files, _, _ = socket.recv_fds(self._socket, _READ_BYTES, _FILES_MAX)
-            self._files += files
-            if not data:
-                raise ConnectionResetError("it closed the connection")
-            self._unread += data
-        return to_process.validate_json(self._read_line())
 
     def listen(self) -> None:
         """Read in a thread of its own from now on. When the agent is gone, the process ends."""
@@ -185,9 +174,10 @@ class Channel:
 
     def _read_line(self) -> bytes:
         while b"\n" not in self._unread:
-            data = self._socket.recv(_READ_BYTES)
+            data, files, _, _ = socket.recv_fds(self._socket, _READ_BYTES, _FILES_MAX)
             if not data:
                 raise ConnectionResetError("it closed the connection")
             self._unread += data
+            self._files += files
         line, _, self._unread = self._unread.partition(b"\n")
         return line

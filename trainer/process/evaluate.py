@@ -21,7 +21,7 @@ from trainer.data import kinds
 from trainer.data.checksum import label_checksum
 from trainer.data.feed import may_vary
 from trainer.data.shares import Shares, on_replicas
-from trainer.data.sources import ArraySource, Batch, BatchSource, ExamplesSource, Source
+from trainer.data.sources import ArraySource, Batch, BatchSource, ByNumber, ExamplesSource, Source
 from trainer.errors import ConfigError
 from trainer.model.build import fixed_inputs
 from trainer.process.collective import Collective, Decision, data_differ
@@ -75,7 +75,7 @@ class Evaluator:
         self._looks_at_inputs = self._own_step or model_overrides(model, "test_step", "compute_loss", "compute_metrics")
         if self._fixed is not None and not isinstance(source, BatchSource):
             self._check_size(batch_size)
-            known = source.examples if isinstance(source, ArraySource | ExamplesSource) else source.elements.known
+            known = source.examples if isinstance(source, ByNumber) else source.elements.known
             self._check_size((known or 0) % batch_size or batch_size)
         self._ranges = Ranges(strategy, global_batch, "the evaluation batch")
         self._logs = Logs(strategy, model, metrics)

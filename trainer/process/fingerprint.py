@@ -11,7 +11,7 @@ from trainer.checkpoint.made_with import DataMark, MadeWith, changes, flat, of_h
 from trainer.checkpoint.replicas import Replicas
 from trainer.config import TrainConfig
 from trainer.data.checksum import array_of, bytes_of
-from trainer.data.sources import ArraySource, ExamplesSource, Source
+from trainer.data.sources import ArraySource, ByNumber, Source
 from trainer.process.collective import data_differ
 from trainer.rundir.checksum import crc32c
 from trainer.rundir.commits import Commit
@@ -44,9 +44,8 @@ def mark_of(source: Source) -> DataMark:
     else:
         leaves = keras.tree.flatten(source.rows(some_rows(source.examples, source.size_bytes)))
     arrays = [array_of(leaf) for leaf in leaves]
-    known = None if isinstance(source, ArraySource) else source.known
     return DataMark(
-        examples=source.examples if isinstance(source, ArraySource) else known,
+        examples=source.examples if isinstance(source, ByNumber) else source.known,
         shapes=[f"{array.dtype}{list(array.shape[1:])}" if array.dtype.kind in "biufc" else "text" for array in arrays],
         checksum=crc32c([bytes_of(array) for array in arrays]),
     )
@@ -59,10 +58,7 @@ def check_equal(made: MadeWith, train: Source, evaluation: Source | None, replic
         ConfigError: the arrays of one worker are not those of another, or not as many. Streams are compared as they are read.
     """
     marks = [(made.train_data, train), (made.evaluation_data, evaluation)]
-    told = [
-        mark.model_dump_json() if mark and isinstance(source, ArraySource | ExamplesSource) else ""
-        for mark, source in marks
-    ]
+    told = [mark.model_dump_json() if mark and isinstance(source, ByNumber) else "" for mark, source in marks]
     row = np.array([zlib.crc32(one.encode()) for one in told], np.int64)
     for column in replicas.differing(row)[:1]:
         raise data_differ(("train_data()", "evaluation_data()")[column], "")
